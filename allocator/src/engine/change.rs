@@ -1,0 +1,93 @@
+//! What the engine decides, row by row, and what a database gives back.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::{
+    address::Family,
+    key::{PoolName, ServiceKey, Uid},
+};
+
+/// Milliseconds since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    pub fn after(self, duration: std::time::Duration) -> Self {
+        let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_add(millis))
+    }
+}
+
+/// The number of the last committed change; it only grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(pub i64);
+
+impl Revision {
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// What is known of the Service behind a key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holder {
+    pub uid: Option<Uid>,
+    /// The uid that `uid` took over from. A request that still names it comes
+    /// from somebody who has not seen the new Service yet.
+    pub replaced_uid: Option<Uid>,
+    /// For people who read the routes table.
+    pub cluster_ip: Option<IpAddr>,
+}
+
+/// An address that a Service holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allocation {
+    pub address: IpAddr,
+    pub pool: PoolName,
+    pub key: Arc<ServiceKey>,
+    pub holder: Holder,
+    pub since: Timestamp,
+    pub revision: Revision,
+}
+
+impl Allocation {
+    pub const fn family(&self) -> Family {
+        Family::of(self.address)
+    }
+}
+
+/// What happened to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    Allocated,
+    Released,
+    Updated,
+}
+
+/// One row of history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub revision: Revision,
+    pub at: Timestamp,
+    pub kind: ChangeKind,
+    /// As it is from now on; when released, as it was until now.
+    pub allocation: Arc<Allocation>,
+}
+
+/// A free address and who held it last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastHeld {
+    pub address: IpAddr,
+    pub key: Arc<ServiceKey>,
+    pub released_at: Timestamp,
+}
+
+/// Everything that a database holds of the engine's state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    pub revision: Revision,
+    /// When the last change was made.
+    pub last_change_at: Timestamp,
+    pub allocations: Vec<Arc<Allocation>>,
+    pub last_held: Vec<LastHeld>,
+}

@@ -1,0 +1,183 @@
+//! The names that people and clusters use, checked once at the edge.
+
+use std::{fmt, sync::Arc};
+
+use thiserror::Error;
+
+/// Why a name was refused.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum InvalidName {
+    #[error("{what} is empty")]
+    Empty { what: &'static str },
+    #[error("{what} has {length} characters, at most {limit} are allowed")]
+    TooLong {
+        what: &'static str,
+        length: usize,
+        limit: usize,
+    },
+    #[error(
+        "{what} {text:?} is not a {form}: lower-case letters, digits and '-'{dots}, \
+         with a letter or digit at both ends"
+    )]
+    Malformed {
+        what: &'static str,
+        text: String,
+        form: &'static str,
+        dots: &'static str,
+    },
+    #[error("{what} has characters other than printable ASCII")]
+    NotPrintable { what: &'static str },
+}
+
+/// A DNS label of RFC 1123, without its length.
+fn is_label(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    bytes.iter().all(|b| alphanumeric(b) || *b == b'-')
+        && bytes.first().is_some_and(alphanumeric)
+        && bytes.last().is_some_and(alphanumeric)
+}
+
+fn check_length(what: &'static str, text: &str, limit: usize) -> Result<(), InvalidName> {
+    match text.chars().count() {
+        0 => Err(InvalidName::Empty { what }),
+        length if length > limit => Err(InvalidName::TooLong {
+            what,
+            length,
+            limit,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn label(what: &'static str, text: &str) -> Result<Arc<str>, InvalidName> {
+    check_length(what, text, 63)?;
+    if !is_label(text) {
+        return Err(InvalidName::Malformed {
+            what,
+            text: text.to_owned(),
+            form: "DNS label (RFC 1123)",
+            dots: "",
+        });
+    }
+    Ok(text.into())
+}
+
+fn subdomain(what: &'static str, text: &str) -> Result<Arc<str>, InvalidName> {
+    check_length(what, text, 253)?;
+    if !text.split('.').all(is_label) {
+        return Err(InvalidName::Malformed {
+            what,
+            text: text.to_owned(),
+            form: "DNS subdomain (RFC 1123)",
+            dots: " and '.'",
+        });
+    }
+    Ok(text.into())
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident, $check:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $type(Arc<str>);
+
+        impl $type {
+            pub fn parse(text: &str) -> Result<Self, InvalidName> {
+                $check($what, text).map(Self)
+            }
+
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name!(
+    /// The name of a pool.
+    PoolName, subdomain, "pool name"
+);
+name!(
+    /// The name that a cluster's watcher was started with.
+    ClusterName, subdomain, "cluster"
+);
+name!(
+    /// A namespace of some cluster.
+    Namespace, label, "namespace"
+);
+name!(
+    /// The name of a Service.
+    ServiceName, label, "service name"
+);
+name!(
+    /// `metadata.uid` of a Service.
+    Uid, uid, "uid"
+);
+
+fn uid(what: &'static str, text: &str) -> Result<Arc<str>, InvalidName> {
+    check_length(what, text, 128)?;
+    if !text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(InvalidName::NotPrintable { what });
+    }
+    Ok(text.into())
+}
+
+/// Who holds an address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    pub cluster: ClusterName,
+    pub namespace: Namespace,
+    pub name: ServiceName,
+}
+
+impl ServiceKey {
+    pub fn parse(cluster: &str, namespace: &str, name: &str) -> Result<Self, InvalidName> {
+        Ok(Self {
+            cluster: ClusterName::parse(cluster)?,
+            namespace: Namespace::parse(namespace)?,
+            name: ServiceName::parse(name)?,
+        })
+    }
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.cluster, self.namespace, self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ClusterName, Namespace, PoolName};
+
+    #[test]
+    fn names_are_checked_as_kubernetes_checks_them() {
+        for (text, is_a_label, is_a_subdomain) in [
+            ("default", true, true),
+            ("a", true, true),
+            ("0-9", true, true),
+            ("prod.eu-1", false, true),
+            ("", false, false),
+            ("-a", false, false),
+            ("a-", false, false),
+            ("a..b", false, false),
+            ("Upper", false, false),
+            ("under_score", false, false),
+            ("ümlaut", false, false),
+        ] {
+            assert_eq!(Namespace::parse(text).is_ok(), is_a_label, "{text:?}");
+            assert_eq!(ClusterName::parse(text).is_ok(), is_a_subdomain, "{text:?}");
+        }
+        assert!(Namespace::parse(&"a".repeat(63)).is_ok());
+        assert!(Namespace::parse(&"a".repeat(64)).is_err());
+        assert!(PoolName::parse(&"a".repeat(253)).is_ok());
+        assert!(PoolName::parse(&"a".repeat(254)).is_err());
+    }
+}

@@ -1,0 +1,602 @@
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+
+use proptest::{prelude::*, sample::select};
+
+use super::*;
+
+const STICKY: Duration = Duration::from_millis(100);
+
+/// The tables of a database, kept as its triggers keep them.
+#[derive(Clone, Default)]
+struct Tables {
+    revision: Revision,
+    at: Timestamp,
+    allocations: BTreeMap<IpAddr, Arc<Allocation>>,
+    last_held: BTreeMap<IpAddr, LastHeld>,
+}
+
+impl Tables {
+    fn apply(&mut self, change: &Change) {
+        assert_eq!(change.revision, self.revision.next(), "a revision is lost");
+        assert!(change.at >= self.at, "time went back");
+        (self.revision, self.at) = (change.revision, change.at);
+        let allocation = &change.allocation;
+        let address = allocation.address;
+        match change.kind {
+            ChangeKind::Allocated => {
+                let other = self.allocations.insert(address, Arc::clone(allocation));
+                assert_eq!(other, None, "{address} is given twice");
+                self.last_held.remove(&address);
+            }
+            ChangeKind::Released => {
+                let held = self.allocations.remove(&address);
+                assert_eq!(held.as_ref(), Some(allocation));
+                self.last_held.retain(|_, last| {
+                    last.key != allocation.key || Family::of(last.address) != allocation.family()
+                });
+                let last = LastHeld {
+                    address,
+                    key: Arc::clone(&allocation.key),
+                    released_at: change.at,
+                };
+                self.last_held.insert(address, last);
+            }
+            ChangeKind::Updated => {
+                let held = self.allocations.insert(address, Arc::clone(allocation));
+                assert_eq!(
+                    held.map(|held| held.key.clone()),
+                    Some(allocation.key.clone())
+                );
+            }
+        }
+    }
+
+    fn restart(&self, pools: &Arc<Pools>) -> Engine {
+        let snapshot = Snapshot {
+            revision: self.revision,
+            last_change_at: self.at,
+            allocations: self.allocations.values().cloned().collect(),
+            last_held: self.last_held.values().cloned().collect(),
+        };
+        Engine::restore(Arc::clone(pools), snapshot).unwrap()
+    }
+}
+
+/// An engine, the tables it would have written, and a clock.
+struct Harness {
+    pools: Arc<Pools>,
+    engine: Engine,
+    tables: Tables,
+    now: Timestamp,
+}
+
+impl Harness {
+    fn new(pools: &[(&str, &[&str], &[&str])]) -> Self {
+        let specs = pools
+            .iter()
+            .map(|(name, namespaces, addresses)| pool(name, namespaces, addresses))
+            .collect();
+        let pools = Arc::new(Pools::new(specs).unwrap());
+        Self {
+            engine: Tables::default().restart(&pools),
+            pools,
+            tables: Tables::default(),
+            now: Timestamp(1_000),
+        }
+    }
+
+    fn run(&mut self, command: &Command) -> Plan {
+        let plan = self.engine.plan(command, self.now);
+        for change in &plan.changes {
+            self.tables.apply(change);
+        }
+        plan
+    }
+
+    fn acquire(&mut self, acquire: Acquire) -> Reply {
+        self.run(&Command::Acquire(acquire)).reply
+    }
+
+    /// The addresses a Service gets or keeps, or the refusal.
+    fn get(&mut self, acquire: Acquire) -> Result<Vec<String>, Refusal> {
+        match self.acquire(acquire) {
+            Reply::Acquired(acquired) => Ok(texts(&acquired.addresses)),
+            Reply::Refused(refusal) => Err(refusal),
+            Reply::Released(_) => unreachable!(),
+        }
+    }
+
+    fn release(&mut self, name: &str, uid: Option<&str>) -> Vec<String> {
+        let command = Command::Release(Release {
+            key: key("default", name),
+            uid: uid.map(|uid| Uid::parse(uid).unwrap()),
+        });
+        match self.run(&command).reply {
+            Reply::Released(released) => texts(&released),
+            Reply::Acquired(_) | Reply::Refused(_) => unreachable!(),
+        }
+    }
+}
+
+fn texts(allocations: &[Arc<Allocation>]) -> Vec<String> {
+    allocations.iter().map(|a| a.address.to_string()).collect()
+}
+
+fn range(text: &str) -> AddressRange {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    AddressRange::new(first.parse().unwrap(), last.parse().unwrap()).unwrap()
+}
+
+fn pool(name: &str, namespaces: &[&str], addresses: &[&str]) -> PoolSpec {
+    let (exclude, addresses): (Vec<_>, Vec<_>) =
+        addresses.iter().partition(|text| text.starts_with('!'));
+    PoolSpec {
+        name: PoolName::parse(name).unwrap(),
+        addresses: addresses.into_iter().map(|text| range(text)).collect(),
+        exclude: exclude.into_iter().map(|text| range(&text[1..])).collect(),
+        namespaces: (!namespaces.is_empty()).then(|| {
+            let parsed = namespaces.iter().map(|n| Namespace::parse(n).unwrap());
+            parsed.collect()
+        }),
+        sticky_for: STICKY,
+    }
+}
+
+fn key(namespace: &str, name: &str) -> ServiceKey {
+    ServiceKey::parse("a", namespace, name).unwrap()
+}
+
+fn acquire(name: &str) -> Acquire {
+    in_namespace("default", name)
+}
+
+fn in_namespace(namespace: &str, name: &str) -> Acquire {
+    Acquire {
+        key: Arc::new(key(namespace, name)),
+        uid: None,
+        cluster_ip: None,
+        wish: Wish {
+            families: vec![Family::V4],
+            policy: Policy::All,
+            requested: PerFamily::default(),
+            pool: None,
+            current: Vec::new(),
+        },
+    }
+}
+
+impl Acquire {
+    fn uid(mut self, uid: &str) -> Self {
+        self.uid = Some(Uid::parse(uid).unwrap());
+        self
+    }
+
+    fn dual(mut self, policy: Policy) -> Self {
+        self.wish.families = vec![Family::V4, Family::V6];
+        self.wish.policy = policy;
+        self
+    }
+
+    fn asking(mut self, address: &str) -> Self {
+        let address: IpAddr = address.parse().unwrap();
+        *self.wish.requested.get_mut(Family::of(address)) = Some(address);
+        self
+    }
+
+    fn from_pool(mut self, pool: &str) -> Self {
+        self.wish.pool = Some(PoolName::parse(pool).unwrap());
+        self
+    }
+
+    fn showing(mut self, address: &str) -> Self {
+        self.wish.current.push(address.parse().unwrap());
+        self
+    }
+}
+
+fn ok(addresses: &[&str]) -> Result<Vec<String>, Refusal> {
+    Ok(addresses.iter().map(ToString::to_string).collect())
+}
+
+fn name(text: &str) -> PoolName {
+    PoolName::parse(text).unwrap()
+}
+
+#[test]
+fn the_lowest_free_address_is_given_and_kept() {
+    let mut h = Harness::new(&[("p", &[], &["192.0.2.1-192.0.2.3"])]);
+    assert_eq!(h.get(acquire("a")), ok(&["192.0.2.1"]));
+    assert_eq!(h.get(acquire("b")), ok(&["192.0.2.2"]));
+    assert_eq!(h.get(acquire("a")), ok(&["192.0.2.1"]));
+    assert_eq!(h.release("a", None), ["192.0.2.1"]);
+    assert_eq!(h.release("a", None), [""; 0]);
+    assert_eq!(h.get(acquire("b")), ok(&["192.0.2.2"]));
+}
+
+#[test]
+fn a_released_address_goes_back_to_its_service_and_to_others_last() {
+    let mut h = Harness::new(&[("p", &[], &["192.0.2.1-192.0.2.2"])]);
+    h.get(acquire("a")).unwrap();
+    h.release("a", None);
+    assert_eq!(h.get(acquire("b")), ok(&["192.0.2.2"]));
+    assert_eq!(h.get(acquire("a")), ok(&["192.0.2.1"]));
+    h.release("a", None);
+    assert_eq!(
+        h.get(acquire("c")),
+        ok(&["192.0.2.1"]),
+        "nothing else is free"
+    );
+    assert!(h.get(acquire("a")).is_err());
+}
+
+#[test]
+fn protection_ends_with_its_time_but_the_claim_does_not() {
+    let mut h = Harness::new(&[("p", &[], &["192.0.2.1-192.0.2.3"])]);
+    for name in ["a", "b"] {
+        h.get(acquire(name)).unwrap();
+        h.release(name, None);
+    }
+    h.now = h.now.after(STICKY);
+    assert_eq!(h.get(acquire("b")), ok(&["192.0.2.2"]), "nobody took it");
+    assert_eq!(h.get(acquire("c")), ok(&["192.0.2.1"]), "lowest again");
+    assert_eq!(h.get(acquire("a")), ok(&["192.0.2.3"]), "its own is taken");
+}
+
+#[test]
+fn a_service_created_again_takes_over_and_the_late_old_one_changes_nothing() {
+    let mut h = Harness::new(&[("p", &[], &["192.0.2.1-192.0.2.2"])]);
+    h.get(acquire("a").uid("old")).unwrap();
+    assert_eq!(h.get(acquire("a").uid("new")), ok(&["192.0.2.1"]));
+    assert_eq!(h.release("a", Some("old")), [""; 0]);
+    let late = h.run(&Command::Acquire(acquire("a").uid("old")));
+    assert_eq!(late.changes, []);
+    assert_eq!(h.release("a", Some("old")), [""; 0], "still the new one's");
+    assert_eq!(h.release("a", Some("new")), ["192.0.2.1"]);
+}
+
+#[test]
+fn namespaces_use_their_own_pools_before_open_ones() {
+    let mut h = Harness::new(&[
+        ("a-open", &[], &["192.0.2.1"]),
+        ("bound", &["default"], &["192.0.2.9"]),
+    ]);
+    assert_eq!(h.get(acquire("a")), ok(&["192.0.2.9"]));
+    assert_eq!(h.get(acquire("b")), ok(&["192.0.2.1"]));
+    assert_eq!(
+        h.get(acquire("c")),
+        Err(Refusal::PoolExhausted {
+            pools: vec![name("bound"), name("a-open")],
+            family: Family::V4
+        })
+    );
+}
+
+#[test]
+fn requests_are_granted_or_refused_with_the_reason() {
+    let taken = |holder: Option<ServiceKey>| Refusal::AddressInUse {
+        address: "192.0.2.1".parse().unwrap(),
+        pool: name("p"),
+        holder,
+    };
+    let mut h = Harness::new(&[
+        ("p", &["default"], &["192.0.2.0-192.0.2.9", "!192.0.2.5"]),
+        ("other", &["other"], &["192.0.2.20"]),
+        ("six", &["default"], &["2001:db8::1"]),
+    ]);
+    h.get(acquire("a").asking("192.0.2.1")).unwrap();
+    let nowhere = |pool: Option<&str>| Refusal::AddressNotInPool {
+        address: "198.51.100.1".parse().unwrap(),
+        pool: pool.map(name),
+    };
+    let mut elsewhere = acquire("x").asking("192.0.2.1");
+    elsewhere.key = Arc::new(ServiceKey::parse("b", "default", "x").unwrap());
+    let table = [
+        (
+            acquire("b").asking("192.0.2.1"),
+            taken(Some(key("default", "a"))),
+        ),
+        (elsewhere, taken(None)),
+        (
+            acquire("b").asking("192.0.2.5"),
+            Refusal::AddressExcluded {
+                address: "192.0.2.5".parse().unwrap(),
+                pool: name("p"),
+            },
+        ),
+        (acquire("b").asking("198.51.100.1"), nowhere(None)),
+        (
+            acquire("b").asking("198.51.100.1").from_pool("p"),
+            nowhere(Some("p")),
+        ),
+        (
+            acquire("b").asking("192.0.2.20"),
+            Refusal::PoolNotAllowed {
+                pool: name("other"),
+                namespace: Namespace::parse("default").unwrap(),
+            },
+        ),
+        (
+            acquire("b").from_pool("nope"),
+            Refusal::PoolNotFound { pool: name("nope") },
+        ),
+        (
+            acquire("b").from_pool("six"),
+            Refusal::NoPool {
+                namespace: Namespace::parse("default").unwrap(),
+                family: Family::V4,
+            },
+        ),
+        (
+            in_namespace("third", "b"),
+            Refusal::NoPool {
+                namespace: Namespace::parse("third").unwrap(),
+                family: Family::V4,
+            },
+        ),
+    ];
+    for (acquire, refusal) in table {
+        let plan = h.run(&Command::Acquire(acquire.clone()));
+        assert_eq!(plan.reply, Reply::Refused(refusal), "{acquire:?}");
+        assert_eq!(plan.changes, []);
+    }
+    assert_eq!(
+        h.get(acquire("b").asking("192.0.2.7").from_pool("p")),
+        ok(&["192.0.2.7"])
+    );
+}
+
+#[test]
+fn an_edited_request_moves_if_it_can_and_keeps_the_address_if_not() {
+    let mut h = Harness::new(&[
+        ("p", &[], &["192.0.2.1-192.0.2.3"]),
+        ("q", &[], &["192.0.2.9"]),
+    ]);
+    h.get(acquire("a")).unwrap();
+    h.get(acquire("b")).unwrap();
+    let Reply::Acquired(kept) = h.acquire(acquire("a").asking("192.0.2.2")) else {
+        panic!("a live Service was refused");
+    };
+    assert_eq!(texts(&kept.addresses), ["192.0.2.1"]);
+    assert!(!kept.satisfied);
+    assert!(matches!(
+        kept.unmet[0].refusal,
+        Refusal::AddressInUse { .. }
+    ));
+    assert_eq!(h.get(acquire("a").asking("192.0.2.3")), ok(&["192.0.2.3"]));
+    assert_eq!(
+        h.get(acquire("a")),
+        ok(&["192.0.2.3"]),
+        "no request, no move"
+    );
+    assert_eq!(h.get(acquire("a").from_pool("q")), ok(&["192.0.2.9"]));
+    assert_eq!(h.get(acquire("c").asking("192.0.2.1")), ok(&["192.0.2.1"]));
+}
+
+#[test]
+fn a_dual_stack_service_gets_both_families_from_one_pool_if_one_has_both() {
+    let mut h = Harness::new(&[
+        ("four", &[], &["192.0.2.1"]),
+        ("mixed", &[], &["192.0.2.9", "2001:db8::9"]),
+        ("six", &[], &["2001:db8::1-2001:db8::2"]),
+    ]);
+    assert_eq!(
+        h.get(acquire("a").dual(Policy::All)),
+        ok(&["192.0.2.9", "2001:db8::9"])
+    );
+    assert_eq!(
+        h.get(acquire("b").dual(Policy::All)),
+        ok(&["192.0.2.1", "2001:db8::1"])
+    );
+    let before = h.tables.revision;
+    assert!(h.get(acquire("c").dual(Policy::All)).is_err());
+    assert_eq!(h.tables.revision, before, "both or none, nothing leaks");
+}
+
+#[test]
+fn a_preferred_family_is_added_when_it_becomes_possible() {
+    let mut h = Harness::new(&[("p", &[], &["192.0.2.1-192.0.2.2", "2001:db8::1"])]);
+    h.get(acquire("a").dual(Policy::All)).unwrap();
+    let Reply::Acquired(one) = h.acquire(acquire("b").dual(Policy::Any)) else {
+        panic!("one family is fine");
+    };
+    assert_eq!(texts(&one.addresses), ["192.0.2.2"]);
+    assert!(one.satisfied);
+    assert_eq!(one.unmet[0].family, Family::V6);
+    h.release("a", None);
+    assert_eq!(
+        h.get(acquire("b").dual(Policy::Any)),
+        ok(&["192.0.2.2", "2001:db8::1"])
+    );
+    assert_eq!(
+        h.get(acquire("b")),
+        ok(&["192.0.2.2"]),
+        "only the second family goes"
+    );
+    assert_eq!(h.release("b", None), ["192.0.2.2"]);
+}
+
+#[test]
+fn an_address_in_status_is_adopted_when_it_is_free_and_allowed() {
+    let mut h = Harness::new(&[
+        ("p", &["default"], &["192.0.2.1-192.0.2.9"]),
+        ("other", &["other"], &["192.0.2.20"]),
+    ]);
+    assert_eq!(h.get(acquire("a").showing("192.0.2.7")), ok(&["192.0.2.7"]));
+    assert_eq!(h.get(acquire("b").showing("192.0.2.7")), ok(&["192.0.2.1"]));
+    assert_eq!(
+        h.get(acquire("c").showing("192.0.2.20")),
+        ok(&["192.0.2.2"])
+    );
+    assert_eq!(
+        h.get(acquire("d").showing("203.0.113.1")),
+        ok(&["192.0.2.3"])
+    );
+}
+
+#[test]
+fn a_slash_64_costs_one_range() {
+    let mut h = Harness::new(&[("p", &[], &["2001:db8::-2001:db8::ffff:ffff:ffff:ffff"])]);
+    let mut six = acquire("a");
+    six.wish.families = vec![Family::V6];
+    assert_eq!(h.get(six), ok(&["2001:db8::"]));
+}
+
+#[test]
+fn pools_that_overlap_are_refused_with_both_names() {
+    let conflict = |specs: &[(&str, &[&str])]| {
+        let specs = specs.iter().map(|(name, ranges)| pool(name, &[], ranges));
+        Pools::new(specs.collect()).unwrap_err().to_string()
+    };
+    assert_eq!(
+        conflict(&[("b", &["10.0.0.4-10.0.0.9"]), ("a", &["10.0.0.0-10.0.0.4"])]),
+        "pools a and b overlap: a has 10.0.0.0-10.0.0.4, b has 10.0.0.4-10.0.0.9"
+    );
+    assert_eq!(
+        conflict(&[("a", &["10.0.0.0-10.0.0.4", "10.0.0.2"])]),
+        "pool a has 10.0.0.0-10.0.0.4 and 10.0.0.2, which overlap"
+    );
+    assert_eq!(
+        conflict(&[("a", &[]), ("a", &[])]),
+        "two pools have the name a"
+    );
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Run(Command),
+    Pass(i64),
+    Restart,
+}
+
+fn any_acquire() -> impl Strategy<Value = Acquire> {
+    let address = select(vec![
+        None,
+        None,
+        None,
+        Some("192.0.2.1"),
+        Some("192.0.2.4"),
+        Some("192.0.2.5"),
+        Some("192.0.2.99"),
+        Some("2001:db8::1"),
+        Some("2001:db8::2"),
+    ]);
+    (
+        select(vec!["default", "other"]),
+        select(vec!["s0", "s1", "s2", "s3", "s4", "s5"]),
+        select(vec![None, Some("u0"), Some("u1"), Some("u2")]),
+        select(vec![
+            (vec![Family::V4], Policy::All),
+            (vec![Family::V6], Policy::All),
+            (vec![Family::V4, Family::V6], Policy::All),
+            (vec![Family::V6, Family::V4], Policy::Any),
+        ]),
+        (address.clone(), address),
+        select(vec![None, None, None, Some("p"), Some("q"), Some("nope")]),
+    )
+        .prop_map(
+            |(namespace, name, uid, (families, policy), (asked, shown), pool)| {
+                let mut acquire = in_namespace(namespace, name);
+                acquire.uid = uid.map(|uid| Uid::parse(uid).unwrap());
+                acquire.wish.policy = policy;
+                if let Some(address) = asked
+                    && families.contains(&Family::of(address.parse().unwrap()))
+                {
+                    acquire = acquire.asking(address);
+                }
+                acquire.wish.families = families;
+                acquire
+                    .wish
+                    .current
+                    .extend(shown.map(|a| a.parse::<IpAddr>().unwrap()));
+                acquire.wish.pool = pool.map(|pool| PoolName::parse(pool).unwrap());
+                acquire
+            },
+        )
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => any_acquire().prop_map(|acquire| Step::Run(Command::Acquire(acquire))),
+        4 => any_acquire().prop_map(|acquire| Step::Run(Command::Release(Release {
+            key: (*acquire.key).clone(),
+            uid: acquire.uid,
+        }))),
+        1 => (0i64..150).prop_map(Step::Pass),
+        1 => Just(Step::Restart),
+    ]
+}
+
+const POOLS: [(&str, &[&str], &[&str]); 2] = [
+    (
+        "p",
+        &["default"],
+        &["192.0.2.1-192.0.2.4", "2001:db8::1-2001:db8::2"],
+    ),
+    (
+        "q",
+        &[],
+        &["192.0.2.5-192.0.2.7", "!192.0.2.6", "2001:db8::9"],
+    ),
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    // `Tables` asserts that no address is given twice and no revision is lost.
+    #[test]
+    fn any_history_keeps_the_promises(steps in prop::collection::vec(any_step(), 1..60)) {
+        let mut h = Harness::new(&POOLS);
+        for step in steps {
+            match step {
+                Step::Pass(millis) => h.now = Timestamp(h.now.0 + millis),
+                Step::Restart => h.engine = h.tables.restart(&h.pools),
+                Step::Run(command) => {
+                    let mut restarted = h.tables.restart(&h.pools);
+                    let plan = h.run(&command);
+                    prop_assert_eq!(&restarted.plan(&command, h.now), &plan, "restarted differs");
+
+                    let again = h.run(&command);
+                    prop_assert_eq!(again.changes, vec![], "not idempotent");
+                    if let Reply::Acquired(_) | Reply::Refused(_) = plan.reply {
+                        prop_assert_eq!(again.reply, plan.reply);
+                    }
+                }
+            }
+            for allocation in h.tables.allocations.values() {
+                let Located::In(pool) = h.pools.locate(allocation.address) else {
+                    return Err(TestCaseError::fail(format!("{allocation:?} is in no pool")));
+                };
+                prop_assert!(h.pools.spec(pool).allows(&allocation.key.namespace));
+                let family = allocation.family();
+                let same = h.tables.allocations.values().filter(|other| {
+                    other.key == allocation.key && other.family() == family
+                });
+                prop_assert_eq!(same.count(), 1, "two addresses of one family");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pool_is_exhausted_exactly_at_its_size(
+        size in 1u32..40,
+        released in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+    ) {
+        let last = std::net::Ipv4Addr::from(u32::from(std::net::Ipv4Addr::new(10, 0, 0, 1)) + size - 1);
+        let addresses = format!("10.0.0.1-{last}");
+        let mut h = Harness::new(&[("p", &[], &[addresses.as_str()])]);
+        let names: Vec<_> = (0..size).map(|i| format!("s{i}")).collect();
+        let got: Vec<_> = names.iter().map(|name| h.get(acquire(name)).unwrap()).collect();
+        prop_assert!(h.get(acquire("late")).is_err());
+
+        let mut free: Vec<_> = released.iter().map(|index| index.index(size as usize)).collect();
+        free.sort_unstable();
+        free.dedup();
+        for i in &free {
+            h.release(&names[*i], None);
+        }
+        for i in free.iter().rev() {
+            prop_assert_eq!(&h.get(acquire(&names[*i])).unwrap(), &got[*i], "not sticky");
+        }
+        prop_assert!(h.get(acquire("late")).is_err());
+    }
+}
