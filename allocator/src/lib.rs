@@ -1,2 +1,4 @@
 //! x
+pub mod config;
 pub mod engine;
+pub mod store;

@@ -133,6 +133,7 @@ impl Engine {
                     family,
                 });
             }
+            let allocation = engine.in_todays_pool(allocation);
             engine.hold(allocation);
         }
         for last in snapshot.last_held {
@@ -143,6 +144,12 @@ impl Engine {
 
     pub const fn revision(&self) -> Revision {
         self.revision
+    }
+
+    /// Everything that is held, in no order.
+    pub fn allocations(&self) -> impl Iterator<Item = &Arc<Allocation>> {
+        let holdings = self.holdings.values();
+        holdings.flat_map(|holding| holding.iter().filter_map(|(_, held)| held.as_ref()))
     }
 
     /// Decides, and moves the state on as if the changes were durable already.
@@ -185,6 +192,19 @@ impl Engine {
 
     fn held(&self, key: &ServiceKey, family: Family) -> Option<&Arc<Allocation>> {
         self.holdings.get(key)?.get(family).as_ref()
+    }
+
+    /// A pool may have been renamed or split while its addresses were held.
+    fn in_todays_pool(&self, allocation: Arc<Allocation>) -> Arc<Allocation> {
+        match self.pools.locate(allocation.address) {
+            Located::In(pool) if self.pools.spec(pool).name != allocation.pool => {
+                Arc::new(Allocation {
+                    pool: self.pools.spec(pool).name.clone(),
+                    ..(*allocation).clone()
+                })
+            }
+            Located::In(_) | Located::Excluded(_) | Located::Nowhere => allocation,
+        }
     }
 
     /// Gives a change its revision, and moves the state on by it.

@@ -1,0 +1,127 @@
+//! From rows to a snapshot.
+
+use std::{net::IpAddr, path::Path, sync::Arc};
+
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use thiserror::Error;
+
+use super::StoreError;
+use crate::engine::{
+    Allocation, Holder, InvalidName, LastHeld, PoolName, Revision, ServiceKey, Snapshot, Timestamp,
+    Uid,
+};
+
+/// A value that does not parse.
+#[derive(Debug, Error)]
+pub enum Corrupt {
+    #[error("{text:?} is not an address")]
+    Address { text: String },
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+}
+
+enum RowError {
+    Sql(sqlx::Error),
+    Corrupt(Corrupt),
+}
+
+impl From<sqlx::Error> for RowError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<InvalidName> for RowError {
+    fn from(error: InvalidName) -> Self {
+        Self::Corrupt(error.into())
+    }
+}
+
+pub(super) async fn snapshot(
+    connection: &mut SqliteConnection,
+    path: &Path,
+) -> Result<Snapshot, StoreError> {
+    let read = |error: RowError| match error {
+        RowError::Sql(source) => StoreError::Read {
+            path: path.to_owned(),
+            source,
+        },
+        RowError::Corrupt(source) => StoreError::Corrupt {
+            path: path.to_owned(),
+            source,
+        },
+    };
+    rows(connection).await.map_err(read)
+}
+
+async fn rows(connection: &mut SqliteConnection) -> Result<Snapshot, RowError> {
+    let mut snapshot = Snapshot::default();
+    let last = sqlx::query("SELECT revision, at FROM history ORDER BY revision DESC LIMIT 1")
+        .fetch_optional(&mut *connection)
+        .await?;
+    if let Some(row) = last {
+        snapshot.revision = Revision(row.try_get(0)?);
+        snapshot.last_change_at = Timestamp(row.try_get(1)?);
+    }
+    let allocations = sqlx::query(
+        "SELECT cluster, namespace, name, address, pool, uid, replaced_uid, cluster_ip, since,
+                revision
+         FROM allocations",
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    snapshot.allocations = allocations
+        .iter()
+        .map(allocation)
+        .collect::<Result<_, _>>()?;
+    let last_held =
+        sqlx::query("SELECT cluster, namespace, name, address, released_at FROM last_held")
+            .fetch_all(&mut *connection)
+            .await?;
+    snapshot.last_held = last_held
+        .iter()
+        .map(last_held_row)
+        .collect::<Result<_, _>>()?;
+    Ok(snapshot)
+}
+
+fn allocation(row: &SqliteRow) -> Result<Arc<Allocation>, RowError> {
+    let uid = |column: &str| -> Result<Option<Uid>, RowError> {
+        let text: Option<&str> = row.try_get(column)?;
+        Ok(text.map(Uid::parse).transpose()?)
+    };
+    let cluster_ip: Option<&str> = row.try_get("cluster_ip")?;
+    Ok(Arc::new(Allocation {
+        key: key(row)?,
+        address: address(row.try_get("address")?)?,
+        pool: PoolName::parse(row.try_get("pool")?)?,
+        holder: Holder {
+            uid: uid("uid")?,
+            replaced_uid: uid("replaced_uid")?,
+            cluster_ip: cluster_ip.map(address).transpose()?,
+        },
+        since: Timestamp(row.try_get("since")?),
+        revision: Revision(row.try_get("revision")?),
+    }))
+}
+
+fn last_held_row(row: &SqliteRow) -> Result<LastHeld, RowError> {
+    Ok(LastHeld {
+        key: key(row)?,
+        address: address(row.try_get("address")?)?,
+        released_at: Timestamp(row.try_get("released_at")?),
+    })
+}
+
+fn key(row: &SqliteRow) -> Result<Arc<ServiceKey>, RowError> {
+    let key = ServiceKey::parse(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)?;
+    Ok(Arc::new(key))
+}
+
+fn address(text: &str) -> Result<IpAddr, RowError> {
+    text.parse().map_err(|_| {
+        RowError::Corrupt(Corrupt::Address {
+            text: text.to_owned(),
+        })
+    })
+}

@@ -1,0 +1,349 @@
+//! The only SQL: one SQLite file, in WAL mode with synchronous=FULL, so that what
+//! was committed survives a crash of the process and of the machine.
+//!
+//! A batch of changes is ONE statement: rows inserted into `history`, whose
+//! triggers (see `migrations/`) keep the other tables. It is its own transaction,
+//! takes the write lock at its start as `BEGIN IMMEDIATE` would, and costs one
+//! hand-over to sqlx's thread however many rows it has.
+
+mod load;
+mod lock;
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use sqlx::{
+    AssertSqlSafe, Connection, Row, SqliteConnection, SqlitePool,
+    migrate::{MigrateError, Migrator},
+    sqlite::{
+        SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+    },
+};
+use thiserror::Error;
+
+pub use self::lock::LockError;
+use self::{load::Corrupt, lock::Lock};
+use crate::engine::{Change, ChangeKind, Family, Revision, Snapshot};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// Changes in one [`Store::commit`] at most: 12 variables each, of the 32,766
+/// that SQLite allows in a statement.
+pub const MAX_CHANGES: usize = 1024;
+const COLUMNS: usize = 12;
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What went wrong with the database. Every message names the file.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    #[error(
+        "{url:?} is not a database URL; write sqlite:///absolute/path or sqlite://relative/path"
+    )]
+    Url { url: String },
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("cannot open the database {}", path.display())]
+    Open { path: PathBuf, source: sqlx::Error },
+    #[error(
+        "the database {} was written by a newer lb-allocator (it has migration {version}, \
+         this one knows none above {known}); start that version, or restore a backup",
+        path.display()
+    )]
+    Newer {
+        path: PathBuf,
+        version: i64,
+        known: i64,
+    },
+    #[error("cannot bring the database {} to this version", path.display())]
+    Migrate {
+        path: PathBuf,
+        source: Box<MigrateError>,
+    },
+    #[error("cannot read the database {}", path.display())]
+    Read { path: PathBuf, source: sqlx::Error },
+    #[error("the database {} holds what this program never writes", path.display())]
+    Corrupt { path: PathBuf, source: Corrupt },
+    #[error("cannot write to the database {}", path.display())]
+    Write { path: PathBuf, source: sqlx::Error },
+}
+
+/// The database, open and ours alone.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    writer: SqliteConnection,
+    _lock: Lock,
+}
+
+/// Reads that never wait for the writer.
+#[derive(Clone, Debug)]
+pub struct HistoryReader {
+    path: PathBuf,
+    pool: SqlitePool,
+}
+
+/// What history to read; every filter that is set must match.
+#[derive(Clone, Debug, Default)]
+pub struct HistoryFilter {
+    pub address: Option<String>,
+    pub cluster: Option<String>,
+    pub namespace: Option<String>,
+    pub name: Option<String>,
+}
+
+/// One row of history as text, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryRow {
+    pub revision: i64,
+    pub at_millis: i64,
+    pub kind: ChangeKind,
+    pub address: String,
+    pub pool: String,
+    pub cluster: String,
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+}
+
+impl Store {
+    /// Opens `sqlite://PATH`, makes it if it is missing, and brings its tables to
+    /// this version.
+    ///
+    /// # Errors
+    /// If another process has it, or it cannot be opened, understood or migrated.
+    pub async fn open(url: &str) -> Result<Self, StoreError> {
+        let bad_url = || StoreError::Url {
+            url: url.to_owned(),
+        };
+        let path = url
+            .strip_prefix("sqlite://")
+            .filter(|path| !path.is_empty() && !path.starts_with(":memory:"))
+            .ok_or_else(bad_url)?;
+        let path = Path::new(path.split('?').next().unwrap_or(path)).to_owned();
+        let options = SqliteConnectOptions::from_str(url)
+            .map_err(|_| bad_url())?
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT);
+        let lock = Lock::take(&path)?;
+        let mut writer = SqliteConnection::connect_with(&options)
+            .await
+            .map_err(|source| StoreError::Open {
+                path: path.clone(),
+                source,
+            })?;
+        MIGRATIONS
+            .run(&mut writer)
+            .await
+            .map_err(|error| migration_error(&path, error))?;
+        Ok(Self {
+            path,
+            writer,
+            _lock: lock,
+        })
+    }
+
+    /// A reader of the same file.
+    pub fn history_reader(&self) -> HistoryReader {
+        let options = SqliteConnectOptions::new()
+            .filename(&self.path)
+            .read_only(true)
+            .busy_timeout(BUSY_TIMEOUT);
+        HistoryReader {
+            path: self.path.clone(),
+            pool: SqlitePoolOptions::new()
+                .max_connections(2)
+                .acquire_timeout(BUSY_TIMEOUT)
+                .connect_lazy_with(options),
+        }
+    }
+
+    /// Everything the engine needs to go on.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or holds what this program never writes.
+    pub async fn load(&mut self) -> Result<Snapshot, StoreError> {
+        load::snapshot(&mut self.writer, &self.path).await
+    }
+
+    /// Makes changes durable, all or none.
+    ///
+    /// # Errors
+    /// The changes may be durable or not; [`Store::load`] tells.
+    pub async fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        debug_assert!(changes.len() <= MAX_CHANGES);
+        // Rows of NULL fill up to a power of two, so that there are few different
+        // statements and sqlx finds each of them prepared.
+        let rows = changes.len().next_power_of_two();
+        let mut query = sqlx::query(AssertSqlSafe(insert_history(rows)));
+        for change in changes {
+            let allocation = &change.allocation;
+            let key = &allocation.key;
+            let holder = &allocation.holder;
+            query = query
+                .bind(change.revision.0)
+                .bind(change.at.0)
+                .bind(kind_text(change.kind))
+                .bind(allocation.address.to_string())
+                .bind(family_number(allocation.family()))
+                .bind(allocation.pool.to_string())
+                .bind(key.cluster.to_string())
+                .bind(key.namespace.to_string())
+                .bind(key.name.to_string())
+                .bind(holder.uid.as_ref().map(ToString::to_string))
+                .bind(holder.replaced_uid.as_ref().map(ToString::to_string))
+                .bind(holder.cluster_ip.map(|address| address.to_string()));
+        }
+        for _ in 0..(rows - changes.len()) * COLUMNS {
+            query = query.bind(None::<i64>);
+        }
+        let result = query.execute(&mut self.writer).await;
+        result.map(drop).map_err(|source| self.write_error(source))
+    }
+
+    /// Whether the database can be written to, found out by a change that is
+    /// not kept.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn probe(&mut self) -> Result<(), StoreError> {
+        // A value that differs each time, so that a page is really written.
+        let result = sqlx::query(
+            "INSERT INTO probe (id, writes) VALUES (1, 1)
+             ON CONFLICT (id) DO UPDATE SET writes = writes + 1",
+        )
+        .execute(&mut self.writer)
+        .await;
+        result.map(drop).map_err(|source| self.write_error(source))
+    }
+
+    /// Moves what is in the WAL to the database file and closes it.
+    ///
+    /// # Errors
+    /// Nothing is lost then: the WAL stays, and the next start reads it.
+    pub async fn close(self) -> Result<(), StoreError> {
+        let path = self.path;
+        let result = self.writer.close().await;
+        result.map_err(|source| StoreError::Write { path, source })
+    }
+
+    fn write_error(&self, source: sqlx::Error) -> StoreError {
+        StoreError::Write {
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+impl HistoryReader {
+    /// Rows of revisions from `newest` down to `oldest`, the newest first, at
+    /// most `limit`. Scans every revision between the two: the caller bounds it.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub async fn rows(
+        &self,
+        filter: &HistoryFilter,
+        newest: Revision,
+        oldest: Revision,
+        limit: usize,
+    ) -> Result<Vec<HistoryRow>, StoreError> {
+        let read = |source| StoreError::Read {
+            path: self.path.clone(),
+            source,
+        };
+        let rows = sqlx::query(
+            "SELECT revision, at, kind, address, pool, cluster, namespace, name,
+                    coalesce(uid, '') AS uid
+             FROM history
+             WHERE revision BETWEEN ?1 AND ?2
+               AND address = coalesce(?3, address) AND cluster = coalesce(?4, cluster)
+               AND namespace = coalesce(?5, namespace) AND name = coalesce(?6, name)
+             ORDER BY revision DESC LIMIT ?7",
+        )
+        .bind(oldest.0)
+        .bind(newest.0)
+        .bind(filter.address.clone())
+        .bind(filter.cluster.clone())
+        .bind(filter.namespace.clone())
+        .bind(filter.name.clone())
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(read)?;
+        rows.iter()
+            .map(|row| history_row(row).map_err(read))
+            .collect()
+    }
+}
+
+fn history_row(row: &SqliteRow) -> Result<HistoryRow, sqlx::Error> {
+    Ok(HistoryRow {
+        revision: row.try_get("revision")?,
+        at_millis: row.try_get("at")?,
+        kind: match row.try_get("kind")? {
+            "ALLOCATED" => ChangeKind::Allocated,
+            "RELEASED" => ChangeKind::Released,
+            "UPDATED" => ChangeKind::Updated,
+            other => {
+                let text = format!("unknown kind {other:?}");
+                return Err(sqlx::Error::Decode(text.into()));
+            }
+        },
+        address: row.try_get("address")?,
+        pool: row.try_get("pool")?,
+        cluster: row.try_get("cluster")?,
+        namespace: row.try_get("namespace")?,
+        name: row.try_get("name")?,
+        uid: row.try_get("uid")?,
+    })
+}
+
+fn insert_history(rows: usize) -> String {
+    let mut sql = String::from("INSERT INTO history SELECT * FROM (VALUES ");
+    for row in 0..rows {
+        let separator = if row == 0 { "" } else { "," };
+        // Writing to a String cannot fail.
+        let _ = write!(sql, "{separator}(?,?,?,?,?,?,?,?,?,?,?,?)");
+    }
+    sql + ") WHERE column1 IS NOT NULL"
+}
+
+const fn kind_text(kind: ChangeKind) -> &'static str {
+    match kind {
+        ChangeKind::Allocated => "ALLOCATED",
+        ChangeKind::Released => "RELEASED",
+        ChangeKind::Updated => "UPDATED",
+    }
+}
+
+const fn family_number(family: Family) -> i64 {
+    match family {
+        Family::V4 => 4,
+        Family::V6 => 6,
+    }
+}
+
+fn migration_error(path: &Path, error: MigrateError) -> StoreError {
+    let known = MIGRATIONS.iter().map(|m| m.version).max().unwrap_or(0);
+    match error {
+        MigrateError::VersionMissing(version) => StoreError::Newer {
+            path: path.to_owned(),
+            version,
+            known,
+        },
+        other => StoreError::Migrate {
+            path: path.to_owned(),
+            source: Box::new(other),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,251 @@
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::engine::{
+    Acquire, AddressRange, Command, Engine, PerFamily, Policy, PoolName, PoolSpec, Pools, Release,
+    ServiceKey, Timestamp, Uid, Wish,
+};
+
+fn url(directory: &tempfile::TempDir) -> String {
+    format!("sqlite://{}", directory.path().join("a.db").display())
+}
+
+fn pools() -> Arc<Pools> {
+    let range = |first: &str, last: &str| {
+        AddressRange::new(first.parse().unwrap(), last.parse().unwrap()).unwrap()
+    };
+    let spec = PoolSpec {
+        name: PoolName::parse("p").unwrap(),
+        addresses: vec![
+            range("192.0.2.1", "192.0.2.4"),
+            range("2001:db8::1", "2001:db8::3"),
+        ],
+        exclude: Vec::new(),
+        namespaces: None,
+        sticky_for: Duration::from_millis(50),
+    };
+    Arc::new(Pools::new(vec![spec]).unwrap())
+}
+
+fn acquire(name: &str, uid: &str, families: &[Family]) -> Command {
+    Command::Acquire(Acquire {
+        key: Arc::new(ServiceKey::parse("a", "default", name).unwrap()),
+        uid: Some(Uid::parse(uid).unwrap()),
+        cluster_ip: Some("10.0.0.1".parse().unwrap()),
+        wish: Wish {
+            families: families.to_vec(),
+            policy: if families.len() == 1 {
+                Policy::All
+            } else {
+                Policy::Any
+            },
+            requested: PerFamily::default(),
+            pool: None,
+            current: Vec::new(),
+        },
+    })
+}
+
+fn release(name: &str) -> Command {
+    Command::Release(Release {
+        key: ServiceKey::parse("a", "default", name).unwrap(),
+        uid: None,
+    })
+}
+
+async fn error(url: &str) -> String {
+    Store::open(url).await.unwrap_err().to_string()
+}
+
+#[tokio::test]
+async fn a_second_process_is_refused_whatever_name_it_uses_for_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(&url(&directory)).await.unwrap();
+    assert!(
+        error(&url(&directory))
+            .await
+            .contains("is in use by another lb-allocator")
+    );
+    let link = directory.path().join("link.db");
+    std::os::unix::fs::symlink(directory.path().join("a.db"), &link).unwrap();
+    let by_link = format!("sqlite://{}", link.display());
+    assert!(
+        error(&by_link)
+            .await
+            .contains("is in use by another lb-allocator")
+    );
+    drop(store);
+    Store::open(&by_link).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_no_database_of_ours_is_refused_with_its_path() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.db");
+    assert!(
+        error("postgres://x")
+            .await
+            .contains("is not a database URL")
+    );
+    assert!(
+        error("sqlite::memory:")
+            .await
+            .contains("is not a database URL")
+    );
+    let nowhere = format!("sqlite://{}/no/such/a.db", directory.path().display());
+    assert!(error(&nowhere).await.contains("no/such/a.db"));
+    std::fs::write(
+        &path,
+        "this is a text file, and long enough to have a header".repeat(20),
+    )
+    .unwrap();
+    assert!(
+        error(&url(&directory))
+            .await
+            .contains(&path.display().to_string())
+    );
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&url(&directory)).await.unwrap();
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations
+         VALUES (9999, 'from the future', CURRENT_TIMESTAMP, TRUE, x'00', 0)",
+    )
+    .execute(&mut store.writer)
+    .await
+    .unwrap();
+    store.close().await.unwrap();
+    let text = error(&url(&directory)).await;
+    assert!(
+        text.contains("was written by a newer lb-allocator"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn history_can_only_be_added_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&url(&directory)).await.unwrap();
+    let mut engine = Engine::restore(pools(), Snapshot::default()).unwrap();
+    let plan = engine.plan(&acquire("s", "u", &[Family::V4]), Timestamp(1));
+    store.commit(&plan.changes).await.unwrap();
+    for statement in ["UPDATE history SET name = 'x'", "DELETE FROM history"] {
+        let refused = sqlx::query(statement)
+            .execute(&mut store.writer)
+            .await
+            .unwrap_err();
+        assert!(
+            refused.to_string().contains("history is append-only"),
+            "{refused}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_gives_an_address_twice_is_refused_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&url(&directory)).await.unwrap();
+    let mut one = Engine::restore(pools(), Snapshot::default()).unwrap();
+    let mut changes = one
+        .plan(&acquire("one", "u", &[Family::V6]), Timestamp(1))
+        .changes;
+    store.commit(&changes).await.unwrap();
+
+    let mut other = Engine::restore(pools(), Snapshot::default()).unwrap();
+    let _ = other.plan(&acquire("other", "u", &[Family::V4]), Timestamp(1));
+    changes = other
+        .plan(
+            &acquire("other", "u", &[Family::V4, Family::V6]),
+            Timestamp(2),
+        )
+        .changes;
+    let refused = store.commit(&changes).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Write { .. }), "{refused}");
+    let snapshot = store.load().await.unwrap();
+    assert_eq!(snapshot.allocations.len(), 1);
+    assert_eq!(snapshot.revision, Revision(1));
+}
+
+#[tokio::test]
+async fn history_is_read_newest_first_within_its_filter() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&url(&directory)).await.unwrap();
+    let mut engine = Engine::restore(pools(), Snapshot::default()).unwrap();
+    let commands = [
+        acquire("a", "u1", &[Family::V4]),
+        acquire("b", "u2", &[Family::V4]),
+        release("a"),
+        acquire("a", "u3", &[Family::V4]),
+    ];
+    for command in &commands {
+        let changes = engine.plan(command, Timestamp(7)).changes;
+        store.commit(&changes).await.unwrap();
+    }
+    let reader = store.history_reader();
+    let filter = HistoryFilter {
+        name: Some("a".to_owned()),
+        ..HistoryFilter::default()
+    };
+    let rows = reader
+        .rows(&filter, Revision(4), Revision(1), 10)
+        .await
+        .unwrap();
+    let shown: Vec<_> = rows
+        .iter()
+        .map(|r| (r.revision, r.kind, r.uid.as_str()))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            (4, ChangeKind::Allocated, "u3"),
+            (3, ChangeKind::Released, "u1"),
+            (1, ChangeKind::Allocated, "u1")
+        ]
+    );
+    let limited = reader
+        .rows(&HistoryFilter::default(), Revision(3), Revision(2), 1)
+        .await;
+    assert_eq!(limited.unwrap()[0].revision, 3);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn a_restart_from_the_database_decides_as_if_there_had_been_none(
+        steps in prop::collection::vec((0..4u8, 0..5u8, 0..3u8, any::<bool>()), 1..40)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let directory = tempfile::tempdir().unwrap();
+            let mut store = Store::open(&url(&directory)).await.unwrap();
+            let mut engine = Engine::restore(pools(), Snapshot::default()).unwrap();
+            let mut now = Timestamp(0);
+            for (what, who, uid, reopen) in steps {
+                now = Timestamp(now.0 + 20);
+                let name = format!("s{who}");
+                let command = match what {
+                    0 => release(&name),
+                    1 => acquire(&name, &format!("u{uid}"), &[Family::V6, Family::V4]),
+                    _ => acquire(&name, &format!("u{uid}"), &[Family::V4]),
+                };
+                if reopen {
+                    store.close().await.unwrap();
+                    store = Store::open(&url(&directory)).await.unwrap();
+                }
+                let mut restarted = Engine::restore(pools(), store.load().await.unwrap()).unwrap();
+                let plan = engine.plan(&command, now);
+                prop_assert_eq!(&restarted.plan(&command, now), &plan);
+                if !plan.changes.is_empty() {
+                    store.commit(&plan.changes).await.unwrap();
+                }
+            }
+            Ok(())
+        })?;
+    }
+}
