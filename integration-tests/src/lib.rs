@@ -1,1 +1,32 @@
-//! x
+//! Runs the real binaries against a real Kubernetes API server and watches them
+//! from outside: status, conditions, Events, metrics and RPC answers.
+//!
+//! ```text
+//!             Site: what most tests start
+//!   ┌────────────────────┴───────────────────┐
+//!   ControlPlane ◀──── Watcher ────▶ Allocator
+//!   etcd + kube-apiserver   lb-watcher   lb-allocator
+//!         ▲                                ▲
+//!     Namespace                       gRPC, metrics
+//!   create, gets, is_pending
+//! ```
+//!
+//! Start reading at [`site`]; what a test looks like is in `tests/`. Every
+//! process started here ends with the process that started it, however that
+//! ends, and leaves its log behind (see [`logs`]).
+
+pub mod admin;
+pub mod allocator;
+pub mod binaries;
+pub mod certificates;
+pub mod control_plane;
+pub mod eventually;
+pub mod logs;
+pub mod namespace;
+pub mod ports;
+pub mod process;
+pub mod scratch;
+pub mod service;
+pub mod site;
+pub mod status_writes;
+pub mod watcher;

@@ -1,0 +1,346 @@
+//! etcd and kube-apiserver on loopback, ready in seconds: everything about
+//! Services, RBAC, admission, watches and Events is real. No controller manager
+//! runs: a deleted namespace stays Terminating, so tests take new ones.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
+use kube::{Api, Client, Config, api::PostParams, config::Kubeconfig};
+use rustix::process::Signal;
+use serde_json::json;
+use tokio::sync::OnceCell;
+
+use crate::{
+    binaries::control_plane_binaries,
+    certificates,
+    eventually::within,
+    logs,
+    namespace::{self, Namespace},
+    ports::free_port,
+    process::Process,
+    scratch::Scratch,
+};
+
+/// Every service address of these ranges: IPv4 first, as most clusters have it.
+const SERVICE_RANGES: &str = "10.0.0.0/16,fd00:1::/112";
+
+/// Generous: a machine that runs several at once is slow.
+const START: Duration = Duration::from_secs(120);
+
+/// What the audit log holds: exactly the writes that tests count.
+const AUDIT_POLICY: &str = r#"
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  verbs: [create, update, patch]
+  resources:
+  - {group: "", resources: [services/status]}
+  - {group: events.k8s.io, resources: [events]}
+- level: None
+"#;
+
+/// A running control plane.
+#[derive(Debug)]
+pub struct ControlPlane {
+    name: String,
+    folder: Scratch,
+    logs: PathBuf,
+    etcd_binary: PathBuf,
+    apiserver_binary: PathBuf,
+    etcd_port: u16,
+    etcd_peer_port: u16,
+    port: u16,
+    etcd: Process,
+    apiserver: Option<Process>,
+}
+
+static SHARED: OnceCell<ControlPlane> = OnceCell::const_new();
+
+impl ControlPlane {
+    /// The one that all tests of a binary share.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn shared() -> &'static Self {
+        let start = || async { Self::start("shared").await };
+        match SHARED.get_or_try_init(start).await {
+            Ok(shared) => shared,
+            Err(error) => panic!("the control plane does not start: {error:#}"),
+        }
+    }
+
+    /// A new one.
+    ///
+    /// # Errors
+    /// When a binary cannot be built or a server is not ready in time; the end
+    /// of its log is part of the error.
+    pub async fn start(name: &str) -> Result<Self> {
+        let [etcd_binary, apiserver_binary] = control_plane_binaries(["etcd", "kube-apiserver"])?;
+        let folder = Scratch::new(name)?;
+        let logs = logs::folder()?.join(name);
+        fs::create_dir_all(&logs)?;
+        let (etcd_port, etcd_peer_port, port) = (free_port()?, free_port()?, free_port()?);
+
+        let (authority, admin) = certificates::write_all(folder.path())?;
+        fs::write(folder.path().join("audit-policy.yaml"), AUDIT_POLICY)?;
+        write_kubeconfig(&folder.path().join("kubeconfig"), port, &authority, &admin)?;
+
+        let etcd = start_etcd(&etcd_binary, &folder, &logs, etcd_port, etcd_peer_port)?;
+        let mut this = Self {
+            name: name.to_owned(),
+            folder,
+            logs,
+            etcd_binary,
+            apiserver_binary,
+            etcd_port,
+            etcd_peer_port,
+            port,
+            etcd,
+            apiserver: None,
+        };
+        this.start_apiserver().await?;
+        Ok(this)
+    }
+
+    /// A kubeconfig file of the administrator.
+    #[must_use]
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
+    }
+
+    /// A client of the administrator. Each test takes its own: connections
+    /// belong to the runtime that made them.
+    ///
+    /// # Panics
+    /// When the kubeconfig cannot be used.
+    pub async fn client(&self) -> Client {
+        match client(&self.kubeconfig()).await {
+            Ok(client) => client,
+            Err(error) => panic!("no client of {}: {error:#}", self.name),
+        }
+    }
+
+    /// A new namespace with a random name.
+    ///
+    /// # Panics
+    /// When it cannot be created.
+    pub async fn namespace(&self) -> Namespace {
+        let name = namespace::random_name("test");
+        self.namespace_called(&name).await
+    }
+
+    /// A new namespace.
+    ///
+    /// # Panics
+    /// When it cannot be created.
+    pub async fn namespace_called(&self, name: &str) -> Namespace {
+        let client = self.client().await;
+        let object = KubeNamespace {
+            metadata: kube::core::ObjectMeta {
+                name: Some(name.to_owned()),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        if let Err(error) = Api::all(client.clone())
+            .create(&PostParams::default(), &object)
+            .await
+        {
+            panic!("cannot create namespace {name}: {error}");
+        }
+        Namespace::new(client, name.to_owned(), self.audit_log(), self.logs.clone())
+    }
+
+    /// The writes to Services' status and to Events, a JSON object a line.
+    #[must_use]
+    pub fn audit_log(&self) -> PathBuf {
+        self.folder.path().join("audit.log")
+    }
+
+    /// Stops the API server in the middle of what it does, as a hang would.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a paused API server go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(apiserver) = &self.apiserver {
+            apiserver.signal(signal);
+        }
+    }
+
+    /// Ends the API server as a crash would. etcd goes on.
+    pub fn kill_apiserver(&mut self) {
+        self.apiserver = None;
+    }
+
+    /// Ends both as a power cut would, and starts etcd again.
+    ///
+    /// # Errors
+    /// When etcd cannot be started.
+    pub fn kill_all_and_restart_etcd(&mut self) -> Result<()> {
+        self.kill_apiserver();
+        self.etcd.kill();
+        self.etcd = start_etcd(
+            &self.etcd_binary,
+            &self.folder,
+            &self.logs,
+            self.etcd_port,
+            self.etcd_peer_port,
+        )?;
+        Ok(())
+    }
+
+    /// Starts the API server, after [`Self::kill_apiserver`], on the same port
+    /// and the same data, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it is not ready in time.
+    pub async fn start_apiserver(&mut self) -> Result<()> {
+        let args = self.apiserver_args();
+        let mut process = Process::start(
+            "kube-apiserver",
+            &self.apiserver_binary,
+            &args,
+            &[],
+            &self.logs,
+        )?;
+        let client = client(&self.kubeconfig()).await?;
+        let ready = within(START, || {
+            let ended = process.status();
+            let client = client.clone();
+            async move {
+                if let Ok(Some(status)) = ended {
+                    return Ok(Err(format!("it ended with {status}")));
+                }
+                let request = http_get("/readyz").map_err(|error| error.to_string())?;
+                let answer =
+                    tokio::time::timeout(Duration::from_secs(5), client.request_text(request));
+                match answer.await {
+                    Ok(Ok(_)) => Ok(Ok(())),
+                    Ok(Err(error)) => Err(error.to_string()),
+                    Err(_) => Err("no answer".to_owned()),
+                }
+            }
+        });
+        match ready.await {
+            Ok(Ok(())) => {
+                self.apiserver = Some(process);
+                Ok(())
+            }
+            Ok(Err(why)) | Err(why) => {
+                bail!(
+                    "kube-apiserver of {} is not ready: {why}\n{}{}",
+                    self.name,
+                    process.tail(),
+                    self.etcd.tail()
+                )
+            }
+        }
+    }
+
+    fn apiserver_args(&self) -> Vec<String> {
+        let file = |name: &str| self.folder.path().join(name).display().to_string();
+        vec![
+            format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
+            "--bind-address=127.0.0.1".to_owned(),
+            format!("--secure-port={}", self.port),
+            format!("--cert-dir={}", self.folder.path().display()),
+            format!("--tls-cert-file={}", file("server.crt")),
+            format!("--tls-private-key-file={}", file("server.key")),
+            format!("--client-ca-file={}", file("clients.crt")),
+            format!("--service-account-issuer=https://127.0.0.1:{}/", self.port),
+            format!(
+                "--service-account-key-file={}",
+                file("service-accounts.pub")
+            ),
+            format!(
+                "--service-account-signing-key-file={}",
+                file("service-accounts.key")
+            ),
+            format!("--service-cluster-ip-range={SERVICE_RANGES}"),
+            "--authorization-mode=RBAC".to_owned(),
+            "--allow-privileged=true".to_owned(),
+            "--disable-admission-plugins=ServiceAccount".to_owned(),
+            format!("--audit-policy-file={}", file("audit-policy.yaml")),
+            format!("--audit-log-path={}", file("audit.log")),
+        ]
+    }
+}
+
+fn start_etcd(
+    binary: &Path,
+    folder: &Scratch,
+    logs: &Path,
+    port: u16,
+    peer_port: u16,
+) -> Result<Process> {
+    let url = format!("http://127.0.0.1:{port}");
+    let peer = format!("http://127.0.0.1:{peer_port}");
+    let args = [
+        format!("--data-dir={}", folder.path().join("etcd").display()),
+        format!("--listen-client-urls={url}"),
+        format!("--advertise-client-urls={url}"),
+        format!("--listen-peer-urls={peer}"),
+        format!("--initial-advertise-peer-urls={peer}"),
+        format!("--initial-cluster=default={peer}"),
+        "--unsafe-no-fsync=true".to_owned(),
+    ];
+    Process::start("etcd", binary, &args, &[], logs)
+}
+
+/// JSON is YAML: no other library is needed for it.
+fn write_kubeconfig(
+    path: &Path,
+    port: u16,
+    authority: &str,
+    admin: &certificates::Identity,
+) -> Result<()> {
+    let folder = path.parent().context("a kubeconfig is in a folder")?;
+    let beside = |name: &str, text: &str| -> Result<String> {
+        let path = folder.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path.display().to_string())
+    };
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "test",
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
+        "clusters": [{"name": "test", "cluster": {
+            "server": format!("https://127.0.0.1:{port}"),
+            "certificate-authority": beside("serving-authority.crt", authority)?,
+        }}],
+        "users": [{"name": "admin", "user": {
+            "client-certificate": beside("admin.crt", &admin.certificate)?,
+            "client-key": beside("admin.key", &admin.key)?,
+        }}],
+    });
+    fs::write(path, serde_json::to_vec_pretty(&config)?)
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// A client as a kubeconfig file describes it.
+///
+/// # Errors
+/// When the file cannot be used.
+pub async fn client(kubeconfig: &Path) -> Result<Client> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
+    Ok(Client::try_from(config)?)
+}
+
+fn http_get(path: &str) -> Result<http::Request<Vec<u8>>> {
+    Ok(http::Request::get(path).body(Vec::new())?)
+}

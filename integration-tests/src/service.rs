@@ -1,0 +1,95 @@
+//! Service objects, built up from what a test cares about.
+
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use kube::core::ObjectMeta;
+
+/// A Service under construction.
+#[derive(Debug, Clone)]
+pub struct ServiceBuilder(Service);
+
+/// A `type: LoadBalancer` Service with one port.
+#[must_use]
+pub fn service(name: &str) -> ServiceBuilder {
+    let port = ServicePort {
+        port: 80,
+        ..Default::default()
+    };
+    let spec = ServiceSpec {
+        type_: Some("LoadBalancer".to_owned()),
+        ports: Some(vec![port]),
+        // Thousands of Services would run out of node ports, and no test needs one.
+        allocate_load_balancer_node_ports: Some(false),
+        ..Default::default()
+    };
+    let metadata = ObjectMeta {
+        name: Some(name.to_owned()),
+        ..Default::default()
+    };
+    ServiceBuilder(Service {
+        metadata,
+        spec: Some(spec),
+        status: None,
+    })
+}
+
+impl ServiceBuilder {
+    fn spec(mut self, change: impl FnOnce(&mut ServiceSpec)) -> Self {
+        change(self.0.spec.get_or_insert_default());
+        self
+    }
+
+    /// `spec.type`. What only a LoadBalancer may have goes with it.
+    #[must_use]
+    pub fn kind(self, kind: &str) -> Self {
+        self.spec(|spec| {
+            spec.type_ = Some(kind.to_owned());
+            if kind != "LoadBalancer" {
+                spec.allocate_load_balancer_node_ports = None;
+            }
+        })
+    }
+
+    /// `spec.loadBalancerClass`.
+    #[must_use]
+    pub fn class(self, class: &str) -> Self {
+        self.spec(|spec| spec.load_balancer_class = Some(class.to_owned()))
+    }
+
+    /// `spec.loadBalancerIP`.
+    #[must_use]
+    pub fn load_balancer_ip(self, ip: &str) -> Self {
+        self.spec(|spec| spec.load_balancer_ip = Some(ip.to_owned()))
+    }
+
+    /// `spec.ipFamilyPolicy` and `spec.ipFamilies`.
+    #[must_use]
+    pub fn families(self, policy: &str, families: &[&str]) -> Self {
+        self.spec(|spec| {
+            spec.ip_family_policy = Some(policy.to_owned());
+            spec.ip_families = Some(families.iter().map(|family| (*family).to_owned()).collect());
+        })
+    }
+
+    /// An annotation.
+    #[must_use]
+    pub fn annotation(mut self, name: &str, value: &str) -> Self {
+        self.0
+            .metadata
+            .annotations
+            .get_or_insert_default()
+            .insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// The annotation `lb-allocator.io/ips`.
+    #[must_use]
+    pub fn ips(self, ips: &str) -> Self {
+        self.annotation("lb-allocator.io/ips", ips)
+    }
+
+    /// The object.
+    #[must_use]
+    pub fn build(self) -> Service {
+        self.0
+    }
+}

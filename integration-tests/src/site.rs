@@ -1,0 +1,55 @@
+//! What most tests start: an allocator and a watcher of their own on a control
+//! plane that they share. Each watcher serves a class of its own, so that many
+//! run side by side without seeing each other's Services.
+
+use crate::{
+    allocator::{self, Allocator},
+    control_plane::ControlPlane,
+    namespace::random_name,
+    service::{ServiceBuilder, service},
+    watcher::{self, Watcher},
+};
+
+/// An allocator and a watcher, ready.
+#[derive(Debug)]
+pub struct Site {
+    /// The `spec.loadBalancerClass` that its watcher serves.
+    pub class: String,
+    /// Its allocator.
+    pub allocator: Allocator,
+    /// Its watcher.
+    pub watcher: Watcher,
+}
+
+/// The name of the watcher's cluster.
+pub const CLUSTER: &str = "one";
+
+impl Site {
+    /// Starts both, with this `IP_LIST`.
+    ///
+    /// # Panics
+    /// When one of them does not get ready.
+    pub async fn start(control_plane: &ControlPlane, ip_list: String) -> Self {
+        let class = random_class();
+        let allocator = Allocator::start(allocator::Options::ip_list(ip_list)).await;
+        let options = watcher::Options::cluster(CLUSTER).class(&class);
+        let watcher = Watcher::start(control_plane, &allocator.url(), options).await;
+        Self {
+            class,
+            allocator,
+            watcher,
+        }
+    }
+
+    /// A Service of the class that its watcher serves.
+    #[must_use]
+    pub fn service(&self, name: &str) -> ServiceBuilder {
+        service(name).class(&self.class)
+    }
+}
+
+/// A class that nobody serves yet.
+#[must_use]
+pub fn random_class() -> String {
+    format!("test.example/{}", random_name("class"))
+}

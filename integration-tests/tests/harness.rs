@@ -1,0 +1,92 @@
+//! The harness itself: what it starts is real, and nothing of it is left over.
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use anyhow::Result;
+use integration_tests::{
+    control_plane::{self, ControlPlane},
+    eventually::eventually,
+    namespace::addresses,
+    scratch::Scratch,
+    service::service,
+};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, api::ListParams};
+
+const MINUTES: Duration = Duration::from_secs(180);
+
+/// Processes whose command line holds the text.
+fn processes_with(text: &str) -> Vec<String> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| fs::read_to_string(entry.path().join("cmdline")).ok())
+        .filter(|line| line.contains(text))
+        .map(|line| line.replace('\0', " "))
+        .collect()
+}
+
+fn data_folder(kubeconfig: &Path) -> Option<String> {
+    let config: serde_json::Value = serde_json::from_slice(&fs::read(kubeconfig).ok()?).ok()?;
+    let key = config["users"][0]["user"]["client-key"].as_str()?;
+    Some(Path::new(key).parent()?.display().to_string())
+}
+
+#[tokio::test]
+async fn a_control_plane_that_is_killed_leaves_no_process_and_no_data() {
+    let scratch = Scratch::new("harness").unwrap();
+    let kubeconfig = scratch.path().join("kubeconfig");
+    let mut up = Command::new(env!("CARGO_BIN_EXE_control-plane"))
+        .args(["up", "--kubeconfig"])
+        .arg(&kubeconfig)
+        .spawn()
+        .unwrap();
+    let folder = eventually(MINUTES, "the kubeconfig is written", async || {
+        assert!(up.try_wait().unwrap().is_none(), "it ended by itself");
+        data_folder(&kubeconfig).ok_or("not there")
+    })
+    .await;
+    let client = control_plane::client(&kubeconfig).await.unwrap();
+    let namespaces: Api<Namespace> = Api::all(client);
+    assert!(
+        !namespaces
+            .list(&ListParams::default())
+            .await
+            .unwrap()
+            .items
+            .is_empty()
+    );
+    assert_eq!(
+        processes_with(&folder)
+            .iter()
+            .filter(|line| !line.starts_with("sh "))
+            .count(),
+        2
+    );
+
+    up.kill().unwrap();
+    up.wait().unwrap();
+
+    eventually(MINUTES, "everything of it is gone", || async {
+        let left = processes_with(&folder);
+        if left.is_empty() && !Path::new(&folder).exists() {
+            Ok(())
+        } else {
+            Err(format!("{left:?}"))
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_control_plane_keeps_its_data_when_it_is_killed_and_started_again() -> Result<()> {
+    let mut control_plane = ControlPlane::start("restarted").await?;
+    let namespace = control_plane.namespace().await;
+    namespace.create(service("kept")).await;
+    assert!(addresses(&namespace.get("kept").await).is_empty());
+
+    control_plane.kill_all_and_restart_etcd()?;
+    control_plane.start_apiserver().await?;
+
+    assert!(namespace.services().get("kept").await.is_ok());
+    Ok(())
+}
