@@ -1,0 +1,141 @@
+//! `/metrics`, `/healthz` and `/readyz`.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use axum::{
+    Router,
+    extract::{RawQuery, State},
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::IntoResponse,
+    routing::get,
+};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{ledger::Ledger, metrics::Metrics, queue::Queue};
+
+/// What must have happened once before the watcher counts as ready. It stays
+/// ready when the allocator goes away: held addresses are as good as before.
+#[derive(Debug, Default)]
+pub struct Health {
+    services_listed: AtomicBool,
+    allocator_answered: AtomicBool,
+}
+
+impl Health {
+    /// The first list of Services is complete.
+    pub fn services_listed(&self) {
+        self.services_listed.store(true, Ordering::Relaxed);
+    }
+
+    /// The allocator answered.
+    pub fn allocator_answered(&self) {
+        self.allocator_answered.store(true, Ordering::Relaxed);
+    }
+
+    fn checks(&self) -> [(&'static str, bool); 2] {
+        [
+            (
+                "services-listed",
+                self.services_listed.load(Ordering::Relaxed),
+            ),
+            (
+                "allocator-answered",
+                self.allocator_answered.load(Ordering::Relaxed),
+            ),
+        ]
+    }
+}
+
+/// What the pages show.
+pub struct Admin {
+    /// For `/readyz`.
+    pub health: Arc<Health>,
+    /// For `/metrics`.
+    pub metrics: Metrics,
+    /// For `/metrics`.
+    pub registry: Registry,
+    /// For `/metrics`.
+    pub queue: Arc<Queue>,
+    /// For `/metrics`.
+    pub ledger: Arc<Ledger>,
+}
+
+impl Admin {
+    /// Serves until told to stop.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        stop: CancellationToken,
+    ) -> std::io::Result<()> {
+        let router = Router::new()
+            .route("/healthz", get(async || "ok\n"))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics))
+            .with_state(Arc::new(self));
+        axum::serve(listener, router)
+            .with_graceful_shutdown(stop.cancelled_owned())
+            .await
+    }
+}
+
+async fn readyz(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> impl IntoResponse {
+    let verbose = query.is_some_and(|query| query.split('&').any(|q| q.starts_with("verbose")));
+    let (ready, text) = report(&admin.health, verbose);
+    let code = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (code, text)
+}
+
+fn report(health: &Health, verbose: bool) -> (bool, String) {
+    let checks = health.checks();
+    let ready = checks.iter().all(|(_, ok)| *ok);
+    let mut text = String::new();
+    for (name, ok) in checks.iter().filter(|(_, ok)| verbose || !ok) {
+        let (sign, word) = if *ok { ('+', "ok") } else { ('-', "not yet") };
+        text += &format!("[{sign}]{name} {word}\n");
+    }
+    text += if ready { "ok\n" } else { "not ready\n" };
+    (ready, text)
+}
+
+async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
+    let Admin {
+        metrics,
+        registry,
+        queue,
+        ledger,
+        ..
+    } = &*admin;
+    let text = metrics.scrape(registry, queue.depth(), ledger.census());
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(CONTENT_TYPE, kind)], text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_waits_for_the_list_and_the_allocator_and_says_for_which() {
+        let health = Health::default();
+        assert!(!report(&health, false).0);
+        health.services_listed();
+        let (ready, text) = report(&health, false);
+        assert_eq!(
+            (ready, text.as_str()),
+            (false, "[-]allocator-answered not yet\nnot ready\n")
+        );
+        health.allocator_answered();
+        assert_eq!(report(&health, false), (true, "ok\n".into()));
+        let verbose = "[+]services-listed ok\n[+]allocator-answered ok\nok\n";
+        assert_eq!(report(&health, true), (true, verbose.into()));
+    }
+}

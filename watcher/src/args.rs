@@ -1,0 +1,230 @@
+//! Every flag and environment variable.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+
+use clap::{Parser, ValueEnum};
+use jiff::tz::TimeZone;
+use tonic::transport::Endpoint;
+
+/// Gives the Services of one Kubernetes cluster the addresses that lb-allocator
+/// grants.
+#[derive(Clone, Debug, Parser)]
+#[command(version)]
+pub struct Args {
+    /// Where lb-allocator listens: http://HOST:PORT or unix:///PATH.
+    #[arg(
+        long,
+        env = "LB_WATCHER_ALLOCATOR",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:7373"
+    )]
+    pub allocator: AllocatorUrl,
+
+    /// This cluster's name, by which lb-allocator tells it from others: a DNS
+    /// subdomain.
+    #[arg(long, env = "LB_WATCHER_CLUSTER", value_name = "NAME")]
+    pub cluster: ClusterName,
+
+    /// A kubeconfig file. Default: $KUBECONFIG, ~/.kube/config, or the Pod's
+    /// service account.
+    #[arg(long, env = "LB_WATCHER_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// The context of the kubeconfig. Default: its current one.
+    #[arg(long, env = "LB_WATCHER_CONTEXT", value_name = "NAME")]
+    pub context: Option<String>,
+
+    /// Serve only Services of this spec.loadBalancerClass. Default: only those
+    /// that name none.
+    #[arg(long, env = "LB_WATCHER_LOAD_BALANCER_CLASS", value_name = "CLASS")]
+    pub load_balancer_class: Option<ClassName>,
+
+    /// With a class, serve Services that name none as well.
+    #[arg(long, env = "LB_WATCHER_HANDLE_UNCLASSED")]
+    pub handle_unclassed: bool,
+
+    /// Where /metrics, /healthz and /readyz are served.
+    #[arg(
+        long,
+        env = "LB_WATCHER_ADMIN_LISTEN",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:7375"
+    )]
+    pub admin_listen: SocketAddr,
+
+    /// How many Services are worked on at a time, 1 to 256.
+    #[arg(long, env = "LB_WATCHER_CONCURRENCY", value_name = "N", default_value_t = 16,
+          value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub concurrency: u16,
+
+    /// classic: one line per decision on stdout, all else on stderr. pretty, json:
+    /// everything on stdout.
+    #[arg(
+        long,
+        env = "LB_WATCHER_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "classic"
+    )]
+    pub log_format: LogFormat,
+
+    /// What is logged, as a tracing filter.
+    #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = "info")]
+    pub log_filter: String,
+
+    /// The name of this process in Events.
+    #[arg(
+        long,
+        env = "HOSTNAME",
+        value_name = "NAME",
+        default_value = "lb-watcher",
+        hide = true
+    )]
+    pub instance: String,
+}
+
+/// How logs look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// The original controller's lines.
+    Classic,
+    /// For people.
+    Pretty,
+    /// For machines.
+    Json,
+}
+
+/// Where the allocator listens.
+#[derive(Clone, Debug)]
+pub struct AllocatorUrl(pub Endpoint);
+
+impl FromStr for AllocatorUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = ["http://", "unix:///"];
+        if !known.iter().any(|scheme| text.starts_with(scheme)) {
+            return Err("an allocator's URL is http://HOST:PORT or unix:///PATH".into());
+        }
+        let endpoint = Endpoint::from_shared(text.to_owned());
+        endpoint.map(Self).map_err(|error| error.to_string())
+    }
+}
+
+/// A cluster's name: a DNS subdomain (RFC 1123).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterName(pub String);
+
+impl FromStr for ClusterName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if is_subdomain(text) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(
+                "a cluster's name is a DNS subdomain: lower case letters, digits, '-' and '.', \
+                 at most 253 characters, each part beginning and ending with a letter or digit",
+            )
+        }
+    }
+}
+
+/// A load balancer class: a label-style name, as the API server takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassName(pub String);
+
+impl FromStr for ClassName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (prefix, name) = match text.split_once('/') {
+            Some((prefix, name)) => (Some(prefix), name),
+            None => (None, text),
+        };
+        let alphanumeric = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+        let bytes = name.as_bytes();
+        let fits = bytes.len() <= 63
+            && alphanumeric(bytes.first())
+            && alphanumeric(bytes.last())
+            && bytes
+                .iter()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b));
+        if fits && prefix.is_none_or(is_subdomain) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(
+                "a class is a name like example.org/internal or internal: letters, digits, \
+                 '-', '_' and '.', at most 63 characters after the prefix",
+            )
+        }
+    }
+}
+
+fn is_subdomain(text: &str) -> bool {
+    let alphanumeric =
+        |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    text.len() <= 253
+        && text.split('.').all(|label| {
+            let bytes = label.as_bytes();
+            alphanumeric(bytes.first())
+                && alphanumeric(bytes.last())
+                && bytes.iter().all(|b| alphanumeric(Some(b)) || *b == b'-')
+        })
+}
+
+/// The zone of the classic log's times: UTC, unless TZ names another.
+pub fn time_zone() -> TimeZone {
+    match std::env::var_os("TZ") {
+        Some(zone) if !zone.is_empty() => TimeZone::system(),
+        Some(_) | None => TimeZone::UTC,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Args, clap::Error> {
+        let base = ["lb-watcher", "--cluster", "a"];
+        Args::try_parse_from(base.iter().chain(args))
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_at_the_start() {
+        for bad in [
+            &["--cluster", "Not A Name"][..],
+            &["--cluster", ""],
+            &["--cluster", "a..b"],
+            &["--load-balancer-class", ""],
+            &["--load-balancer-class", "example.org/"],
+            &["--load-balancer-class", "Example.org/x"],
+            &["--load-balancer-class", "a/b/c"],
+            &["--allocator", "127.0.0.1:7373"],
+            &["--allocator", "ftp://x"],
+            &["--concurrency", "0"],
+            &["--concurrency", "257"],
+            &["--log-format", "xml"],
+        ] {
+            let args: Vec<_> = ["lb-watcher"].iter().chain(bad).collect();
+            let args = Args::try_parse_from(if bad[0] == "--cluster" {
+                args
+            } else {
+                args.into_iter().chain(&["--cluster", "a"]).collect()
+            });
+            assert!(args.is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_makes_sense_is_taken() {
+        for good in [
+            &["--load-balancer-class", "internal"][..],
+            &["--load-balancer-class", "example.org/In_ternal.1"],
+            &["--allocator", "unix:///run/lb.sock"],
+            &["--allocator", "http://[::1]:7373"],
+            &["--concurrency", "256"],
+        ] {
+            assert!(parse(good).is_ok(), "{good:?}");
+        }
+    }
+}

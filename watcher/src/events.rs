@@ -1,0 +1,183 @@
+//! Events for people, sent behind the addresses: from a bounded queue of their
+//! own, one at a time, while no Service waits for a worker. One that cannot be
+//! sent is lost; that is counted, and harms nobody.
+//!
+//! They are created as they are and not through kube's `Recorder`: that folds
+//! events of one reason into a series that keeps the note of the first, but here
+//! the note is the news; and it looks through its cache for each event.
+
+use std::time::Duration;
+
+use k8s_openapi::{
+    api::{
+        core::v1::{ObjectReference, Service},
+        events::v1::Event,
+    },
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+    jiff::Timestamp,
+};
+use kube::{Api, Client, Error, Resource, api::PostParams};
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, warn};
+
+use crate::{
+    key::Key,
+    metrics::{ApiCall, Metrics},
+    status::{MANAGER, Transition},
+    wish::join,
+};
+
+/// How many wait at most.
+const CAPACITY: usize = 16_384;
+/// How long one waits at most for the workers to have nothing to do.
+const PATIENCE: Duration = Duration::from_secs(1);
+const DEADLINE: Duration = Duration::from_secs(10);
+/// The API server takes notes of at most 1 kB.
+const NOTE_LIMIT: usize = 1024;
+
+/// Takes Events, and never waits.
+#[derive(Clone)]
+pub struct Events {
+    queue: mpsc::Sender<Event>,
+    metrics: Metrics,
+}
+
+/// Sends them.
+pub struct Sender {
+    queue: mpsc::Receiver<Event>,
+    client: Client,
+    metrics: Metrics,
+    instance: String,
+}
+
+/// Both ends. `instance` names this process.
+pub fn channel(client: Client, instance: String, metrics: Metrics) -> (Events, Sender) {
+    let (sender, receiver) = mpsc::channel(CAPACITY);
+    let events = Events {
+        queue: sender,
+        metrics: metrics.clone(),
+    };
+    let sender = Sender {
+        queue: receiver,
+        client,
+        metrics,
+        instance,
+    };
+    (events, sender)
+}
+
+impl Events {
+    /// Something happened to a Service.
+    pub fn transition(&self, service: &Service, transition: &Transition) {
+        let (kind, reason) = match transition {
+            Transition::Assigned(_) => ("Normal", "AddressAssigned"),
+            Transition::Changed { .. } => ("Normal", "AddressChanged"),
+            Transition::Failed { .. } => ("Warning", "AllocationFailed"),
+        };
+        let regarding = service.object_ref(&());
+        self.put(event(regarding, kind, reason, transition.note()));
+    }
+
+    /// A Service, which may be gone, gave its addresses back.
+    pub fn released(&self, key: &Key, uid: &str, addresses: &[std::net::IpAddr]) {
+        let regarding = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Service".into()),
+            namespace: Some(key.namespace.clone()),
+            name: Some(key.name.clone()),
+            uid: Some(uid.to_owned()),
+            ..ObjectReference::default()
+        };
+        let note = format!("released {}", join(addresses));
+        self.put(event(regarding, "Normal", "AddressReleased", note));
+    }
+
+    fn put(&self, event: Event) {
+        if self.queue.try_send(event).is_err() {
+            self.metrics.event_dropped();
+        }
+    }
+}
+
+impl Sender {
+    /// Sends until nobody can put anything any more and all is sent.
+    pub async fn run(mut self, mut busy: watch::Receiver<bool>) {
+        while let Some(mut event) = self.queue.recv().await {
+            let idle = busy.wait_for(|busy| !busy);
+            let _ = tokio::time::timeout(PATIENCE, idle).await.is_ok();
+            event.reporting_instance = Some(self.instance.clone());
+            self.send(event).await;
+        }
+    }
+
+    async fn send(&self, event: Event) {
+        let namespace = event.metadata.namespace.clone().unwrap_or_default();
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
+        let params = PostParams::default();
+        let create = tokio::time::timeout(DEADLINE, api.create(&params, &event));
+        let code = match create.await {
+            Ok(Ok(_)) => 201,
+            // A namespace that is being deleted takes no Events.
+            Ok(Err(Error::Api(status))) if status.code == 403 || status.code == 404 => {
+                debug!(namespace, error = %status, "an Event was not taken");
+                status.code
+            }
+            Ok(Err(Error::Api(status))) => {
+                warn!(namespace, error = %status, "an Event was not taken");
+                status.code
+            }
+            Ok(Err(error)) => {
+                warn!(namespace, %error, "an Event could not be sent");
+                0
+            }
+            Err(_) => {
+                warn!(namespace, "an Event could not be sent in time");
+                0
+            }
+        };
+        self.metrics.api_call(ApiCall {
+            kind: "create_event",
+            code,
+        });
+        if code != 201 {
+            self.metrics.event_dropped();
+        }
+    }
+}
+
+fn event(regarding: ObjectReference, kind: &str, reason: &str, mut note: String) -> Event {
+    note.truncate(note.floor_char_boundary(NOTE_LIMIT));
+    let now = Timestamp::now();
+    let name = regarding.name.as_deref().unwrap_or_default();
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{name}.{:x}", now.as_nanosecond())),
+            namespace: regarding.namespace.clone(),
+            ..ObjectMeta::default()
+        },
+        event_time: Some(MicroTime(now)),
+        type_: Some(kind.into()),
+        reason: Some(reason.into()),
+        action: Some("AllocateAddress".into()),
+        note: Some(note),
+        reporting_controller: Some(MANAGER.into()),
+        regarding: Some(regarding),
+        ..Event::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_note_is_cut_between_characters() {
+        let event = event(
+            ObjectReference::default(),
+            "Normal",
+            "R",
+            "ä".repeat(600) + "x",
+        );
+        assert_eq!(event.note.unwrap().len(), NOTE_LIMIT);
+    }
+}

@@ -1,0 +1,412 @@
+//! What this process knows of each Service beyond the object: whom it asked for,
+//! what the allocator last said, what the Service waits for. All of it can be
+//! learned again: a restart loses nothing but time.
+
+use std::{collections::HashMap, net::IpAddr, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::{
+    grant::Grant,
+    key::Key,
+    reason::{Refusal, Remedy},
+    wish::Family,
+};
+
+/// How often an address list that was edited by hand is put back within
+/// [`FORCE_WINDOW`], before the editor counts as another controller.
+const FORCE_LIMIT: usize = 3;
+const FORCE_WINDOW: Duration = Duration::from_secs(600);
+/// After this time an event of a Service that is well asks the allocator again.
+const GRANT_LIFETIME: Duration = Duration::from_secs(600);
+
+/// Shared by all tasks.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    records: HashMap<Key, Record>,
+    /// Grows with each loss of the allocator: what it said before has to be
+    /// confirmed.
+    epoch: u64,
+    /// Grows with each thing the allocator tells: an answer that was under way
+    /// meanwhile may be outdated.
+    news: u64,
+}
+
+/// One Service.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    /// The uid we last acquired for, or the one that the allocator knows.
+    pub uid: String,
+    /// What that uid holds.
+    pub held: Vec<IpAddr>,
+    /// Addresses that were seen in place in the status.
+    pub published: Vec<IpAddr>,
+    /// What the allocator last said.
+    pub reply: Option<Reply>,
+    /// Since when the Service has no address, and what it waits for.
+    pub waiting: Option<Waiting>,
+    forced: Vec<Instant>,
+}
+
+/// An answer of the allocator.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// To this wish.
+    pub wish: u64,
+    /// What it was.
+    pub outcome: Result<Grant, Refusal>,
+    epoch: u64,
+    until: Instant,
+}
+
+/// A Service that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// For what.
+    pub remedy: Remedy,
+    /// For addresses of these families.
+    pub families: Vec<Family>,
+    /// Since then, seconds since 1970.
+    pub since: i64,
+    /// Whether it holds nothing.
+    pub pending: bool,
+}
+
+/// Read before a question is asked, to tell afterwards whether the answer can be
+/// relied on.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    epoch: u64,
+    news: u64,
+}
+
+/// How many Services hold an address, how many wait for one, and since when the
+/// first of these does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Services that hold an address.
+    pub held: usize,
+    /// Services that have none.
+    pub pending: usize,
+    /// Seconds since 1970.
+    pub oldest: Option<i64>,
+}
+
+impl Ledger {
+    /// What is known.
+    pub fn get(&self, key: &Key) -> Option<Record> {
+        self.state.lock().records.get(key).cloned()
+    }
+
+    /// Whether anything is known.
+    pub fn knows(&self, key: &Key) -> bool {
+        self.state.lock().records.contains_key(key)
+    }
+
+    /// Every Service of which something is known.
+    pub fn keys(&self) -> Vec<Key> {
+        self.state.lock().records.keys().cloned().collect()
+    }
+
+    /// Nothing is known any more.
+    pub fn forget(&self, key: &Key) {
+        self.state.lock().records.remove(key);
+    }
+
+    /// The allocator has an address for a Service that nothing is known of.
+    pub fn learn(&self, key: &Key, uid: &str, address: IpAddr) {
+        let mut state = self.state.lock();
+        let record = state.records.entry(key.clone());
+        let record = record.or_insert_with(|| Record::of(uid));
+        if record.uid == uid && !record.held.contains(&address) {
+            record.held.push(address);
+        }
+    }
+
+    /// A Service is gone that may have been granted something before this process
+    /// began.
+    pub fn departed(&self, key: &Key, uid: &str) {
+        let mut state = self.state.lock();
+        let record = state.records.entry(key.clone());
+        record.or_insert_with(|| Record::of(uid));
+    }
+
+    /// Now.
+    pub fn moment(&self) -> Moment {
+        let State { epoch, news, .. } = *self.state.lock();
+        Moment { epoch, news }
+    }
+
+    /// The last answer to this wish of this uid, if it can still be relied on.
+    pub fn answer(&self, record: &Record, uid: &str, wish: u64) -> Option<Result<Grant, Refusal>> {
+        let epoch = self.state.lock().epoch;
+        record
+            .reply
+            .as_ref()
+            .filter(|_| record.uid == uid)
+            .filter(|r| r.wish == wish && r.epoch == epoch && Instant::now() < r.until)
+            .map(|r| r.outcome.clone())
+    }
+
+    /// The allocator granted addresses. Says whether the answer stands: it does not
+    /// when the allocator told something while it was under way.
+    pub fn granted(&self, key: &Key, uid: &str, wish: u64, grant: &Grant, asked: Moment) -> bool {
+        let mut state = self.state.lock();
+        let stands = state.news == asked.news || grant.unmet.is_empty();
+        let lifetime = if stands {
+            GRANT_LIFETIME
+        } else {
+            Duration::ZERO
+        };
+        let record = state.record(key, uid);
+        record.held = grant.addresses();
+        record.reply = Some(Reply {
+            wish,
+            outcome: Ok(grant.clone()),
+            epoch: asked.epoch,
+            until: Instant::now() + lifetime,
+        });
+        stands
+    }
+
+    /// The allocator refused. The answer is good for `lifetime`. Says whether it
+    /// stands.
+    pub fn refused(
+        &self,
+        key: &Key,
+        uid: &str,
+        wish: u64,
+        refusal: &Refusal,
+        (asked, lifetime): (Moment, Duration),
+    ) -> bool {
+        let mut state = self.state.lock();
+        let stands = state.news == asked.news;
+        let record = state.record(key, uid);
+        record.reply = Some(Reply {
+            wish,
+            outcome: Err(refusal.clone()),
+            epoch: asked.epoch,
+            until: Instant::now() + if stands { lifetime } else { Duration::ZERO },
+        });
+        stands
+    }
+
+    /// What the Service waits for from now on.
+    pub fn waits(&self, key: &Key, uid: &str, waiting: Waiting) {
+        let mut state = self.state.lock();
+        let record = state.records.entry(key.clone());
+        let record = record.or_insert_with(|| Record::of(uid));
+        record.waiting = Some(waiting);
+    }
+
+    /// The Service waits for nothing.
+    pub fn waits_no_more(&self, key: &Key) {
+        if let Some(record) = self.state.lock().records.get_mut(key) {
+            record.waiting = None;
+        }
+    }
+
+    /// The status shows these addresses of ours.
+    pub fn published(&self, key: &Key, addresses: &[IpAddr]) {
+        if let Some(record) = self.state.lock().records.get_mut(key)
+            && record.published != addresses
+        {
+            record.published = addresses.to_vec();
+        }
+    }
+
+    /// Somebody else claims the status.
+    pub fn unpublished(&self, key: &Key) {
+        self.published(key, &[]);
+    }
+
+    /// Whether the address list may be put back by force once more.
+    pub fn may_force(&self, key: &Key) -> bool {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let Some(record) = state.records.get_mut(key) else {
+            return false;
+        };
+        record.forced.retain(|at| now < *at + FORCE_WINDOW);
+        let may = record.forced.len() < FORCE_LIMIT;
+        if may {
+            record.forced.push(now);
+        }
+        may
+    }
+
+    /// The allocator is lost.
+    pub fn lost(&self) {
+        let mut state = self.state.lock();
+        state.epoch += 1;
+        state.news += 1;
+    }
+
+    /// The allocator told something. Returns the Services that `matter`, whose
+    /// last answer is outdated now.
+    pub fn wake(&self, matter: impl Fn(&Waiting) -> bool) -> Vec<Key> {
+        let mut state = self.state.lock();
+        state.news += 1;
+        let waiting = state
+            .records
+            .iter_mut()
+            .filter(|(_, record)| record.waiting.as_ref().is_some_and(&matter));
+        waiting
+            .map(|(key, record)| {
+                record.reply = None;
+                key.clone()
+            })
+            .collect()
+    }
+
+    /// Counts. Linear in the number of Services: for scrapes.
+    pub fn census(&self) -> Census {
+        let state = self.state.lock();
+        let mut census = Census::default();
+        for record in state.records.values() {
+            census.held += usize::from(!record.held.is_empty());
+            if let Some(waiting) = record.waiting.as_ref().filter(|w| w.pending) {
+                census.pending += 1;
+                let oldest = census.oldest.unwrap_or(waiting.since);
+                census.oldest = Some(oldest.min(waiting.since));
+            }
+        }
+        census
+    }
+}
+
+impl Record {
+    fn of(uid: &str) -> Self {
+        Self {
+            uid: uid.to_owned(),
+            ..Self::default()
+        }
+    }
+}
+
+impl State {
+    /// The record of this uid. What another uid held is what this one takes over
+    /// when it is granted something, and what is to be released when it is not.
+    fn record(&mut self, key: &Key, uid: &str) -> &mut Record {
+        let record = self.records.entry(key.clone()).or_default();
+        if record.uid != uid {
+            *record = Record::of(uid);
+        }
+        record
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{grant::Held, reason::Reason};
+
+    fn key() -> Key {
+        Key {
+            namespace: "ns".into(),
+            name: "svc".into(),
+        }
+    }
+
+    fn grant() -> Grant {
+        Grant {
+            held: vec![Held {
+                address: "192.0.2.1".parse().unwrap(),
+                pool: "red".into(),
+            }],
+            satisfied: true,
+            unmet: vec![],
+        }
+    }
+
+    fn freed(ledger: &Ledger) -> Vec<Key> {
+        ledger.wake(|waiting| waiting.remedy == Remedy::WaitForFreed)
+    }
+
+    fn exhausted(ledger: &Ledger, asked: Moment) -> bool {
+        let refusal = Refusal::new(Reason::PoolExhausted, "full");
+        let stands = ledger.refused(&key(), "u", 7, &refusal, (asked, Duration::from_secs(300)));
+        let waiting = Waiting {
+            remedy: refusal.remedy,
+            families: vec![Family::V4],
+            since: 42,
+            pending: true,
+        };
+        ledger.waits(&key(), "u", waiting);
+        stands
+    }
+
+    fn answered(ledger: &Ledger, uid: &str, wish: u64) -> bool {
+        let record = ledger.get(&key()).unwrap();
+        ledger.answer(&record, uid, wish).is_some()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_serves_the_same_question_until_the_allocator_is_lost_or_time_passes() {
+        let ledger = Ledger::default();
+        assert!(ledger.granted(&key(), "u", 7, &grant(), ledger.moment()));
+        assert!(answered(&ledger, "u", 7));
+        assert!(!answered(&ledger, "u", 8), "another wish");
+        assert!(!answered(&ledger, "other", 7), "another uid");
+        tokio::time::advance(GRANT_LIFETIME).await;
+        assert!(!answered(&ledger, "u", 7), "old");
+        ledger.granted(&key(), "u", 7, &grant(), ledger.moment());
+        ledger.lost();
+        assert!(!answered(&ledger, "u", 7), "lost");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_allocator_tells_outdates_the_refusals_that_it_concerns() {
+        let ledger = Ledger::default();
+        assert!(exhausted(&ledger, ledger.moment()));
+        assert!(answered(&ledger, "u", 7));
+        assert!(
+            ledger
+                .wake(|waiting| waiting.remedy == Remedy::WaitForPools)
+                .is_empty()
+        );
+        assert!(answered(&ledger, "u", 7));
+        assert_eq!(freed(&ledger), [key()]);
+        assert!(!answered(&ledger, "u", 7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_does_not_stand_if_something_was_freed_while_it_was_under_way() {
+        let ledger = Ledger::default();
+        let asked = ledger.moment();
+        assert!(freed(&ledger).is_empty());
+        assert!(!exhausted(&ledger, asked));
+        assert!(!answered(&ledger, "u", 7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn force_is_limited_and_comes_back_with_time() {
+        let ledger = Ledger::default();
+        ledger.granted(&key(), "u", 7, &grant(), ledger.moment());
+        let allowed = (0..5).filter(|_| ledger.may_force(&key())).count();
+        assert_eq!(allowed, FORCE_LIMIT);
+        tokio::time::advance(FORCE_WINDOW).await;
+        assert!(ledger.may_force(&key()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_census_tells_holders_from_pending_ones() {
+        let ledger = Ledger::default();
+        exhausted(&ledger, ledger.moment());
+        let census = ledger.census();
+        assert_eq!(
+            (census.held, census.pending, census.oldest),
+            (0, 1, Some(42))
+        );
+        ledger.waits_no_more(&key());
+        ledger.granted(&key(), "u", 7, &grant(), ledger.moment());
+        let census = ledger.census();
+        assert_eq!((census.held, census.pending, census.oldest), (1, 0, None));
+    }
+}

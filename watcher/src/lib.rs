@@ -1,0 +1,44 @@
+//! lb-watcher gives the Services of one cluster the addresses that lb-allocator
+//! grants. It decides nothing and keeps nothing that a restart could lose.
+//!
+//! ```text
+//!   API server                                             lb-allocator
+//!       │ watch                                  Watch stream │   ▲ Acquire
+//!       ▼                                                     ▼   │ Release
+//! service_watch ──► service_store                announcements    │
+//!       │ keys           │                            │ keys      │
+//!       ▼                ▼                            ▼           │
+//!     queue ─────────► sync, one Service at a time ◄─ queue       │
+//!       ▲                │  wish: what it asks for ─► allocator ──┘
+//!       │ keys           │  status: what it should say, and the patch
+//!    orphans             │  service_api: one write, or none
+//!  after each list       └─► events and decision_log: what is new, once
+//! ```
+//!
+//! Start reading at [`sync`]; [`wish`], [`grant`] and [`status`] are its pure
+//! parts. [`queue`] says who is looked at when, [`ledger`] what this process
+//! remembers meanwhile, [`reason`] what each refusal leads to, [`scope`] which
+//! Services are ours. [`run`] puts the tasks together.
+
+pub mod admin;
+pub mod allocator;
+pub mod announcements;
+pub mod args;
+pub mod decision_log;
+pub mod events;
+pub mod grant;
+pub mod key;
+pub mod ledger;
+pub mod logging;
+pub mod metrics;
+pub mod orphans;
+pub mod queue;
+pub mod reason;
+pub mod run;
+pub mod scope;
+pub mod service_api;
+pub mod service_store;
+pub mod service_watch;
+pub mod status;
+pub mod sync;
+pub mod wish;

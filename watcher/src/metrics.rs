@@ -1,0 +1,201 @@
+//! What can be counted about the watcher. Names carry the prefix `lb_watcher_`.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+use tonic::Code;
+
+use crate::ledger::Census;
+
+/// Handles to all metrics; a clone counts into the same ones.
+#[derive(Clone)]
+pub struct Metrics {
+    syncs: Family<Outcome, Counter>,
+    sync_seconds: Histogram,
+    api_calls: Family<ApiCall, Counter>,
+    rpcs: Family<RpcCall, Counter>,
+    watch_errors: Family<Stream, Counter>,
+    events_dropped: Counter,
+    queue_depth: Gauge,
+    held: Gauge,
+    pending: Gauge,
+    oldest_pending: Gauge,
+    allocator_up: Gauge,
+}
+
+/// How a sync ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    /// `done`, `waiting`, `again` or `retry`.
+    pub outcome: &'static str,
+}
+
+/// A call to the API server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ApiCall {
+    /// `get`, `patch_status` or `create_event`.
+    pub kind: &'static str,
+    /// The HTTP status; 0 where there was no answer.
+    pub code: u16,
+}
+
+/// A call to the allocator.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RpcCall {
+    method: &'static str,
+    code: String,
+}
+
+/// A long-lived stream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Stream {
+    /// `services` or `allocator`.
+    pub stream: &'static str,
+}
+
+impl RpcCall {
+    /// With the code's gRPC name.
+    pub fn new(method: &'static str, code: Code) -> Self {
+        let code = format!("{code:?}");
+        Self { method, code }
+    }
+}
+
+impl Metrics {
+    /// All metrics, registered.
+    pub fn new() -> (Self, Registry) {
+        let metrics = Self {
+            syncs: Family::default(),
+            sync_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 16)),
+            api_calls: Family::default(),
+            rpcs: Family::default(),
+            watch_errors: Family::default(),
+            events_dropped: Counter::default(),
+            queue_depth: Gauge::default(),
+            held: Gauge::default(),
+            pending: Gauge::default(),
+            oldest_pending: Gauge::default(),
+            allocator_up: Gauge::default(),
+        };
+        let mut registry = Registry::with_prefix("lb_watcher");
+        metrics.register(&mut registry);
+        (metrics, registry)
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        let Self {
+            syncs,
+            sync_seconds,
+            api_calls,
+            rpcs,
+            watch_errors,
+            events_dropped,
+            queue_depth,
+            held,
+            pending,
+            oldest_pending,
+            allocator_up,
+        } = self.clone();
+        registry.register("syncs", "Services looked at, by how it ended", syncs);
+        registry.register_with_unit(
+            "sync_duration",
+            "Time to look at one Service",
+            Unit::Seconds,
+            sync_seconds,
+        );
+        registry.register(
+            "api_calls",
+            "Calls to the API server, by HTTP status (0: no answer)",
+            api_calls,
+        );
+        registry.register(
+            "allocator_rpcs",
+            "Calls to lb-allocator, by gRPC code",
+            rpcs,
+        );
+        registry.register(
+            "stream_errors",
+            "Long-lived streams that broke or could not be had",
+            watch_errors,
+        );
+        registry.register(
+            "events_dropped",
+            "Events that were not sent",
+            events_dropped,
+        );
+        registry.register(
+            "queue_depth",
+            "Services that wait for a worker",
+            queue_depth,
+        );
+        registry.register("services_held", "Services that hold an address", held);
+        registry.register("services_pending", "Services without an address", pending);
+        registry.register_with_unit(
+            "oldest_pending",
+            "How long the first of the Services without an address has been waiting",
+            Unit::Seconds,
+            oldest_pending,
+        );
+        registry.register(
+            "allocator_stream_up",
+            "1 while lb-allocator tells of changes",
+            allocator_up,
+        );
+    }
+
+    /// A sync ended.
+    pub fn sync(&self, outcome: &'static str, took: Duration) {
+        self.syncs.get_or_create(&Outcome { outcome }).inc();
+        self.sync_seconds.observe(took.as_secs_f64());
+    }
+
+    /// The API server was called.
+    pub fn api_call(&self, call: ApiCall) {
+        self.api_calls.get_or_create(&call).inc();
+    }
+
+    /// The allocator was called.
+    pub fn rpc(&self, call: RpcCall) {
+        self.rpcs.get_or_create(&call).inc();
+    }
+
+    /// A stream broke.
+    pub fn stream_error(&self, stream: &'static str) {
+        self.watch_errors.get_or_create(&Stream { stream }).inc();
+    }
+
+    /// An Event was lost.
+    pub fn event_dropped(&self) {
+        self.events_dropped.inc();
+    }
+
+    /// Whether the allocator tells of changes.
+    pub fn allocator_up(&self, up: bool) {
+        self.allocator_up.set(i64::from(up));
+    }
+
+    /// The text of a scrape.
+    pub fn scrape(&self, registry: &Registry, depth: usize, census: Census) -> String {
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.queue_depth.set(count(depth));
+        self.held.set(count(census.held));
+        self.pending.set(count(census.pending));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |now| now.as_secs().cast_signed());
+        let age = census.oldest.map_or(0, |since| (now - since).max(0));
+        self.oldest_pending.set(age);
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, registry);
+        text
+    }
+}

@@ -1,0 +1,212 @@
+//! Puts the parts together, and takes them apart in order at the end.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use crate::{
+    admin::{Admin, Health},
+    allocator::Allocator,
+    announcements::{Announcements, Link},
+    args::{Args, LogFormat, time_zone},
+    decision_log::DecisionLog,
+    events,
+    ledger::Ledger,
+    metrics::Metrics,
+    orphans::Orphans,
+    queue::{Next, Queue},
+    scope::ClassRule,
+    service_api::ServiceApi,
+    service_store::ServiceStore,
+    service_watch::{ServiceWatch, WATCH_SECONDS},
+    sync::Syncer,
+};
+
+/// How long what is under way may take once the end was asked for.
+const GRACE: Duration = Duration::from_secs(10);
+/// How long Events may still be sent after that.
+const EVENTS_GRACE: Duration = Duration::from_secs(1);
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let Args {
+        allocator,
+        cluster,
+        kubeconfig,
+        context,
+        load_balancer_class,
+        handle_unclassed,
+        admin_listen,
+        concurrency,
+        log_format,
+        log_filter: _,
+        instance,
+    } = args;
+    let config = kube_config(kubeconfig, context).await?;
+    info!(cluster = cluster.0, api_server = %config.cluster_url, allocator = %allocator.0.uri(), "starting");
+    let client = Client::try_from(config).context("cannot make a Kubernetes client")?;
+    let listener = TcpListener::bind(admin_listen)
+        .await
+        .with_context(|| format!("cannot listen on --admin-listen {admin_listen}"))?;
+
+    let rule = ClassRule::new(load_balancer_class.map(|class| class.0), handle_unclassed);
+    let (metrics, registry) = Metrics::new();
+    let store = Arc::new(ServiceStore::new(rule));
+    let ledger = Arc::new(Ledger::default());
+    let queue = Arc::new(Queue::default());
+    let health = Arc::new(Health::default());
+    let allocator = Allocator::new(&allocator.0, cluster.0, metrics.clone());
+    let api = ServiceApi::new(client.clone(), metrics.clone());
+    let (events, sender) = events::channel(client.clone(), instance, metrics.clone());
+    let (link_sender, link) = watch::channel(Link::Connecting);
+    let (lists, lists_receiver) = watch::channel(0);
+    let syncer = Arc::new(Syncer {
+        store: store.clone(),
+        ledger: ledger.clone(),
+        allocator: allocator.clone(),
+        link,
+        api: api.clone(),
+        events,
+        decisions: match log_format {
+            LogFormat::Classic => DecisionLog::Classic(time_zone()),
+            LogFormat::Pretty | LogFormat::Json => DecisionLog::Structured,
+        },
+    });
+
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let spawn = |task| tasks.spawn(stop.clone().run_until_cancelled_owned(task));
+    let admin = Admin {
+        health: health.clone(),
+        metrics: metrics.clone(),
+        registry,
+        queue: queue.clone(),
+        ledger: ledger.clone(),
+    };
+    tasks.spawn(admin.serve(listener, stop.clone()));
+    spawn(boxed(
+        Announcements {
+            allocator: allocator.clone(),
+            link: link_sender,
+            ledger: ledger.clone(),
+            store: store.clone(),
+            queue: queue.clone(),
+            health: health.clone(),
+            metrics: metrics.clone(),
+        }
+        .run(),
+    ));
+    spawn(boxed(
+        Orphans {
+            allocator,
+            api,
+            store: store.clone(),
+            ledger: ledger.clone(),
+            queue: queue.clone(),
+        }
+        .run(lists_receiver),
+    ));
+    spawn(boxed(
+        ServiceWatch {
+            store,
+            ledger,
+            queue: queue.clone(),
+            lists,
+            health,
+            metrics: metrics.clone(),
+        }
+        .run(client),
+    ));
+    let events = tokio::spawn(sender.run(queue.busy()));
+    for _ in 0..concurrency {
+        tasks.spawn(work(queue.clone(), syncer.clone(), metrics.clone()));
+    }
+    drop(syncer);
+
+    stop_signal().await?;
+    info!("stopping");
+    stop.cancel();
+    queue.close();
+    tasks.close();
+    if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
+        warn!("gave up on what was still under way; it is taken up at the next start");
+    }
+    let _rest_is_lost = tokio::time::timeout(EVENTS_GRACE, events).await;
+    Ok(())
+}
+
+fn boxed(
+    task: impl Future<Output = ()> + Send + 'static,
+) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(task)
+}
+
+/// One worker.
+async fn work(queue: Arc<Queue>, syncer: Arc<Syncer>, metrics: Metrics) {
+    while let Some(job) = queue.pop().await {
+        let start = Instant::now();
+        let next = syncer.sync(&job).await;
+        queue.done(&job.key, next);
+        let outcome = match next {
+            Next::Done => "done",
+            Next::Again => "again",
+            Next::After(_) => "waiting",
+            Next::Retry => "retry",
+        };
+        metrics.sync(outcome, start.elapsed());
+    }
+}
+
+async fn kube_config(
+    file: Option<std::path::PathBuf>,
+    context: Option<String>,
+) -> anyhow::Result<Config> {
+    let options = KubeConfigOptions {
+        context,
+        ..KubeConfigOptions::default()
+    };
+    let mut config = match file {
+        Some(file) => {
+            let kubeconfig = Kubeconfig::read_from(&file)
+                .with_context(|| format!("cannot read --kubeconfig {}", file.display()))?;
+            Config::from_custom_kubeconfig(kubeconfig, &options)
+                .await
+                .with_context(|| format!("cannot use --kubeconfig {}", file.display()))?
+        }
+        None if options.context.is_some() => Config::from_kubeconfig(&options)
+            .await
+            .context("cannot use the kubeconfig with --context")?,
+        None => Config::infer().await.context(
+            "found no way to the API server: neither a kubeconfig nor a Pod's service account; \
+             name one with --kubeconfig",
+        )?,
+    };
+    // Retries are the queue's business: a call that sleeps holds a worker.
+    config.default_retry = false;
+    // For a list that never ends; watches say something more often than this.
+    config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS) + 10));
+    config.reset_reader_on_write = true;
+    Ok(config)
+}
+
+async fn stop_signal() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

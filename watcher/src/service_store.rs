@@ -1,0 +1,240 @@
+//! The Services as the API server last told: those of type LoadBalancer, and those
+//! that carry our condition. The rest of a cluster's Services costs no memory.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use k8s_openapi::api::core::v1::Service;
+use kube::ResourceExt;
+use parking_lot::Mutex;
+
+use crate::{
+    key::Key,
+    scope::{ClassRule, Scope},
+    status,
+};
+
+/// Shared by the watch, which fills it, and the workers.
+#[derive(Debug)]
+pub struct ServiceStore {
+    rule: ClassRule,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    services: HashMap<Key, Arc<Service>>,
+    /// While a list is read: what it named, and what of it was news.
+    listed: HashSet<Key>,
+    news: HashSet<Key>,
+}
+
+impl ServiceStore {
+    /// An empty store.
+    pub fn new(rule: ClassRule) -> Self {
+        Self {
+            rule,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Which Services are ours.
+    pub fn rule(&self) -> &ClassRule {
+        &self.rule
+    }
+
+    /// The Service as last told.
+    pub fn get(&self, key: &Key) -> Option<Arc<Service>> {
+        self.state.lock().services.get(key).cloned()
+    }
+
+    /// The Services of ours.
+    pub fn ours(&self) -> Vec<Arc<Service>> {
+        let state = self.state.lock();
+        let ours = |s: &&Arc<Service>| self.rule.scope(s) == Scope::Ours;
+        state.services.values().filter(ours).cloned().collect()
+    }
+
+    /// A watch event. Says whether it is news: the answer to our own write comes
+    /// back as an event too.
+    pub fn apply(&self, service: Service) -> bool {
+        self.state.lock().put(&self.rule, service)
+    }
+
+    /// A watch event: the Service is gone.
+    pub fn delete(&self, key: &Key) {
+        self.state.lock().services.remove(key);
+    }
+
+    /// The answer to our own write. The watch may have told something newer, or
+    /// that the Service is gone.
+    pub fn written(&self, service: Service) {
+        let mut state = self.state.lock();
+        let known = state.services.get(&Key::of(&service));
+        if known.is_some_and(|known| known.uid() == service.uid()) {
+            state.put(&self.rule, service);
+        }
+    }
+
+    /// A list begins.
+    pub fn list_begins(&self) {
+        let mut state = self.state.lock();
+        state.listed.clear();
+        state.news.clear();
+    }
+
+    /// One Service of a list.
+    pub fn listed(&self, service: Service) {
+        let key = Key::of(&service);
+        let mut state = self.state.lock();
+        if state.put(&self.rule, service) {
+            state.news.insert(key.clone());
+        }
+        state.listed.insert(key);
+    }
+
+    /// The list was complete: what it did not name is gone.
+    pub fn list_ends(&self) -> ListNews {
+        let mut state = self.state.lock();
+        let listed = std::mem::take(&mut state.listed);
+        let changed = std::mem::take(&mut state.news);
+        let gone = state.services.extract_if(|key, _| !listed.contains(key));
+        let gone = gone.map(|(_, service)| service).collect();
+        ListNews { changed, gone }
+    }
+}
+
+/// What a complete list told that was not known.
+#[derive(Debug)]
+pub struct ListNews {
+    /// Services that are new or changed.
+    pub changed: HashSet<Key>,
+    /// Services that vanished.
+    pub gone: Vec<Arc<Service>>,
+}
+
+impl State {
+    fn put(&mut self, rule: &ClassRule, service: Service) -> bool {
+        let key = Key::of(&service);
+        let known = self.services.get(&key);
+        if known.is_some_and(|known| !is_newer(&service, known)) {
+            return false;
+        }
+        let matters =
+            rule.scope(&service) != Scope::OtherType || status::condition(&service).is_some();
+        if matters {
+            self.services.insert(key, Arc::new(service));
+        } else {
+            return self.services.remove(&key).is_some();
+        }
+        true
+    }
+}
+
+/// Versions of one object are numbers that grow. A version that is no number, or
+/// another uid, counts as newer.
+fn is_newer(service: &Service, known: &Service) -> bool {
+    let version = |s: &Service| s.resource_version()?.parse::<u64>().ok();
+    match (version(service), version(known)) {
+        (Some(new), Some(old)) if service.uid() == known.uid() => new > old,
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn service(name: &str, uid: &str, version: u32, type_: &str) -> Service {
+        serde_json::from_value(json!({
+            "metadata": {"namespace": "ns", "name": name, "uid": uid,
+                         "resourceVersion": version.to_string()},
+            "spec": {"type": type_},
+        }))
+        .unwrap()
+    }
+
+    fn lb(name: &str, uid: &str, version: u32) -> Service {
+        service(name, uid, version, "LoadBalancer")
+    }
+
+    fn key(name: &str) -> Key {
+        Key {
+            namespace: "ns".into(),
+            name: name.into(),
+        }
+    }
+
+    fn store() -> ServiceStore {
+        ServiceStore::new(ClassRule::new(None, false))
+    }
+
+    #[test]
+    fn an_event_that_the_store_has_seen_already_is_no_news() {
+        let store = store();
+        assert!(store.apply(lb("a", "u1", 5)));
+        assert!(!store.apply(lb("a", "u1", 5)));
+        assert!(!store.apply(lb("a", "u1", 4)));
+        assert!(store.apply(lb("a", "u1", 6)));
+        assert!(store.apply(lb("a", "u2", 3)), "created again");
+    }
+
+    #[test]
+    fn our_own_write_neither_revives_a_service_nor_overtakes_a_newer_event() {
+        let store = store();
+        store.written(lb("a", "u1", 5));
+        assert_eq!(store.get(&key("a")), None);
+        store.apply(lb("a", "u1", 7));
+        store.written(lb("a", "u1", 6));
+        store.written(lb("a", "u0", 9));
+        assert_eq!(
+            store.get(&key("a")).unwrap().resource_version().unwrap(),
+            "7"
+        );
+        store.written(lb("a", "u1", 8));
+        assert!(!store.apply(lb("a", "u1", 8)), "its echo");
+    }
+
+    #[test]
+    fn services_that_never_concern_us_are_not_kept_and_ones_that_leave_are_news() {
+        let store = store();
+        assert!(!store.apply(service("a", "u1", 1, "ClusterIP")));
+        assert!(store.apply(lb("a", "u1", 2)));
+        assert!(store.apply(service("a", "u1", 3, "ClusterIP")));
+        assert_eq!(store.get(&key("a")), None);
+    }
+
+    #[test]
+    fn a_list_tells_what_changed_and_what_vanished() {
+        let store = store();
+        for name in ["same", "edited", "gone"] {
+            store.apply(lb(name, "u", 1));
+        }
+        store.list_begins();
+        store.listed(lb("same", "u", 1));
+        store.listed(lb("edited", "u", 2));
+        store.listed(lb("new", "u", 3));
+        let ListNews { changed, gone } = store.list_ends();
+        let mut changed: Vec<_> = changed.into_iter().map(|key| key.name).collect();
+        changed.sort();
+        assert_eq!(changed, ["edited", "new"]);
+        let gone: Vec<_> = gone.iter().map(|service| Key::of(service).name).collect();
+        assert_eq!(gone, ["gone"]);
+        assert_eq!(store.ours().len(), 3);
+    }
+
+    #[test]
+    fn a_list_that_broke_off_removes_nothing() {
+        let store = store();
+        store.apply(lb("a", "u", 1));
+        store.list_begins();
+        store.list_begins();
+        store.listed(lb("a", "u", 1));
+        let ListNews { changed, gone } = store.list_ends();
+        assert!(changed.is_empty() && gone.is_empty());
+    }
+}

@@ -1,0 +1,134 @@
+//! The watch on all Services of the cluster: keeps the store, and queues what
+//! changed.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, stream::BoxStream};
+use k8s_openapi::api::core::v1::Service;
+use kube::{
+    Api, Client, ResourceExt,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Error, Event},
+    },
+};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::{
+    admin::Health, key::Key, ledger::Ledger, metrics::Metrics, queue::Queue, scope::Scope,
+    service_store::ServiceStore, status, sync::rank,
+};
+
+/// Seconds after which the API server ends a watch, so that a connection that was
+/// cut silently is noticed soon after.
+pub const WATCH_SECONDS: u32 = 60;
+
+/// The task's parts.
+pub struct ServiceWatch {
+    /// Filled here.
+    pub store: Arc<ServiceStore>,
+    /// To know what a Service that is gone may hold.
+    pub ledger: Arc<Ledger>,
+    /// Filled here.
+    pub queue: Arc<Queue>,
+    /// Counts the complete lists.
+    pub lists: watch::Sender<u64>,
+    /// What readiness looks at.
+    pub health: Arc<Health>,
+    /// Counts.
+    pub metrics: Metrics,
+}
+
+/// The events of all Services, without a field selector: one that leaves the type
+/// still has our condition.
+fn events(client: Client) -> BoxStream<'static, Result<Event<Service>, Error>> {
+    let config = watcher::Config::default().timeout(WATCH_SECONDS);
+    watcher::watcher(Api::<Service>::all(client), config)
+        .default_backoff()
+        .modify(status::trim)
+        .boxed()
+}
+
+impl ServiceWatch {
+    /// Watches for ever.
+    pub async fn run(self, client: Client) {
+        let mut events = events(client);
+        let mut broken = false;
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => {
+                    broken = false;
+                    self.event(event);
+                }
+                Err(error) => {
+                    self.metrics.stream_error("services");
+                    if !broken {
+                        warn!(%error, "cannot watch Services; trying again with back-off");
+                    }
+                    broken = true;
+                }
+            }
+        }
+    }
+
+    fn event(&self, event: Event<Service>) {
+        match event {
+            Event::Apply(service) => {
+                let key = Key::of(&service);
+                if self.store.apply(service) {
+                    self.push(key);
+                }
+            }
+            Event::Delete(service) => {
+                self.store.delete(&Key::of(&service));
+                self.gone(&service);
+            }
+            Event::Init => self.store.list_begins(),
+            Event::InitApply(service) => self.store.listed(service),
+            Event::InitDone => self.list_done(),
+        }
+    }
+
+    fn push(&self, key: Key) {
+        let concerns = self.store.get(&key).is_some() || self.ledger.knows(&key);
+        if concerns {
+            let rank = rank(&self.store, &self.ledger, &key);
+            self.queue.push(key, rank);
+        }
+    }
+
+    /// It may hold an address even if this process never asked for one.
+    fn gone(&self, service: &Service) {
+        let key = Key::of(service);
+        let ours = self.store.rule().scope(service) == Scope::Ours;
+        if ours || status::condition(service).is_some() {
+            self.ledger
+                .departed(&key, &service.uid().unwrap_or_default());
+        }
+        self.push(key);
+    }
+
+    fn list_done(&self) {
+        let news = self.store.list_ends();
+        for service in &news.gone {
+            self.gone(service);
+        }
+        info!(
+            changed = news.changed.len(),
+            gone = news.gone.len(),
+            "Services listed"
+        );
+        let ranked: Vec<_> = news
+            .changed
+            .into_iter()
+            .map(|key| {
+                let rank = rank(&self.store, &self.ledger, &key);
+                (key, rank)
+            })
+            .collect();
+        self.queue.push_batch(ranked);
+        self.health.services_listed();
+        self.lists.send_modify(|lists| *lists += 1);
+    }
+}

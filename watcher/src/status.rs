@@ -1,0 +1,510 @@
+//! What a Service's status should say, how that differs from what it says, and the
+//! body of the one write that mends it. Pure.
+
+use std::{borrow::Cow, net::IpAddr};
+
+use k8s_openapi::{
+    api::core::v1::{LoadBalancerIngress, Service},
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+use kube::ResourceExt;
+use serde_json::{Value, json};
+
+use crate::{
+    grant::Grant,
+    reason::Refusal,
+    wish::{join, parse_address},
+};
+
+/// The type of our condition.
+pub const CONDITION: &str = "lb-allocator.io/AddressAllocated";
+/// The field manager of everything we write.
+pub const MANAGER: &str = "lb-watcher";
+
+/// What our condition says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// `status`: True or False.
+    pub satisfied: bool,
+    /// `reason`.
+    pub reason: Cow<'static, str>,
+    /// `message`, for people. Stable: no counts, no times.
+    pub message: String,
+}
+
+/// What a status should say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// Exactly these addresses; `None` leaves the list as it is.
+    pub addresses: Option<Vec<IpAddr>>,
+    /// Our condition.
+    pub verdict: Verdict,
+}
+
+impl Desired {
+    /// For a Service that holds addresses. `refusal` is what of the Service could
+    /// not be read as a wish.
+    pub fn granted(grant: &Grant, refusal: Option<&Refusal>) -> Self {
+        let held: Vec<String> = grant
+            .held
+            .iter()
+            .map(|held| format!("{} from pool {}", held.address, held.pool))
+            .collect();
+        let held = held.join(", ");
+        let verdict = match (refusal, grant.unmet.first()) {
+            (Some(refusal), _) => Verdict::keeping(&held, refusal),
+            (None, Some(unmet)) if !grant.satisfied => Verdict::keeping(&held, unmet),
+            (None, Some(unmet)) => {
+                Verdict::satisfied(format!("{held}; not yet all: {}", unmet.message))
+            }
+            (None, None) => Verdict::satisfied(held),
+        };
+        Self {
+            addresses: Some(grant.addresses()),
+            verdict,
+        }
+    }
+
+    /// For a Service that gets nothing.
+    pub fn refused(refusal: &Refusal) -> Self {
+        Self {
+            addresses: None,
+            verdict: Verdict {
+                satisfied: false,
+                reason: refusal.reason.clone(),
+                message: refusal.message.clone(),
+            },
+        }
+    }
+}
+
+impl Verdict {
+    fn satisfied(message: String) -> Self {
+        Self {
+            satisfied: true,
+            reason: "Satisfied".into(),
+            message,
+        }
+    }
+
+    fn keeping(held: &str, refusal: &Refusal) -> Self {
+        Self {
+            satisfied: false,
+            reason: refusal.reason.clone(),
+            message: format!("keeps {held}: {}", refusal.message),
+        }
+    }
+
+    fn status(&self) -> &'static str {
+        if self.satisfied { "True" } else { "False" }
+    }
+}
+
+/// Our condition as the object has it.
+pub fn condition(service: &Service) -> Option<&Condition> {
+    let conditions = service.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|c| c.type_ == CONDITION)
+}
+
+/// Whether our condition says that all is well.
+pub fn says_satisfied(service: &Service) -> bool {
+    condition(service).is_some_and(|c| c.status == "True")
+}
+
+fn ingress(service: &Service) -> &[LoadBalancerIngress] {
+    service
+        .status
+        .as_ref()
+        .and_then(|status| status.load_balancer.as_ref())
+        .and_then(|lb| lb.ingress.as_deref())
+        .unwrap_or_default()
+}
+
+/// The addresses that the status shows, in canonical form.
+pub fn shown(service: &Service) -> Vec<IpAddr> {
+    ingress(service)
+        .iter()
+        .filter_map(|entry| parse_address(entry.ip.as_deref()?))
+        .collect()
+}
+
+/// Whether the address list is (also) ours, as the API server keeps account.
+pub fn owns_addresses(service: &Service) -> bool {
+    service.managed_fields().iter().any(|entry| {
+        entry.manager.as_deref() == Some(MANAGER)
+            && entry
+                .fields_v1
+                .as_ref()
+                .is_some_and(|f| !f.0["f:status"]["f:loadBalancer"].is_null())
+    })
+}
+
+/// Drops what is never looked at, to save memory.
+pub fn trim(service: &mut Service) {
+    let ours = |manager: &Option<String>| manager.as_deref() == Some(MANAGER);
+    service
+        .managed_fields_mut()
+        .retain(|entry| ours(&entry.manager));
+    service
+        .annotations_mut()
+        .retain(|name, _| name.starts_with("lb-allocator.io/"));
+    service.metadata.owner_references = None;
+    if let Some(conditions) = service.status.as_mut().and_then(|s| s.conditions.as_mut()) {
+        conditions.retain(|condition| condition.type_ == CONDITION);
+    }
+    if let Some(spec) = service.spec.as_mut() {
+        spec.external_ips = None;
+        spec.external_name = None;
+        spec.load_balancer_source_ranges = None;
+        spec.session_affinity = None;
+        spec.session_affinity_config = None;
+    }
+}
+
+/// The body of the server-side apply that makes the status say what it should, or
+/// nothing where it says so already.
+pub fn patch(service: &Service, desired: &Desired, now: Timestamp) -> Option<Value> {
+    let current = ingress(service);
+    // Applying without a field that we own would remove it.
+    let addresses = match &desired.addresses {
+        Some(addresses) => addresses.iter().map(entry).collect(),
+        None if owns_addresses(service) => current.to_vec(),
+        None => Vec::new(),
+    };
+    let verdict = &desired.verdict;
+    let before = condition(service);
+    let same_list = desired.addresses.is_none() || addresses == current;
+    let same_words = before.is_some_and(|c| {
+        c.status == verdict.status() && c.reason == verdict.reason && c.message == verdict.message
+    });
+    if same_list && same_words {
+        return None;
+    }
+    let since = before
+        .filter(|c| c.status == verdict.status())
+        .map_or(Time(now), |c| c.last_transition_time.clone());
+    let mut status = json!({"conditions": [{
+        "type": CONDITION,
+        "status": verdict.status(),
+        "reason": verdict.reason,
+        "message": verdict.message,
+        "lastTransitionTime": since,
+    }]});
+    if !addresses.is_empty() {
+        status["loadBalancer"] = json!({"ingress": addresses});
+    }
+    Some(body(service, status))
+}
+
+/// The body of the server-side apply that takes back all we ever wrote.
+pub fn withdrawal(service: &Service) -> Value {
+    body(service, json!({}))
+}
+
+/// The uid makes the API server refuse to write to a Service that was created
+/// again under the same name.
+fn body(service: &Service, status: Value) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": service.name_any(),
+            "namespace": service.namespace(),
+            "uid": service.uid(),
+        },
+        "status": status,
+    })
+}
+
+/// The mode is written out although it is the default, so that what we want
+/// compares equal to what the API server stores.
+fn entry(address: &IpAddr) -> LoadBalancerIngress {
+    LoadBalancerIngress {
+        ip: Some(address.to_string()),
+        ip_mode: Some("VIP".into()),
+        ..LoadBalancerIngress::default()
+    }
+}
+
+/// Something that people are told, once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transition {
+    /// It got its first addresses.
+    Assigned(Vec<IpAddr>),
+    /// It has other addresses than before.
+    Changed {
+        /// What it had.
+        from: Vec<IpAddr>,
+        /// What it has.
+        to: Vec<IpAddr>,
+    },
+    /// Something it asks for is refused, for this reason and in these words.
+    Failed {
+        /// As in the condition.
+        reason: String,
+        /// As in the condition.
+        message: String,
+        /// Whether it holds an address all the same.
+        holding: bool,
+    },
+}
+
+/// What is news in a status, compared with what the object says. `published` are
+/// the addresses that this process has seen in place before: putting them back
+/// where somebody edited them away is none.
+pub fn transitions(before: &Service, desired: &Desired, published: &[IpAddr]) -> Vec<Transition> {
+    let mut news = Vec::new();
+    let from = shown(before);
+    let was = condition(before);
+    if let Some(to) = &desired.addresses {
+        let restored = published == to;
+        let first = from.is_empty() || (from == *to && was.is_none());
+        if first && !restored {
+            news.push(Transition::Assigned(to.clone()));
+        } else if from != *to && !restored {
+            news.push(Transition::Changed {
+                from,
+                to: to.clone(),
+            });
+        }
+    }
+    let verdict = &desired.verdict;
+    let known = was.is_some_and(|c| c.status == "False" && c.reason == verdict.reason);
+    if !verdict.satisfied && !known {
+        news.push(Transition::Failed {
+            reason: verdict.reason.to_string(),
+            message: verdict.message.clone(),
+            holding: desired.addresses.is_some(),
+        });
+    }
+    news
+}
+
+impl Transition {
+    /// In words, for an Event.
+    pub fn note(&self) -> String {
+        match self {
+            Self::Assigned(addresses) => format!("assigned {}", join(addresses)),
+            Self::Changed { from, to } => format!("changed from {} to {}", join(from), join(to)),
+            Self::Failed {
+                reason, message, ..
+            } => format!("{reason}: {message}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{grant::Held, reason::Reason};
+
+    const NOW: &str = "2026-01-02T03:04:05Z";
+
+    fn service(status: Value) -> Service {
+        serde_json::from_value(json!({
+            "metadata": {"name": "svc", "namespace": "ns", "uid": "u-1"},
+            "status": status,
+        }))
+        .unwrap()
+    }
+
+    fn owned(mut service: Service) -> Service {
+        service.metadata.managed_fields = serde_json::from_value(json!([{
+            "manager": MANAGER, "operation": "Apply", "subresource": "status",
+            "fieldsV1": {"f:status": {"f:loadBalancer": {"f:ingress": {}}}},
+        }]))
+        .unwrap();
+        service
+    }
+
+    fn ours(status: &str, reason: &str, message: &str) -> Value {
+        json!({
+            "type": CONDITION, "status": status, "reason": reason, "message": message,
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        })
+    }
+
+    fn vip(ip: &str) -> Value {
+        json!({"ip": ip, "ipMode": "VIP"})
+    }
+
+    fn grant(addresses: &[&str]) -> Grant {
+        Grant {
+            held: addresses
+                .iter()
+                .map(|ip| Held {
+                    address: ip.parse().unwrap(),
+                    pool: "red".into(),
+                })
+                .collect(),
+            satisfied: true,
+            unmet: vec![],
+        }
+    }
+
+    fn granted(addresses: &[&str]) -> Desired {
+        Desired::granted(&grant(addresses), None)
+    }
+
+    fn exhausted() -> Refusal {
+        Refusal::new(Reason::PoolExhausted, "pool red is full")
+    }
+
+    fn write(service: &Service, desired: &Desired) -> Option<Value> {
+        patch(service, desired, NOW.parse().unwrap())
+    }
+
+    #[test]
+    fn a_fresh_service_gets_addresses_and_condition_in_one_write_guarded_by_its_uid() {
+        let body = write(&service(json!({})), &granted(&["192.0.2.1", "2001:db8::1"])).unwrap();
+        assert_eq!(
+            body,
+            json!({
+                "apiVersion": "v1", "kind": "Service",
+                "metadata": {"name": "svc", "namespace": "ns", "uid": "u-1"},
+                "status": {
+                    "loadBalancer": {"ingress": [vip("192.0.2.1"), vip("2001:db8::1")]},
+                    "conditions": [{
+                        "type": CONDITION, "status": "True", "reason": "Satisfied",
+                        "message": "192.0.2.1 from pool red, 2001:db8::1 from pool red",
+                        "lastTransitionTime": NOW,
+                    }],
+                },
+            })
+        );
+    }
+
+    #[test]
+    fn a_status_that_says_what_it_should_is_not_written() {
+        let desired = granted(&["192.0.2.1"]);
+        let right = json!({
+            "loadBalancer": {"ingress": [vip("192.0.2.1")]},
+            "conditions": [ours("True", "Satisfied", "192.0.2.1 from pool red")],
+        });
+        assert_eq!(write(&service(right.clone()), &desired), None);
+        assert_eq!(transitions(&service(right), &desired, &[]), []);
+
+        let told = Desired::refused(&exhausted());
+        let waiting =
+            json!({"conditions": [ours("False", "POOL_EXHAUSTED", &exhausted().message)]});
+        assert_eq!(write(&service(waiting.clone()), &told), None);
+        assert_eq!(transitions(&service(waiting), &told, &[]), []);
+    }
+
+    #[test]
+    fn anything_else_is_written_over() {
+        let desired = granted(&["192.0.2.1"]);
+        let well = ours("True", "Satisfied", "192.0.2.1 from pool red");
+        for wrong in [
+            json!({"conditions": [well]}),
+            json!({"conditions": [well], "loadBalancer": {"ingress": [vip("192.0.2.9")]}}),
+            json!({"conditions": [well], "loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": "Proxy"}]}}),
+            json!({"conditions": [well], "loadBalancer": {"ingress": [vip("192.0.2.1"), {"hostname": "a.example"}]}}),
+            json!({"loadBalancer": {"ingress": [vip("192.0.2.1")]}}),
+        ] {
+            let body = write(&service(wrong), &desired).unwrap();
+            assert_eq!(
+                body["status"]["loadBalancer"]["ingress"],
+                json!([vip("192.0.2.1")])
+            );
+        }
+    }
+
+    #[test]
+    fn the_transition_time_moves_only_with_the_status() {
+        let pending = service(json!({"conditions": [ours("False", "NO_POOL", "no pool")]}));
+        let still = write(&pending, &Desired::refused(&exhausted())).unwrap();
+        let served = write(&pending, &granted(&["192.0.2.1"])).unwrap();
+        let time = |body: &Value| body["status"]["conditions"][0]["lastTransitionTime"].clone();
+        assert_eq!(time(&still), "2026-01-01T00:00:00Z");
+        assert_eq!(time(&served), NOW);
+    }
+
+    #[test]
+    fn a_refusal_keeps_addresses_that_are_ours_and_never_claims_foreign_ones() {
+        let shows = service(json!({"loadBalancer": {"ingress": [vip("198.51.100.7")]}}));
+        let refused = Desired::refused(&exhausted());
+        let body = write(&shows, &refused).unwrap();
+        assert_eq!(body["status"]["loadBalancer"], Value::Null);
+        let body = write(&owned(shows), &refused).unwrap();
+        assert_eq!(
+            body["status"]["loadBalancer"]["ingress"],
+            json!([vip("198.51.100.7")])
+        );
+    }
+
+    #[test]
+    fn what_could_not_be_granted_to_a_holder_is_told_beside_what_it_keeps() {
+        let mut part = grant(&["192.0.2.1"]);
+        part.unmet = vec![exhausted()];
+        let prefers = Desired::granted(&part, None).verdict;
+        assert!(prefers.satisfied);
+        assert!(prefers.message.contains("not yet all: pool red is full"));
+
+        part.satisfied = false;
+        let demands = Desired::granted(&part, None);
+        assert_eq!(demands.verdict.reason, "POOL_EXHAUSTED");
+        assert!(!demands.verdict.satisfied);
+        assert_eq!(demands.addresses, Some(part.addresses()));
+        assert!(
+            demands
+                .verdict
+                .message
+                .starts_with("keeps 192.0.2.1 from pool red: pool red")
+        );
+
+        let unreadable = Refusal::new(Reason::InvalidRequest, "bad");
+        let verdict = Desired::granted(&grant(&["192.0.2.1"]), Some(&unreadable)).verdict;
+        assert_eq!(
+            (verdict.satisfied, &*verdict.reason),
+            (false, "INVALID_REQUEST")
+        );
+    }
+
+    #[test]
+    fn people_are_told_of_transitions_once() {
+        let ip = |text: &str| vec![text.parse::<IpAddr>().unwrap()];
+        let well = ours("True", "Satisfied", "192.0.2.1 from pool red");
+        let holds = json!({"conditions": [well], "loadBalancer": {"ingress": [vip("192.0.2.1")]}});
+        let adopted = json!({"loadBalancer": {"ingress": [vip("192.0.2.1")]}});
+        let assigned = vec![Transition::Assigned(ip("192.0.2.1"))];
+        let changed = vec![Transition::Changed {
+            from: ip("192.0.2.1"),
+            to: ip("192.0.2.2"),
+        }];
+        for (before, want, published, news) in [
+            (json!({}), "192.0.2.1", vec![], assigned.clone()),
+            (adopted, "192.0.2.1", vec![], assigned),
+            (holds.clone(), "192.0.2.1", vec![], vec![]),
+            (holds.clone(), "192.0.2.2", ip("192.0.2.1"), changed.clone()),
+            (holds.clone(), "192.0.2.2", vec![], changed),
+            (holds, "192.0.2.2", ip("192.0.2.2"), vec![]),
+            (json!({}), "192.0.2.1", ip("192.0.2.1"), vec![]),
+        ] {
+            let before = service(before);
+            assert_eq!(transitions(&before, &granted(&[want]), &published), news);
+        }
+        let news = transitions(&service(json!({})), &Desired::refused(&exhausted()), &[]);
+        assert!(matches!(
+            &news[..],
+            [Transition::Failed { holding: false, .. }]
+        ));
+    }
+
+    #[test]
+    fn trimming_keeps_all_that_is_looked_at() {
+        let mut service = owned(service(json!({
+            "loadBalancer": {"ingress": [vip("192.0.2.1")]},
+            "conditions": [
+                ours("True", "Satisfied", "m"),
+                {"type": "other", "status": "True", "reason": "R", "message": "m",
+                 "lastTransitionTime": NOW},
+            ],
+        })));
+        trim(&mut service);
+        assert!(owns_addresses(&service) && says_satisfied(&service));
+        assert_eq!(shown(&service).len(), 1);
+        assert_eq!(service.status.unwrap().conditions.unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,490 @@
+//! What a Service asks for: read once from the object, validated, in the words of
+//! the contract. Pure.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    hash::{DefaultHasher, Hash, Hasher},
+    net::IpAddr,
+};
+
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use kube::ResourceExt;
+use lb_proto::v1;
+
+use crate::reason::{Reason, Refusal};
+
+/// Addresses asked for, a comma list, at most one per family.
+pub const IPS: &str = "lb-allocator.io/ips";
+/// The only pool to take addresses from.
+pub const POOL: &str = "lb-allocator.io/pool";
+
+/// An IP family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address in canonical form.
+    pub fn of(address: &IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "IPv4" => Some(Self::V4),
+            "IPv6" => Some(Self::V6),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+impl From<Family> for v1::IpFamily {
+    fn from(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::Ipv4,
+            Family::V6 => Self::Ipv6,
+        }
+    }
+}
+
+/// What a Service asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Wish {
+    /// One address each, in this order.
+    pub families: Vec<Family>,
+    policy: v1::IpFamilyPolicy,
+    /// In the order of `families`.
+    addresses: Vec<IpAddr>,
+    pool: Option<String>,
+    cluster_ip: Option<IpAddr>,
+    ports: Vec<(v1::Protocol, u32)>,
+    traffic_policy: v1::ExternalTrafficPolicy,
+    selector: BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
+}
+
+/// A Service as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// What it asks for, without what cannot be granted as it is written.
+    pub wish: Wish,
+    /// What cannot.
+    pub refusal: Option<Refusal>,
+}
+
+impl Wish {
+    /// Two wishes of one fingerprint are the same wish.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// In the words of the contract, with the addresses that the status shows.
+    pub fn message(&self, shown: &[IpAddr]) -> v1::Wish {
+        /// As many as the contract takes.
+        const SHOWN_LIMIT: usize = 16;
+        v1::Wish {
+            families: self
+                .families
+                .iter()
+                .map(|family| v1::IpFamily::from(*family).into())
+                .collect(),
+            ip_family_policy: self.policy.into(),
+            addresses: self.addresses.iter().map(IpAddr::to_string).collect(),
+            pool: self.pool.clone().unwrap_or_default(),
+            current_addresses: shown
+                .iter()
+                .take(SHOWN_LIMIT)
+                .map(IpAddr::to_string)
+                .collect(),
+            cluster_ip: self.cluster_ip.map(|ip| ip.to_string()).unwrap_or_default(),
+            ports: self
+                .ports
+                .iter()
+                .map(|(protocol, port)| v1::ServicePort {
+                    protocol: (*protocol).into(),
+                    port: *port,
+                })
+                .collect(),
+            external_traffic_policy: self.traffic_policy.into(),
+            selector: self.selector.clone().into_iter().collect(),
+            service_labels: self.labels.clone().into_iter().collect(),
+        }
+    }
+}
+
+/// Reads a Service of ours.
+pub fn read(service: &Service) -> Reading {
+    let default = ServiceSpec::default();
+    let spec = service.spec.as_ref().unwrap_or(&default);
+    let families = families(spec);
+    let (addresses, refusal) = match requested(service, spec, &families) {
+        Ok(addresses) => (addresses, None),
+        Err(refusal) => (Vec::new(), Some(refusal)),
+    };
+    let wish = Wish {
+        policy: policy(spec),
+        addresses,
+        pool: annotation(service, POOL).map(str::to_owned),
+        cluster_ip: spec.cluster_ip.as_deref().and_then(parse_address),
+        ports: spec.ports.iter().flatten().map(port).collect(),
+        traffic_policy: traffic_policy(spec),
+        selector: spec.selector.clone().unwrap_or_default(),
+        labels: service.labels().clone(),
+        families,
+    };
+    Reading { wish, refusal }
+}
+
+/// An address in canonical form, or nothing.
+pub fn parse_address(text: &str) -> Option<IpAddr> {
+    text.trim()
+        .parse::<IpAddr>()
+        .ok()
+        .map(|ip| ip.to_canonical())
+}
+
+/// `spec.ipFamilies`, or what the cluster IPs say where an old API server left it
+/// out.
+fn families(spec: &ServiceSpec) -> Vec<Family> {
+    let named: Vec<Family> = spec
+        .ip_families
+        .iter()
+        .flatten()
+        .filter_map(|family| Family::parse(family))
+        .collect();
+    if !named.is_empty() {
+        return named;
+    }
+    let listed = spec.cluster_ips.iter().flatten();
+    let ips: Vec<&String> = match &spec.cluster_ips {
+        Some(ips) if !ips.is_empty() => listed.collect(),
+        _ => spec.cluster_ip.iter().collect(),
+    };
+    ips.into_iter()
+        .filter_map(|ip| parse_address(ip))
+        .map(|ip| Family::of(&ip))
+        .collect()
+}
+
+fn policy(spec: &ServiceSpec) -> v1::IpFamilyPolicy {
+    match spec.ip_family_policy.as_deref() {
+        Some("PreferDualStack") => v1::IpFamilyPolicy::PreferDualStack,
+        Some("RequireDualStack") => v1::IpFamilyPolicy::RequireDualStack,
+        _ => v1::IpFamilyPolicy::SingleStack,
+    }
+}
+
+fn traffic_policy(spec: &ServiceSpec) -> v1::ExternalTrafficPolicy {
+    match spec.external_traffic_policy.as_deref() {
+        Some("Local") => v1::ExternalTrafficPolicy::Local,
+        _ => v1::ExternalTrafficPolicy::Cluster,
+    }
+}
+
+fn port(port: &ServicePort) -> (v1::Protocol, u32) {
+    let protocol = match port.protocol.as_deref() {
+        Some("UDP") => v1::Protocol::Udp,
+        Some("SCTP") => v1::Protocol::Sctp,
+        _ => v1::Protocol::Tcp,
+    };
+    (protocol, u32::try_from(port.port).unwrap_or_default())
+}
+
+/// The value of an annotation, where a blank one is the same as none.
+fn annotation<'a>(service: &'a Service, name: &str) -> Option<&'a str> {
+    service
+        .annotations()
+        .get(name)
+        .map(|value| value.trim())
+        .filter(|value| !value.is_empty())
+}
+
+/// The addresses asked for, in the order of the families.
+fn requested(
+    service: &Service,
+    spec: &ServiceSpec,
+    families: &[Family],
+) -> Result<Vec<IpAddr>, Refusal> {
+    let invalid = |message: String| Refusal::new(Reason::InvalidRequest, message);
+    if families.is_empty() {
+        return Err(invalid("the Service has no IP family yet".into()));
+    }
+    let listed = match annotation(service, IPS) {
+        Some(list) => parse_list(list)?,
+        None => Vec::new(),
+    };
+    let field = spec.load_balancer_ip.as_deref().map(str::trim);
+    let field = match field.filter(|text| !text.is_empty()) {
+        None => None,
+        Some(text) => Some(parse_address(text).ok_or_else(|| {
+            invalid(format!(
+                "spec.loadBalancerIP: {text:?} is not an IP address"
+            ))
+        })?),
+    };
+    let addresses = match (listed, field) {
+        (listed, Some(field)) if listed.is_empty() => vec![field],
+        (listed, Some(field)) if !listed.contains(&field) => {
+            return Err(Refusal::new(
+                Reason::ConflictingRequest,
+                format_args!(
+                    "spec.loadBalancerIP asks for {field}, and the annotation {IPS} for {}",
+                    join(&listed)
+                ),
+            ));
+        }
+        (listed, _) => listed,
+    };
+    if let Some(address) = addresses
+        .iter()
+        .find(|address| !families.contains(&Family::of(address)))
+    {
+        return Err(invalid(format!(
+            "it asks for {address}, but spec.ipFamilies has no {}",
+            Family::of(address)
+        )));
+    }
+    Ok(families
+        .iter()
+        .filter_map(|family| addresses.iter().find(|ip| Family::of(ip) == *family))
+        .copied()
+        .collect())
+}
+
+fn parse_list(list: &str) -> Result<Vec<IpAddr>, Refusal> {
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for item in list.split(',').map(str::trim) {
+        let refuse = |what: &str| {
+            Refusal::new(
+                Reason::InvalidRequest,
+                format_args!("annotation {IPS}: {what}"),
+            )
+        };
+        let address =
+            parse_address(item).ok_or_else(|| refuse(&format!("{item:?} is not an IP address")))?;
+        let family = Family::of(&address);
+        if addresses.iter().any(|other| Family::of(other) == family) {
+            return Err(refuse(&format!("more than one {family} address")));
+        }
+        addresses.push(address);
+    }
+    Ok(addresses)
+}
+
+/// Addresses as a comma list.
+pub fn join(addresses: &[IpAddr]) -> String {
+    let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+    texts.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn service(spec: Value, annotations: Value) -> Service {
+        serde_json::from_value(json!({
+            "metadata": {"name": "svc", "namespace": "ns", "annotations": annotations},
+            "spec": spec,
+        }))
+        .unwrap()
+    }
+
+    fn request(families: &[&str], ips: Option<&str>, field: Option<&str>) -> Reading {
+        read(&service(
+            json!({"type": "LoadBalancer", "ipFamilies": families, "loadBalancerIP": field}),
+            ips.map_or(json!({}), |ips| json!({IPS: ips})),
+        ))
+    }
+
+    #[test]
+    fn requested_addresses_are_read_from_annotation_and_field() {
+        let both = ["IPv4", "IPv6"];
+        for (families, ips, field, expected) in [
+            (&both[..1], None, None, vec![]),
+            (&both[..1], Some(" "), Some(""), vec![]),
+            (&both[..1], Some("192.0.2.1"), None, vec!["192.0.2.1"]),
+            (&both[..1], None, Some("192.0.2.1"), vec!["192.0.2.1"]),
+            (
+                &both[..1],
+                Some("192.0.2.1"),
+                Some("192.0.2.1"),
+                vec!["192.0.2.1"],
+            ),
+            (
+                &both[..1],
+                Some("::ffff:192.0.2.1"),
+                None,
+                vec!["192.0.2.1"],
+            ),
+            (
+                &both,
+                Some("2001:DB8::0:1 , 192.0.2.1"),
+                None,
+                vec!["192.0.2.1", "2001:db8::1"],
+            ),
+            (&both, Some("2001:db8::1"), None, vec!["2001:db8::1"]),
+            (
+                &both,
+                Some("2001:db8::1,192.0.2.1"),
+                Some("192.0.2.1"),
+                vec!["192.0.2.1", "2001:db8::1"],
+            ),
+        ] {
+            let reading = request(families, ips, field);
+            assert_eq!(reading.refusal, None, "{ips:?} {field:?}");
+            assert_eq!(
+                reading.wish.message(&[]).addresses,
+                expected,
+                "{ips:?} {field:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_read_is_refused_and_left_out_of_the_wish() {
+        let both = ["IPv4", "IPv6"];
+        for (families, ips, field, reason, words) in [
+            (
+                &both[..1],
+                Some("nonsense"),
+                None,
+                Reason::InvalidRequest,
+                "\"nonsense\"",
+            ),
+            (
+                &both[..1],
+                Some("192.0.2.1,"),
+                None,
+                Reason::InvalidRequest,
+                "\"\"",
+            ),
+            (
+                &both[..1],
+                Some("192.0.2.01"),
+                None,
+                Reason::InvalidRequest,
+                "192.0.2.01",
+            ),
+            (
+                &both[..1],
+                Some("192.0.2.0/24"),
+                None,
+                Reason::InvalidRequest,
+                "192.0.2.0/24",
+            ),
+            (
+                &both,
+                Some("192.0.2.1,192.0.2.2"),
+                None,
+                Reason::InvalidRequest,
+                "more than one IPv4",
+            ),
+            (
+                &both[..1],
+                Some("2001:db8::1"),
+                None,
+                Reason::InvalidRequest,
+                "has no IPv6",
+            ),
+            (
+                &both[..1],
+                None,
+                Some("nonsense"),
+                Reason::InvalidRequest,
+                "spec.loadBalancerIP",
+            ),
+            (
+                &both[..1],
+                Some("192.0.2.1"),
+                Some("192.0.2.2"),
+                Reason::ConflictingRequest,
+                "192.0.2.2",
+            ),
+            (&[], None, None, Reason::InvalidRequest, "no IP family"),
+        ] {
+            let reading = request(families, ips, field);
+            let refusal = reading.refusal.unwrap();
+            assert_eq!(refusal.reason, reason.as_str(), "{ips:?} {field:?}");
+            assert!(refusal.message.contains(words), "{}", refusal.message);
+            assert!(reading.wish.message(&[]).addresses.is_empty());
+        }
+    }
+
+    #[test]
+    fn families_come_from_the_spec_or_from_the_cluster_ips() {
+        use Family::{V4, V6};
+        for (spec, expected) in [
+            (json!({"ipFamilies": ["IPv6", "IPv4"]}), vec![V6, V4]),
+            (json!({"clusterIPs": ["10.0.0.1", "fd00::1"]}), vec![V4, V6]),
+            (json!({"clusterIP": "fd00::1"}), vec![V6]),
+            (json!({"clusterIP": "None"}), vec![]),
+        ] {
+            assert_eq!(read(&service(spec, json!({}))).wish.families, expected);
+        }
+    }
+
+    #[test]
+    fn the_message_says_all_that_rules_may_look_at() {
+        let service = service(
+            json!({
+                "type": "LoadBalancer", "clusterIP": "10.0.0.1",
+                "ipFamilies": ["IPv4"], "ipFamilyPolicy": "PreferDualStack",
+                "externalTrafficPolicy": "Local", "selector": {"app": "web"},
+                "ports": [{"port": 80}, {"port": 53, "protocol": "UDP"}],
+            }),
+            json!({POOL: " red "}),
+        );
+        let message = read(&service).wish.message(&["192.0.2.7".parse().unwrap()]);
+        assert_eq!(message.families, [i32::from(v1::IpFamily::Ipv4)]);
+        assert_eq!(
+            message.ip_family_policy(),
+            v1::IpFamilyPolicy::PreferDualStack
+        );
+        assert_eq!(message.pool, "red");
+        assert_eq!(message.current_addresses, ["192.0.2.7"]);
+        assert_eq!(message.cluster_ip, "10.0.0.1");
+        assert_eq!(
+            message.external_traffic_policy(),
+            v1::ExternalTrafficPolicy::Local
+        );
+        assert_eq!(message.selector["app"], "web");
+        let ports: Vec<_> = message
+            .ports
+            .iter()
+            .map(|p| (p.protocol(), p.port))
+            .collect();
+        assert_eq!(ports, [(v1::Protocol::Tcp, 80), (v1::Protocol::Udp, 53)]);
+    }
+
+    #[test]
+    fn what_the_status_shows_is_no_part_of_the_wish() {
+        let wish = request(&["IPv4"], None, None).wish;
+        let other = request(&["IPv4"], Some("192.0.2.1"), None).wish;
+        assert_eq!(
+            wish.fingerprint(),
+            request(&["IPv4"], None, None).wish.fingerprint()
+        );
+        assert_ne!(wish.fingerprint(), other.fingerprint());
+    }
+}
