@@ -29,12 +29,12 @@ pub enum ConfigError {
     #[error("pools file {}", path.display())]
     File {
         path: PathBuf,
-        source: file::FileError,
+        source: Box<file::FileError>,
     },
     #[error("{}", at(place.as_ref()))]
     Conflict {
         place: Option<(PathBuf, u64)>,
-        source: PoolConflict,
+        source: Box<PoolConflict>,
     },
 }
 
@@ -63,7 +63,7 @@ pub fn load(ip_list: Option<&str>, file: Option<&Path>) -> Result<Pools, ConfigE
         })?;
         let pools = file::parse(&text).map_err(|source| ConfigError::File {
             path: path.to_owned(),
-            source,
+            source: Box::new(source),
         })?;
         for pool in pools {
             let name = pool.spec.name.clone();
@@ -75,11 +75,11 @@ pub fn load(ip_list: Option<&str>, file: Option<&Path>) -> Result<Pools, ConfigE
             specs.push(pool.spec);
         }
     }
-    Pools::new(specs).map_err(|source| ConfigError::Conflict {
+    Pools::new(specs).map_err(|conflict| ConfigError::Conflict {
         place: file
-            .zip(line_of(&lines, &source))
+            .zip(line_of(&lines, &conflict))
             .map(|(path, line)| (path.to_owned(), line)),
-        source,
+        source: Box::new(conflict),
     })
 }
 

@@ -169,6 +169,15 @@ impl Pools {
         &self.pools[index.0].usable
     }
 
+    /// The same as ranges, IPv4 first.
+    pub fn ranges(&self, index: PoolIndex) -> impl Iterator<Item = AddressRange> + '_ {
+        self.usable(index).iter().flat_map(|(family, set)| {
+            let address = move |number| family.address(number);
+            set.iter()
+                .filter_map(move |(first, last)| AddressRange::new(address(first), address(last)))
+        })
+    }
+
     /// Every pool, in the order of names.
     pub fn indexes(&self) -> impl Iterator<Item = PoolIndex> + use<> {
         (0..self.pools.len()).map(PoolIndex)

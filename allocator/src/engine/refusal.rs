@@ -51,6 +51,21 @@ pub enum Refusal {
     AddressExcluded { address: IpAddr, pool: PoolName },
 }
 
+impl Refusal {
+    /// The machine-readable reason, a part of the contract.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::PoolExhausted { .. } => "POOL_EXHAUSTED",
+            Self::NoPool { .. } => "NO_POOL",
+            Self::PoolNotFound { .. } => "POOL_NOT_FOUND",
+            Self::PoolNotAllowed { .. } => "POOL_NOT_ALLOWED",
+            Self::AddressInUse { .. } => "ADDRESS_IN_USE",
+            Self::AddressNotInPool { .. } => "ADDRESS_NOT_IN_POOL",
+            Self::AddressExcluded { .. } => "ADDRESS_EXCLUDED",
+        }
+    }
+}
+
 fn pool_list(pools: &[PoolName]) -> String {
     let names: Vec<_> = pools.iter().map(PoolName::as_str).collect();
     match names.as_slice() {

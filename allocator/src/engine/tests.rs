@@ -128,11 +128,12 @@ fn range(text: &str) -> AddressRange {
 }
 
 fn pool(name: &str, namespaces: &[&str], addresses: &[&str]) -> PoolSpec {
-    let (exclude, addresses): (Vec<_>, Vec<_>) =
-        addresses.iter().partition(|text| text.starts_with('!'));
+    let (exclude, addresses): (Vec<_>, Vec<_>) = addresses
+        .iter()
+        .partition(|text: &&&str| text.starts_with('!'));
     PoolSpec {
         name: PoolName::parse(name).unwrap(),
-        addresses: addresses.into_iter().map(|text| range(text)).collect(),
+        addresses: addresses.into_iter().copied().map(range).collect(),
         exclude: exclude.into_iter().map(|text| range(&text[1..])).collect(),
         namespaces: (!namespaces.is_empty()).then(|| {
             let parsed = namespaces.iter().map(|n| Namespace::parse(n).unwrap());
@@ -183,7 +184,7 @@ impl Acquire {
         self
     }
 
-    fn from_pool(mut self, pool: &str) -> Self {
+    fn of_pool(mut self, pool: &str) -> Self {
         self.wish.pool = Some(PoolName::parse(pool).unwrap());
         self
     }
@@ -305,7 +306,7 @@ fn requests_are_granted_or_refused_with_the_reason() {
         ),
         (acquire("b").asking("198.51.100.1"), nowhere(None)),
         (
-            acquire("b").asking("198.51.100.1").from_pool("p"),
+            acquire("b").asking("198.51.100.1").of_pool("p"),
             nowhere(Some("p")),
         ),
         (
@@ -316,11 +317,11 @@ fn requests_are_granted_or_refused_with_the_reason() {
             },
         ),
         (
-            acquire("b").from_pool("nope"),
+            acquire("b").of_pool("nope"),
             Refusal::PoolNotFound { pool: name("nope") },
         ),
         (
-            acquire("b").from_pool("six"),
+            acquire("b").of_pool("six"),
             Refusal::NoPool {
                 namespace: Namespace::parse("default").unwrap(),
                 family: Family::V4,
@@ -340,7 +341,7 @@ fn requests_are_granted_or_refused_with_the_reason() {
         assert_eq!(plan.changes, []);
     }
     assert_eq!(
-        h.get(acquire("b").asking("192.0.2.7").from_pool("p")),
+        h.get(acquire("b").asking("192.0.2.7").of_pool("p")),
         ok(&["192.0.2.7"])
     );
 }
@@ -368,7 +369,7 @@ fn an_edited_request_moves_if_it_can_and_keeps_the_address_if_not() {
         ok(&["192.0.2.3"]),
         "no request, no move"
     );
-    assert_eq!(h.get(acquire("a").from_pool("q")), ok(&["192.0.2.9"]));
+    assert_eq!(h.get(acquire("a").of_pool("q")), ok(&["192.0.2.9"]));
     assert_eq!(h.get(acquire("c").asking("192.0.2.1")), ok(&["192.0.2.1"]));
 }
 

@@ -332,16 +332,16 @@ const fn family_number(family: Family) -> i64 {
 
 fn migration_error(path: &Path, error: MigrateError) -> StoreError {
     let known = MIGRATIONS.iter().map(|m| m.version).max().unwrap_or(0);
-    match error {
-        MigrateError::VersionMissing(version) => StoreError::Newer {
+    if let MigrateError::VersionMissing(version) = error {
+        return StoreError::Newer {
             path: path.to_owned(),
             version,
             known,
-        },
-        other => StoreError::Migrate {
-            path: path.to_owned(),
-            source: Box::new(other),
-        },
+        };
+    }
+    StoreError::Migrate {
+        path: path.to_owned(),
+        source: Box::new(error),
     }
 }
 

@@ -1,0 +1,78 @@
+//! The admin port: `/metrics`, `/healthz`, `/readyz` (with `?verbose`, each
+//! check in a line, as Kubernetes' own servers answer).
+
+use std::{collections::HashMap, sync::Arc};
+
+use axum::{
+    Router,
+    extract::{Query, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use prometheus_client::{encoding::text, registry::Registry};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// What the admin port tells of.
+#[derive(Clone)]
+pub struct Admin {
+    pub registry: Arc<Registry>,
+    pub store_available: watch::Receiver<bool>,
+    pub shutdown: CancellationToken,
+}
+
+impl Admin {
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/metrics", get(metrics))
+            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/readyz", get(ready))
+            .with_state(self)
+    }
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    let mut body = String::new();
+    match text::encode(&mut body, &admin.registry) {
+        Ok(()) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], body).into_response()
+        }
+        Err(error) => {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot encode metrics"
+            );
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+async fn ready(
+    State(admin): State<Admin>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    let checks = [
+        ("store", *admin.store_available.borrow()),
+        ("shutdown", !admin.shutdown.is_cancelled()),
+    ];
+    let ready = checks.iter().all(|(_, ok)| *ok);
+    let mut body = String::new();
+    if !ready || query.contains_key("verbose") {
+        for (name, ok) in checks {
+            let line = if ok {
+                format!("[+]{name} ok\n")
+            } else {
+                format!("[-]{name} failed\n")
+            };
+            body += &line;
+        }
+    }
+    let (code, word) = if ready {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    };
+    (code, body + word).into_response()
+}

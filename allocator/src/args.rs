@@ -1,0 +1,156 @@
+//! Every flag and environment variable; no other file reads the environment.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::tz::TimeZone;
+
+/// Gives Services of many Kubernetes clusters their external addresses out of
+/// one pool.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Own the pools and answer watchers
+    Serve(Serve),
+    /// Print the routes table of a running allocator
+    Routes(Routes),
+    /// Check a pools file, together with IP_LIST if it is set, and explain it
+    CheckConfig(CheckConfig),
+}
+
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Where to answer gRPC: IP:PORT or unix:///path
+    #[arg(long, env = "LB_ALLOCATOR_LISTEN", default_value = "127.0.0.1:7373")]
+    pub listen: Listen,
+
+    /// The SQLite file, made if it is missing: sqlite://PATH
+    #[arg(long, env = "LB_ALLOCATOR_DATABASE", value_name = "URL")]
+    pub database: String,
+
+    /// The pools file
+    #[arg(long, env = "LB_ALLOCATOR_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Addresses reserved for namespaces, besides those of the pools file
+    #[command(flatten)]
+    pub ip_list: IpList,
+
+    /// Where to answer /metrics, /healthz and /readyz: IP:PORT
+    #[arg(
+        long,
+        env = "LB_ALLOCATOR_ADMIN_LISTEN",
+        default_value = "127.0.0.1:7374"
+    )]
+    pub admin_listen: SocketAddr,
+
+    /// Keep the routes table in this file
+    #[arg(long, env = "LB_ALLOCATOR_ROUTES_FILE", value_name = "PATH")]
+    pub routes_file: Option<PathBuf>,
+
+    /// classic: one line for each decision on standard output, all else on
+    /// standard error; pretty and json: everything on standard output
+    #[arg(long, env = "LB_ALLOCATOR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Classic)]
+    pub log_format: LogFormat,
+
+    #[command(flatten)]
+    pub zone: Zone,
+}
+
+#[derive(Debug, Args)]
+pub struct Routes {
+    /// The allocator: http://HOST:PORT or unix:///path
+    #[arg(
+        long,
+        env = "LB_ALLOCATOR_ALLOCATOR",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:7373"
+    )]
+    pub allocator: String,
+
+    #[command(flatten)]
+    pub zone: Zone,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckConfig {
+    /// The pools file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    #[command(flatten)]
+    pub ip_list: IpList,
+}
+
+#[derive(Debug, Args)]
+pub struct IpList {
+    /// Addresses reserved for namespaces: whitespace-separated namespace:IP items
+    #[arg(
+        id = "ip_list",
+        long = "ip-list",
+        env = "IP_LIST",
+        value_name = "ITEMS",
+        hide = true
+    )]
+    pub items: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Zone {
+    /// The time zone of what people read
+    #[arg(id = "tz", long = "tz", env = "TZ", value_name = "ZONE", hide = true)]
+    name: Option<String>,
+}
+
+impl Zone {
+    /// UTC unless `TZ` says otherwise.
+    pub fn time_zone(&self) -> TimeZone {
+        let named = self.name.as_deref().filter(|name| !name.is_empty());
+        let zone = named.map(|name| TimeZone::get(name).or_else(|_| TimeZone::posix(name)));
+        zone.and_then(Result::ok).unwrap_or(TimeZone::UTC)
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogFormat {
+    Classic,
+    Pretty,
+    Json,
+}
+
+/// Where to answer gRPC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix://") {
+            Some("") => Err("the path is missing; write unix:///path".to_owned()),
+            Some(path) => Ok(Self::Unix(path.into())),
+            None => text
+                .parse()
+                .map(Self::Tcp)
+                .map_err(|_| "neither IP:PORT nor unix:///path".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What an operator sees at `/metrics`. Every name begins with `lb_allocator_`;
+//! labels are bounded: pool, family, kind, reason, method, code.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet},
+    metrics::{
+        MetricType,
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+use crate::{
+    engine::{ChangeKind, Plan, Reply},
+    published::Published,
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MethodLabel {
+    method: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RpcLabels {
+    method: &'static str,
+    code: &'static str,
+}
+
+/// Counted by the writer.
+#[derive(Clone, Debug)]
+pub struct WriterMetrics {
+    changes: Family<KindLabel, Counter>,
+    refusals: Family<ReasonLabel, Counter>,
+    batch_size: Histogram,
+    commit_seconds: Histogram,
+    commit_failures: Counter,
+}
+
+impl WriterMetrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            changes: Family::default(),
+            refusals: Family::default(),
+            batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
+            commit_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
+            commit_failures: Counter::default(),
+        };
+        registry.register("changes", "Committed changes", metrics.changes.clone());
+        registry.register("refusals", "Refused wishes", metrics.refusals.clone());
+        registry.register(
+            "commit_batch_size",
+            "Requests that shared a transaction",
+            metrics.batch_size.clone(),
+        );
+        registry.register(
+            "commit_seconds",
+            "How long a transaction took",
+            metrics.commit_seconds.clone(),
+        );
+        registry.register(
+            "commit_failures",
+            "Transactions that failed",
+            metrics.commit_failures.clone(),
+        );
+        metrics
+    }
+
+    pub fn planned(&self, plan: &Plan) {
+        for change in &plan.changes {
+            let kind = match change.kind {
+                ChangeKind::Allocated => "allocated",
+                ChangeKind::Released => "released",
+                ChangeKind::Updated => "updated",
+            };
+            self.changes.get_or_create(&KindLabel { kind }).inc();
+        }
+        let refused = |reason| {
+            self.refusals.get_or_create(&ReasonLabel { reason }).inc();
+        };
+        match &plan.reply {
+            Reply::Refused(refusal) => refused(refusal.reason()),
+            Reply::Acquired(acquired) => {
+                for unmet in &acquired.unmet {
+                    refused(unmet.refusal.reason());
+                }
+            }
+            Reply::Released(_) => {}
+        }
+    }
+
+    pub fn committed(&self, requests: usize, took: Duration) {
+        // At most a few hundred, exact as f64.
+        self.batch_size.observe(requests as f64);
+        self.commit_seconds.observe(took.as_secs_f64());
+    }
+
+    pub fn commit_failed(&self) {
+        self.commit_failures.inc();
+    }
+}
+
+/// Counted for every RPC.
+#[derive(Clone, Debug)]
+pub struct RpcMetrics {
+    requests: Family<RpcLabels, Counter>,
+    seconds: Family<MethodLabel, Histogram, fn() -> Histogram>,
+    in_flight: Gauge,
+}
+
+impl RpcMetrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        let buckets: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_1, 2.0, 16));
+        let metrics = Self {
+            requests: Family::default(),
+            seconds: Family::new_with_constructor(buckets),
+            in_flight: Gauge::default(),
+        };
+        registry.register(
+            "rpc_requests",
+            "Answered RPCs by method and gRPC code",
+            metrics.requests.clone(),
+        );
+        registry.register(
+            "rpc_seconds",
+            "How long an RPC took; of a stream, until it began",
+            metrics.seconds.clone(),
+        );
+        registry.register(
+            "rpc_in_flight",
+            "RPCs that are being worked on",
+            metrics.in_flight.clone(),
+        );
+        metrics
+    }
+
+    pub fn started(&self) {
+        self.in_flight.inc();
+    }
+
+    pub fn ended(&self, method: &'static str, code: &'static str, took: Duration) {
+        self.in_flight.dec();
+        self.answered(method, code);
+        let method = MethodLabel { method };
+        self.seconds
+            .get_or_create(&method)
+            .observe(took.as_secs_f64());
+    }
+
+    pub fn answered(&self, method: &'static str, code: &'static str) {
+        self.requests
+            .get_or_create(&RpcLabels { method, code })
+            .inc();
+    }
+}
+
+/// Read off the published state at each scrape.
+pub struct StateCollector(Arc<Published>);
+
+impl StateCollector {
+    pub fn register(registry: &mut Registry, published: Arc<Published>) {
+        registry.register_collector(Box::new(Self(published)));
+    }
+}
+
+impl fmt::Debug for StateCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StateCollector")
+    }
+}
+
+impl Collector for StateCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let (revision, rows) = {
+            let state = self.0.read();
+            let mut rows = Vec::new();
+            for index in state.pools().indexes() {
+                let name = state.pools().spec(index).name.clone();
+                for (family, usable) in state.pools().usable(index).iter() {
+                    if !usable.is_empty() {
+                        // A gauge is a float; a /64 loses its last digits.
+                        let size = usable.len() as f64;
+                        rows.push((name.clone(), family, size, state.used(index, family)));
+                    }
+                }
+            }
+            (state.revision().0, rows)
+        };
+        encoder
+            .encode_descriptor(
+                "revision",
+                "The last committed revision",
+                None,
+                MetricType::Gauge,
+            )?
+            .encode_gauge(&revision)?;
+        let mut sizes = encoder.encode_descriptor(
+            "pool_addresses",
+            "Addresses of the pool, without excluded ones",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (pool, family, size, _) in &rows {
+            let labels = [("pool", pool.as_str()), ("family", family.as_str())];
+            sizes.encode_family(&labels)?.encode_gauge(size)?;
+        }
+        let mut used = encoder.encode_descriptor(
+            "pool_addresses_used",
+            "Addresses of the pool that are held",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (pool, family, _, count) in &rows {
+            let labels = [("pool", pool.as_str()), ("family", family.as_str())];
+            used.encode_family(&labels)?.encode_gauge(count)?;
+        }
+        Ok(())
+    }
+}

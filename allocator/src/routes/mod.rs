@@ -1,0 +1,13 @@
+//! The routes table of the original controller: which address goes where. The
+//! same table is a file, rewritten after every change, and the output of
+//! `lb-allocator routes`.
+
+mod client;
+mod file;
+mod table;
+
+pub use self::{
+    client::{RoutesError, fetch},
+    file::keep,
+    table::render,
+};

@@ -1,0 +1,142 @@
+//! Puts the parts together, and takes them apart in order.
+
+use std::{future::IntoFuture, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use prometheus_client::registry::Registry;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin::Admin,
+    args::{CheckConfig, Cli, Command, Routes, Serve},
+    config,
+    listen::{self, Incoming},
+    log,
+    metrics::{RpcMetrics, StateCollector, WriterMetrics},
+    routes,
+    service::{self, Parts},
+    store::Store,
+    writer::WriterTask,
+};
+
+/// How long requests that were begun may take after SIGTERM.
+const DRAIN: Duration = Duration::from_secs(7);
+/// How long the last commit may take after that.
+const LAST_COMMIT: Duration = Duration::from_secs(2);
+
+/// # Errors
+/// Whatever stops the command; the chain tells all of it.
+pub async fn run(cli: Cli) -> Result<()> {
+    let Cli { command } = cli;
+    match command {
+        Command::Serve(args) => serve(args).await,
+        Command::Routes(Routes { allocator, zone }) => {
+            print!("{}", routes::fetch(&allocator, zone.time_zone()).await?);
+            Ok(())
+        }
+        Command::CheckConfig(CheckConfig { file, ip_list }) => {
+            let pools = config::load(ip_list.items.as_deref(), Some(&file))?;
+            print!("{}", config::explain(&pools));
+            Ok(())
+        }
+    }
+}
+
+async fn serve(args: Serve) -> Result<()> {
+    let Serve {
+        listen,
+        database,
+        config,
+        ip_list,
+        admin_listen,
+        routes_file,
+        log_format,
+        zone,
+    } = args;
+    let zone = zone.time_zone();
+    let (decisions, _flushed_at_the_end) = log::start(log_format, zone.clone());
+    let pools = Arc::new(config::load(ip_list.items.as_deref(), config.as_deref())?);
+    let store = Store::open(&database).await?;
+    let history = store.history_reader();
+
+    let mut registry = Registry::with_prefix("lb_allocator");
+    let (task, writer, published) = WriterTask::load(
+        store,
+        pools,
+        WriterMetrics::register(&mut registry),
+        decisions,
+    )
+    .await?;
+    StateCollector::register(&mut registry, Arc::clone(&published));
+    let metrics = RpcMetrics::register(&mut registry);
+
+    let shutdown = CancellationToken::new();
+    let admin = Admin {
+        registry: Arc::new(registry),
+        store_available: writer.store_available(),
+        shutdown: shutdown.clone(),
+    };
+    let admin_socket = TcpListener::bind(admin_listen).await.with_context(|| {
+        format!("cannot listen on {admin_listen} (--admin-listen); is another process there?")
+    })?;
+    let incoming = listen::bind(&listen)?;
+    let router = service::router(Parts {
+        writer,
+        published: Arc::clone(&published),
+        history,
+        metrics,
+        shutdown: shutdown.clone(),
+    })
+    .await?;
+
+    let admin = tokio::spawn(axum::serve(admin_socket, admin.router()).into_future());
+    if let Some(path) = routes_file {
+        tokio::spawn(routes::keep(path, published, zone));
+    }
+    let writer_task = tokio::spawn(task.run());
+    tokio::spawn(cancel_on_signal(shutdown.clone())?);
+    tracing::info!(%listen, %admin_listen, %database, "serving");
+
+    let stop = shutdown.clone().cancelled_owned();
+    let serving = async {
+        match incoming {
+            Incoming::Tcp(tcp) => router.serve_with_incoming_shutdown(tcp, stop).await,
+            Incoming::Unix(unix) => router.serve_with_incoming_shutdown(unix, stop).await,
+        }
+    };
+    let drained = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::select! {
+        served = serving => served.context("cannot serve gRPC")?,
+        () = drained => tracing::warn!("closing connections that are still open"),
+    }
+    // The last handle to the writer is gone with the server, so the task ends
+    // once everything it took is answered.
+    match timeout(LAST_COMMIT, writer_task).await {
+        Ok(ended) => ended.context("the writer failed")??,
+        Err(_) => tracing::warn!("the last commit takes too long; not waiting for it"),
+    }
+    admin.abort();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn cancel_on_signal(shutdown: CancellationToken) -> Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("shutting down");
+        shutdown.cancel();
+    })
+}

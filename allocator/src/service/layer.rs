@@ -1,0 +1,146 @@
+//! What every RPC goes through: it is counted, timed, and refused when too many
+//! are being worked on.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use http::{Request, Response};
+use tokio::sync::Semaphore;
+use tonic::{Code, Status, body::Body};
+use tower::{Layer, Service};
+
+use super::fault;
+use crate::metrics::RpcMetrics;
+
+/// Makes [`RpcService`]s that share one limit.
+#[derive(Clone)]
+pub struct RpcLayer {
+    permits: Arc<Semaphore>,
+    metrics: RpcMetrics,
+}
+
+impl RpcLayer {
+    pub fn new(max_in_flight: usize, metrics: RpcMetrics) -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(max_in_flight)),
+            metrics,
+        }
+    }
+}
+
+impl<S> Layer<S> for RpcLayer {
+    type Service = RpcService<S>;
+
+    fn layer(&self, inner: S) -> RpcService<S> {
+        RpcService {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// See [`RpcLayer`].
+#[derive(Clone)]
+pub struct RpcService<S> {
+    inner: S,
+    layer: RpcLayer,
+}
+
+impl<S> Service<Request<Body>> for RpcService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let metrics = self.layer.metrics.clone();
+        let method = method(request.uri().path());
+        let Ok(permit) = Arc::clone(&self.layer.permits).try_acquire_owned() else {
+            metrics.answered(method, code_text(Code::ResourceExhausted));
+            return Box::pin(async { Ok(fault::overloaded().into_http()) });
+        };
+        metrics.started();
+        let guard = InFlight {
+            metrics,
+            method,
+            code: Code::Cancelled,
+            start: Instant::now(),
+        };
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let _permit = permit;
+            let mut guard = guard;
+            let response = answer.await;
+            guard.code = response.as_ref().map_or(Code::Internal, |response| {
+                // A refusal is in the headers; what comes in trailers is OK, or
+                // the end of a stream that has been counted as begun.
+                Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code())
+            });
+            response
+        })
+    }
+}
+
+/// Counts the RPC when it is answered, or when its caller went away.
+struct InFlight {
+    metrics: RpcMetrics,
+    method: &'static str,
+    code: Code,
+    start: Instant,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let code = code_text(self.code);
+        self.metrics.ended(self.method, code, self.start.elapsed());
+    }
+}
+
+/// A label of few values: whatever else somebody calls is one of them.
+fn method(path: &str) -> &'static str {
+    const KNOWN: [&str; 7] = [
+        "/lballocator.v1.AllocatorService/Acquire",
+        "/lballocator.v1.AllocatorService/Release",
+        "/lballocator.v1.AllocatorService/Watch",
+        "/lballocator.v1.PoolService/ListPools",
+        "/lballocator.v1.PoolService/ListAllocations",
+        "/lballocator.v1.PoolService/GetAllocation",
+        "/lballocator.v1.PoolService/ListHistory",
+    ];
+    let known = KNOWN.into_iter().find(|known| *known == path);
+    known.map_or("other", |known| known.rsplit('/').next().unwrap_or(known))
+}
+
+const fn code_text(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

@@ -1,0 +1,88 @@
+//! The only tonic: parse a request, ask the writer or the published state,
+//! answer. One file a service.
+
+mod allocator;
+mod convert;
+mod fault;
+mod layer;
+mod page;
+mod pool;
+mod request;
+
+use std::{sync::Arc, time::Duration};
+
+use lb_proto::v1::{
+    allocator_service_server::AllocatorServiceServer, pool_service_server::PoolServiceServer,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::{Router, Server};
+
+pub use self::convert::{allocation, pools};
+use self::{allocator::Allocator, layer::RpcLayer, pool::PoolReader};
+use crate::{metrics::RpcMetrics, published::Published, store::HistoryReader, writer::Writer};
+
+/// The largest request message, in bytes.
+const MAX_MESSAGE: usize = 256 * 1024;
+/// RPCs that are worked on at one time; one more is RESOURCE_EXHAUSTED.
+const MAX_IN_FLIGHT: usize = 4096;
+/// HTTP/2 streams of one connection; tonic's own default of 200 would queue
+/// callers that share a connection.
+const MAX_STREAMS: u32 = 1024;
+/// After this long an RPC ends, so that a caller that never sends its message
+/// holds nothing up. Streams are bounded only until they begin.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer that does not answer a ping for this long is gone.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// What the services work with.
+#[derive(Clone)]
+pub struct Parts {
+    pub writer: Writer,
+    pub published: Arc<Published>,
+    pub history: HistoryReader,
+    pub metrics: RpcMetrics,
+    pub shutdown: CancellationToken,
+}
+
+type Layers = tower::layer::util::Stack<RpcLayer, tower::layer::util::Identity>;
+
+/// Every gRPC service of the allocator: its own two, health and reflection.
+///
+/// # Errors
+/// If the compiled contract cannot be read.
+pub async fn router(parts: Parts) -> Result<Router<Layers>, tonic_reflection::server::Error> {
+    let Parts {
+        writer,
+        published,
+        history,
+        metrics,
+        shutdown,
+    } = parts;
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let allocator =
+        AllocatorServiceServer::new(Allocator::new(writer, Arc::clone(&published), shutdown))
+            .max_decoding_message_size(MAX_MESSAGE);
+    let pools = PoolServiceServer::new(PoolReader::new(published, history))
+        .max_decoding_message_size(MAX_MESSAGE);
+    health
+        .set_serving::<AllocatorServiceServer<Allocator>>()
+        .await;
+    health.set_serving::<PoolServiceServer<PoolReader>>().await;
+
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(lb_proto::DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok(Server::builder()
+        .timeout(TIMEOUT)
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .layer(RpcLayer::new(MAX_IN_FLIGHT, metrics))
+        .add_service(health_service)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .add_service(allocator)
+        .add_service(pools))
+}

@@ -1,0 +1,172 @@
+//! `PoolService`: reads of the published state, and of history.
+
+use std::{net::IpAddr, sync::Arc};
+
+use lb_proto::v1::{self, get_allocation_request::Of, pool_service_server::PoolService};
+use tonic::{Request, Response, Status};
+
+use super::{convert, fault, page, request};
+use crate::{
+    engine::{Allocation, Revision},
+    published::Published,
+    store::{HistoryFilter, HistoryReader},
+};
+
+/// See the module.
+pub struct PoolReader {
+    published: Arc<Published>,
+    history: HistoryReader,
+}
+
+impl PoolReader {
+    pub const fn new(published: Arc<Published>, history: HistoryReader) -> Self {
+        Self { published, history }
+    }
+}
+
+#[tonic::async_trait]
+impl PoolService for PoolReader {
+    async fn list_pools(
+        &self,
+        _request: Request<v1::ListPoolsRequest>,
+    ) -> Result<Response<v1::ListPoolsResponse>, Status> {
+        let state = self.published.read();
+        Ok(Response::new(v1::ListPoolsResponse {
+            revision: state.revision().0,
+            pools: convert::pools(&state),
+        }))
+    }
+
+    async fn list_allocations(
+        &self,
+        request: Request<v1::ListAllocationsRequest>,
+    ) -> Result<Response<v1::ListAllocationsResponse>, Status> {
+        let v1::ListAllocationsRequest {
+            pool,
+            cluster,
+            namespace,
+            address,
+            page_size,
+            page_token,
+        } = request.into_inner();
+        let size = page::size(page_size)?;
+        let only = request::optional("address", &address, request::address)?;
+        let start: Option<IpAddr> = (!page_token.is_empty())
+            .then(|| page_token.parse().map_err(|_| page::bad_token(&page_token)))
+            .transpose()?;
+        let matches = |held: &Allocation| {
+            (pool.is_empty() || held.pool.as_str() == pool)
+                && (cluster.is_empty() || held.key.cluster.as_str() == cluster)
+                && (namespace.is_empty() || held.key.namespace.as_str() == namespace)
+        };
+
+        let state = self.published.read();
+        let mut response = v1::ListAllocationsResponse {
+            revision: state.revision().0,
+            ..v1::ListAllocationsResponse::default()
+        };
+        if let Some(only) = only {
+            let found = state.by_address(only).filter(|held| matches(held));
+            response.allocations = found
+                .map(|held| convert::allocation(held))
+                .into_iter()
+                .collect();
+            return Ok(Response::new(response));
+        }
+        for (looked_at, held) in state.allocations_from(start).enumerate() {
+            if response.allocations.len() == size || looked_at == page::MAX_SCAN {
+                response.next_page_token = held.address.to_string();
+                break;
+            }
+            if matches(held) {
+                response.allocations.push(convert::allocation(held));
+            }
+        }
+        Ok(Response::new(response))
+    }
+
+    async fn get_allocation(
+        &self,
+        request: Request<v1::GetAllocationRequest>,
+    ) -> Result<Response<v1::GetAllocationResponse>, Status> {
+        let of = request.into_inner().of;
+        let of = of.ok_or_else(|| fault::invalid("of", "give a service or an address"))?;
+        let (what, state, allocations) = match of {
+            Of::Service(key) => {
+                let key = request::service_key("service", Some(key))?;
+                let state = self.published.read();
+                let held: Vec<_> = state
+                    .by_key(&key)
+                    .map(|held| convert::allocation(held))
+                    .collect();
+                (format!("{key} holds nothing"), state, held)
+            }
+            Of::Address(text) => {
+                let address = request::address("address", &text)?;
+                let state = self.published.read();
+                let held = state.by_address(address);
+                let held: Vec<_> = held
+                    .map(|held| convert::allocation(held))
+                    .into_iter()
+                    .collect();
+                (format!("nobody holds {address}"), state, held)
+            }
+        };
+        if allocations.is_empty() {
+            return Err(fault::not_found(what));
+        }
+        Ok(Response::new(v1::GetAllocationResponse {
+            revision: state.revision().0,
+            allocations,
+        }))
+    }
+
+    async fn list_history(
+        &self,
+        request: Request<v1::ListHistoryRequest>,
+    ) -> Result<Response<v1::ListHistoryResponse>, Status> {
+        let v1::ListHistoryRequest {
+            address,
+            cluster,
+            namespace,
+            name,
+            page_size,
+            page_token,
+        } = request.into_inner();
+        let size = page::size(page_size)?;
+        let address = request::optional("address", &address, request::address)?;
+        let filter = HistoryFilter {
+            address: address.map(|address| address.to_string()),
+            cluster: Some(cluster).filter(|text| !text.is_empty()),
+            namespace: Some(namespace).filter(|text| !text.is_empty()),
+            name: Some(name).filter(|text| !text.is_empty()),
+        };
+        let committed = self.published.read().revision();
+        let newest = match page_token.as_str() {
+            "" => committed,
+            text => match text.parse() {
+                Ok(number) if (1..=committed.0).contains(&number) => Revision(number),
+                Ok(_) | Err(_) => return Err(page::bad_token(text)),
+            },
+        };
+        // At most as many as fit in an i64.
+        let oldest = Revision((newest.0 - page::MAX_SCAN as i64 + 1).max(1));
+        let mut rows = self
+            .history
+            .rows(&filter, newest, oldest, size + 1)
+            .await
+            .map_err(|error| fault::internal(&error))?;
+        let next = if rows.len() > size {
+            rows.pop().map(|row| row.revision)
+        } else {
+            Some(oldest.0 - 1).filter(|revision| *revision > 0)
+        };
+        Ok(Response::new(v1::ListHistoryResponse {
+            revision: committed.0,
+            entries: rows.into_iter().map(convert::history_entry).collect(),
+            next_page_token: next
+                .map(|revision| revision.to_string())
+                .unwrap_or_default(),
+        }))
+    }
+}

@@ -1,0 +1,198 @@
+//! From messages to commands: everything is checked here, once.
+
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
+
+use lb_proto::v1;
+use tonic::Status;
+
+use super::fault::{conflicting, invalid, invalid_name};
+use crate::engine::{
+    Acquire, ClusterName, Command, Family, Namespace, PerFamily, Policy, PoolName, Release,
+    ServiceKey, ServiceName, Uid, Wish,
+};
+
+const MAX_PORTS: usize = 1000;
+const MAX_LABELS: usize = 1000;
+const MAX_CURRENT: usize = 16;
+/// A label's key is a DNS subdomain, '/' and a name.
+const MAX_LABEL_KEY: usize = 317;
+const MAX_LABEL_VALUE: usize = 63;
+
+pub fn acquire(request: v1::AcquireRequest) -> Result<Command, Status> {
+    let v1::AcquireRequest { service, uid, wish } = request;
+    let key = service_key("service", service)?;
+    let raw = wish.ok_or_else(|| invalid("wish", "is missing"))?;
+    let cluster_ip = optional("wish.cluster_ip", &raw.cluster_ip, address)?;
+    Ok(Command::Acquire(Acquire {
+        key: Arc::new(key),
+        uid: optional_uid(&uid)?,
+        cluster_ip,
+        wish: self::wish(raw)?,
+    }))
+}
+
+pub fn release(request: v1::ReleaseRequest) -> Result<Command, Status> {
+    let v1::ReleaseRequest { service, uid } = request;
+    Ok(Command::Release(Release {
+        key: service_key("service", service)?,
+        uid: optional_uid(&uid)?,
+    }))
+}
+
+pub fn cluster(field: &str, text: &str) -> Result<ClusterName, Status> {
+    ClusterName::parse(text).map_err(invalid_name(field))
+}
+
+pub fn service_key(field: &str, key: Option<v1::ServiceKey>) -> Result<ServiceKey, Status> {
+    let key = key.ok_or_else(|| invalid(field, "is missing"))?;
+    let of = |part: &str| format!("{field}.{part}");
+    Ok(ServiceKey {
+        cluster: cluster(&of("cluster"), &key.cluster)?,
+        namespace: Namespace::parse(&key.namespace).map_err(invalid_name(&of("namespace")))?,
+        name: ServiceName::parse(&key.name).map_err(invalid_name(&of("name")))?,
+    })
+}
+
+pub fn address(field: &str, text: &str) -> Result<IpAddr, Status> {
+    let parsed = text.parse::<IpAddr>();
+    let parsed = parsed.map_err(|_| invalid(field, format!("{text:?} is not an IP address")))?;
+    Ok(parsed.to_canonical())
+}
+
+/// `None` where the text is empty.
+pub fn optional<T>(
+    field: &str,
+    text: &str,
+    parse: impl FnOnce(&str, &str) -> Result<T, Status>,
+) -> Result<Option<T>, Status> {
+    (!text.is_empty()).then(|| parse(field, text)).transpose()
+}
+
+fn optional_uid(text: &str) -> Result<Option<Uid>, Status> {
+    optional("uid", text, |field, text| {
+        Uid::parse(text).map_err(invalid_name(field))
+    })
+}
+
+fn wish(raw: v1::Wish) -> Result<Wish, Status> {
+    let families = families(&raw.families)?;
+    let policy = policy(raw.ip_family_policy, &families)?;
+    let requested = requested(&raw.addresses, &families)?;
+    let pool = optional("wish.pool", &raw.pool, |field, text| {
+        PoolName::parse(text).map_err(invalid_name(field))
+    })?;
+    at_most(
+        "wish.current_addresses",
+        raw.current_addresses.len(),
+        MAX_CURRENT,
+    )?;
+    let current = raw.current_addresses.iter();
+    let current = current.map(|text| address("wish.current_addresses", text));
+    let current = current.collect::<Result<_, _>>()?;
+    ports(&raw.ports)?;
+    v1::ExternalTrafficPolicy::try_from(raw.external_traffic_policy)
+        .map_err(|error| invalid("wish.external_traffic_policy", error))?;
+    labels("wish.selector", &raw.selector)?;
+    labels("wish.service_labels", &raw.service_labels)?;
+    Ok(Wish {
+        families,
+        policy,
+        requested,
+        pool,
+        current,
+    })
+}
+
+fn families(raw: &[i32]) -> Result<Vec<Family>, Status> {
+    let field = "wish.families";
+    let parsed = raw
+        .iter()
+        .map(|number| match v1::IpFamily::try_from(*number) {
+            Ok(v1::IpFamily::Ipv4) => Ok(Family::V4),
+            Ok(v1::IpFamily::Ipv6) => Ok(Family::V6),
+            Ok(v1::IpFamily::Unspecified) => Err(invalid(field, "has an unspecified family")),
+            Err(error) => Err(invalid(field, error)),
+        });
+    let families = parsed.collect::<Result<Vec<_>, _>>()?;
+    match families.as_slice() {
+        [] => Err(invalid(field, "is missing")),
+        [_] => Ok(families),
+        [one, other] if one != other => Ok(families),
+        _ => Err(invalid(field, "has a family twice")),
+    }
+}
+
+fn policy(raw: i32, families: &[Family]) -> Result<Policy, Status> {
+    let field = "wish.ip_family_policy";
+    let policy = v1::IpFamilyPolicy::try_from(raw).map_err(|error| invalid(field, error))?;
+    match policy {
+        v1::IpFamilyPolicy::Unspecified | v1::IpFamilyPolicy::SingleStack => {
+            if families.len() > 1 {
+                let message = "SINGLE_STACK contradicts two families";
+                return Err(conflicting(field, message));
+            }
+            Ok(Policy::All)
+        }
+        v1::IpFamilyPolicy::PreferDualStack => Ok(Policy::Any),
+        v1::IpFamilyPolicy::RequireDualStack => {
+            if families.len() < 2 {
+                let message = "REQUIRE_DUAL_STACK contradicts a single family";
+                return Err(conflicting(field, message));
+            }
+            Ok(Policy::All)
+        }
+    }
+}
+
+fn requested(raw: &[String], families: &[Family]) -> Result<PerFamily<Option<IpAddr>>, Status> {
+    let field = "wish.addresses";
+    let mut requested = PerFamily::<Option<IpAddr>>::default();
+    for text in raw {
+        let address = address(field, text)?;
+        let family = Family::of(address);
+        if !families.contains(&family) {
+            let message = format!("{address} is {family}, which the Service does not have");
+            return Err(invalid(field, message));
+        }
+        if let Some(other) = requested.get_mut(family).replace(address) {
+            let message = format!("{other} and {address} are both {family}; ask for one");
+            return Err(invalid(field, message));
+        }
+    }
+    Ok(requested)
+}
+
+fn ports(raw: &[v1::ServicePort]) -> Result<(), Status> {
+    let field = "wish.ports";
+    at_most(field, raw.len(), MAX_PORTS)?;
+    for port in raw {
+        v1::Protocol::try_from(port.protocol).map_err(|error| invalid(field, error))?;
+        if !(1..=65_535).contains(&port.port) {
+            return Err(invalid(field, format!("{} is not a port", port.port)));
+        }
+    }
+    Ok(())
+}
+
+fn labels(field: &str, raw: &HashMap<String, String>) -> Result<(), Status> {
+    at_most(field, raw.len(), MAX_LABELS)?;
+    for (key, value) in raw {
+        if key.is_empty() || key.len() > MAX_LABEL_KEY || value.len() > MAX_LABEL_VALUE {
+            let message = format!(
+                "a key has 1 to {MAX_LABEL_KEY} characters and a value at most {MAX_LABEL_VALUE}"
+            );
+            return Err(invalid(field, message));
+        }
+    }
+    Ok(())
+}
+
+fn at_most(field: &str, count: usize, limit: usize) -> Result<(), Status> {
+    if count > limit {
+        return Err(invalid(
+            field,
+            format!("has {count} entries, at most {limit} are allowed"),
+        ));
+    }
+    Ok(())
+}
