@@ -53,10 +53,7 @@ impl Link {
                 Reason::AllocatorUnavailable,
                 "the allocator has not answered yet",
             )),
-            Self::Down(message) => Some(Refusal {
-                message: message.clone(),
-                ..Refusal::new(Reason::AllocatorUnavailable, "")
-            }),
+            Self::Down(message) => Some(Refusal::new(Reason::AllocatorUnavailable, message)),
         }
     }
 }

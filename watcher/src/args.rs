@@ -68,7 +68,12 @@ pub struct Args {
     pub log_format: LogFormat,
 
     /// What is logged, as a tracing filter.
-    #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = "info")]
+    #[arg(
+        long,
+        env = "RUST_LOG",
+        value_name = "FILTER",
+        default_value = "info,kube_client::client::builder=off"
+    )]
     pub log_filter: String,
 
     /// The name of this process in Events.

@@ -59,7 +59,7 @@ macro_rules! reasons {
 reasons! {
     /// Every address it may have is held.
     PoolExhausted = "POOL_EXHAUSTED" => WaitForFreed,
-        "it is served as soon as an address is free; a larger pool helps too";
+        "it is served as soon as an address is free";
     /// Free addresses there are, but they cool down.
     PoolCoolingDown = "POOL_COOLING_DOWN" => WaitForFreed,
         "it is served when the time is over";
@@ -68,10 +68,10 @@ reasons! {
         "it is served when another Service gives an address back";
     /// No pool serves it.
     NoPool = "NO_POOL" => WaitForPools,
-        "add a pool for it to lb-allocator";
+        "it is served when a pool serves it";
     /// The pool it names does not exist.
     PoolNotFound = "POOL_NOT_FOUND" => WaitForPools,
-        "add the pool to lb-allocator, or correct the annotation";
+        "correct the annotation, or add the pool to lb-allocator";
     /// The pool it names does not serve it.
     PoolNotAllowed = "POOL_NOT_ALLOWED" => WaitForPools,
         "name another pool or address, or let the pool serve this namespace";
@@ -132,8 +132,10 @@ pub struct Refusal {
     pub reason: Cow<'static, str>,
     /// What is done about it.
     pub remedy: Remedy,
-    /// For people: what and why, and what to do.
+    /// For people: what and why.
     pub message: String,
+    /// For people: what happens next, or what to do. May be empty.
+    pub advice: &'static str,
 }
 
 impl Refusal {
@@ -142,7 +144,16 @@ impl Refusal {
         Self {
             reason: reason.as_str().into(),
             remedy: reason.remedy(),
-            message: format!("{message}; {}", reason.advice()),
+            message: message.to_string(),
+            advice: reason.advice(),
+        }
+    }
+
+    /// All that people are told.
+    pub fn words(&self) -> String {
+        match self.advice {
+            "" => self.message.clone(),
+            advice => format!("{}; {advice}", self.message),
         }
     }
 
@@ -154,6 +165,7 @@ impl Refusal {
                 reason: reason.to_owned().into(),
                 remedy: remedy_of(code),
                 message: message.to_owned(),
+                advice: "",
             },
         }
     }
@@ -180,9 +192,19 @@ impl From<&Status> for Refusal {
             | Remedy::WaitForPools
             | Remedy::WaitForEither => Self::new(
                 Reason::AllocatorUnavailable,
-                format_args!("the allocator does not answer: {}", status.message()),
+                format_args!("the allocator does not answer: {}", cause(status)),
             ),
         }
+    }
+}
+
+/// The transport says what failed, and further down why.
+fn cause(status: &Status) -> String {
+    let first = std::error::Error::source(status);
+    let root = std::iter::successors(first, |error| error.source()).last();
+    match root.map(ToString::to_string) {
+        Some(root) if root != status.message() => format!("{}: {root}", status.message()),
+        Some(_) | None => status.message().to_owned(),
     }
 }
 
@@ -240,7 +262,7 @@ mod tests {
         ));
         assert_eq!(refusal.reason, "POOL_EXHAUSTED");
         assert_eq!(refusal.remedy, Remedy::WaitForFreed);
-        assert!(refusal.message.starts_with("why; it is served"));
+        assert!(refusal.words().starts_with("why; it is served"));
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub enum ApiError {
 /// Who owns what was to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// In the API server's words.
+    /// Their names.
     pub manager: String,
     /// Whether it is only our own condition.
     pub only_condition: bool,
@@ -107,10 +107,16 @@ impl ServiceApi {
 }
 
 /// The words of an error and of what caused it.
-fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let words: Vec<String> = causes.map(ToString::to_string).collect();
     words.join(": ")
+}
+
+/// The name in `conflict with "NAME" …`. The rest may hold a time, which would make
+/// each conflict look new.
+fn manager(message: &str) -> &str {
+    message.split('"').nth(1).unwrap_or(message)
 }
 
 fn classify(status: &Status) -> ApiError {
@@ -119,7 +125,8 @@ fn classify(status: &Status) -> ApiError {
         .filter(|cause| cause.reason == "FieldManagerConflict")
         .collect();
     if !conflicts.is_empty() {
-        let mut managers: Vec<&str> = conflicts.iter().map(|c| c.message.as_str()).collect();
+        let mut managers: Vec<&str> = conflicts.iter().map(|c| manager(&c.message)).collect();
+        managers.sort_unstable();
         managers.dedup();
         return ApiError::Conflict(Conflict {
             manager: managers.join(", "),
@@ -212,7 +219,7 @@ mod tests {
                 panic!("no conflict: {fields:?}");
             };
             assert_eq!(conflict.only_condition, only_condition);
-            assert!(conflict.manager.contains("speaker"));
+            assert_eq!(conflict.manager, "speaker");
         }
     }
 }

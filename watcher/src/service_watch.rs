@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::{
     admin::Health, key::Key, ledger::Ledger, metrics::Metrics, queue::Queue, scope::Scope,
-    service_store::ServiceStore, status, sync::rank,
+    service_api::chain, service_store::ServiceStore, status, sync::rank,
 };
 
 /// Seconds after which the API server ends a watch, so that a connection that was
@@ -64,7 +64,10 @@ impl ServiceWatch {
                 Err(error) => {
                     self.metrics.stream_error("services");
                     if !broken {
-                        warn!(%error, "cannot watch Services; trying again with back-off");
+                        warn!(
+                            "cannot watch Services, trying again with back-off: {}",
+                            chain(&error)
+                        );
                     }
                     broken = true;
                 }

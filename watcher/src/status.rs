@@ -56,7 +56,7 @@ impl Desired {
             (Some(refusal), _) => Verdict::keeping(&held, refusal),
             (None, Some(unmet)) if !grant.satisfied => Verdict::keeping(&held, unmet),
             (None, Some(unmet)) => {
-                Verdict::satisfied(format!("{held}; not yet all: {}", unmet.message))
+                Verdict::satisfied(format!("{held}; not yet all: {}", unmet.words()))
             }
             (None, None) => Verdict::satisfied(held),
         };
@@ -73,7 +73,7 @@ impl Desired {
             verdict: Verdict {
                 satisfied: false,
                 reason: refusal.reason.clone(),
-                message: refusal.message.clone(),
+                message: refusal.words(),
             },
         }
     }
@@ -92,7 +92,7 @@ impl Verdict {
         Self {
             satisfied: false,
             reason: refusal.reason.clone(),
-            message: format!("keeps {held}: {}", refusal.message),
+            message: format!("keeps {held}: {}", refusal.words()),
         }
     }
 
@@ -387,7 +387,7 @@ mod tests {
 
         let told = Desired::refused(&exhausted());
         let waiting =
-            json!({"conditions": [ours("False", "POOL_EXHAUSTED", &exhausted().message)]});
+            json!({"conditions": [ours("False", "POOL_EXHAUSTED", &exhausted().words())]});
         assert_eq!(write(&service(waiting.clone()), &told), None);
         assert_eq!(transitions(&service(waiting), &told, &[]), []);
     }

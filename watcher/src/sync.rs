@@ -238,7 +238,7 @@ impl Syncer {
                 if let Some(old) = old.filter(|_| waits)
                     && let Err(refusal) = self.release(view.key, &old.uid).await
                 {
-                    warn!(reason = %refusal.reason, "not released: {}", refusal.message);
+                    self.log(&refusal, "not released");
                     return Next::Retry;
                 }
                 self.refuse(view, refusal, answer.outdated, failures).await
@@ -277,7 +277,7 @@ impl Syncer {
                 }
             }
             Err(refusal) if refusal.remedy == Remedy::RetrySoon => {
-                warn!(reason = %refusal.reason, "{}", refusal.message);
+                self.log(&refusal, "not granted");
                 let before = view.known.and_then(|record| record.reply.as_ref());
                 match before.filter(|reply| reply.wish == *fingerprint) {
                     Some(reply) if reply.outcome.is_ok() => Answer {
@@ -290,7 +290,7 @@ impl Syncer {
             }
             Err(refusal) => {
                 if refusal.remedy == Remedy::RetrySeldom {
-                    error!(reason = %refusal.reason, "{}", refusal.message);
+                    self.log(&refusal, "not granted");
                 }
                 let good_for = (asked, net());
                 let stands = self
@@ -455,7 +455,7 @@ impl Syncer {
                 Next::Done
             }
             Err(refusal) => {
-                warn!(reason = %refusal.reason, "not released: {}", refusal.message);
+                self.log(&refusal, "not released");
                 match refusal.remedy {
                     Remedy::RetrySoon => Next::Retry,
                     Remedy::RetrySeldom
@@ -465,6 +465,23 @@ impl Syncer {
                     | Remedy::WaitForEdit => Next::After(net()),
                 }
             }
+        }
+    }
+
+    /// That the allocator is away was told once, and is not again for each Service.
+    fn log(&self, refusal: &Refusal, what: &str) {
+        let Refusal {
+            reason, message, ..
+        } = refusal;
+        let away = matches!(*self.link.borrow(), Link::Down(_));
+        match refusal.remedy {
+            Remedy::RetrySeldom => error!(%reason, "{what}: {message}"),
+            Remedy::RetrySoon if away => debug!(%reason, "{what}: {message}"),
+            Remedy::RetrySoon
+            | Remedy::WaitForFreed
+            | Remedy::WaitForPools
+            | Remedy::WaitForEither
+            | Remedy::WaitForEdit => warn!(%reason, "{what}: {message}"),
         }
     }
 
