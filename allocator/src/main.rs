@@ -1,9 +1,29 @@
 //! `lb-allocator`: see the library.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use lb_allocator::{args::Cli, run::run};
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    run(Cli::parse()).await
+async fn main() -> ExitCode {
+    match run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lb-allocator: {}", in_one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The error and its causes; some libraries repeat a cause in their own text.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !line.ends_with(&cause) {
+            let separator = if line.is_empty() { "" } else { ": " };
+            line += &format!("{separator}{cause}");
+        }
+    }
+    line
 }

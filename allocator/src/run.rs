@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How long requests that were begun may take after SIGTERM.
-const DRAIN: Duration = Duration::from_secs(7);
+const DRAIN: Duration = Duration::from_secs(5);
 /// How long the last commit may take after that.
 const LAST_COMMIT: Duration = Duration::from_secs(2);
 
@@ -98,7 +98,8 @@ async fn serve(args: Serve) -> Result<()> {
     if let Some(path) = routes_file {
         tokio::spawn(routes::keep(path, published, zone));
     }
-    let writer_task = tokio::spawn(task.run());
+    let stop_writer = CancellationToken::new();
+    let writer_task = tokio::spawn(task.run(stop_writer.clone()));
     tokio::spawn(cancel_on_signal(shutdown.clone())?);
     tracing::info!(%listen, %admin_listen, %database, "serving");
 
@@ -117,8 +118,7 @@ async fn serve(args: Serve) -> Result<()> {
         served = serving => served.context("cannot serve gRPC")?,
         () = drained => tracing::warn!("closing connections that are still open"),
     }
-    // The last handle to the writer is gone with the server, so the task ends
-    // once everything it took is answered.
+    stop_writer.cancel();
     match timeout(LAST_COMMIT, writer_task).await {
         Ok(ended) => ended.context("the writer failed")??,
         Err(_) => tracing::warn!("the last commit takes too long; not waiting for it"),

@@ -20,6 +20,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::MissedTickBehavior,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     decision_log::DecisionLog,
@@ -69,7 +70,7 @@ pub enum LoadError {
     Inconsistent(#[from] Inconsistent),
 }
 
-/// Hands commands to the task. The task ends when all of these are gone.
+/// Hands commands to the task.
 #[derive(Clone, Debug)]
 pub struct Writer {
     jobs: mpsc::Sender<Job>,
@@ -143,16 +144,17 @@ impl WriterTask {
         Ok((task, writer, published))
     }
 
-    /// Runs until every [`Writer`] is gone and the last command is answered.
+    /// Runs until it is told to stop, and what it took until then is answered.
     ///
     /// # Errors
     /// If the database cannot be closed; nothing is lost then.
-    pub async fn run(mut self) -> Result<(), StoreError> {
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
         let mut retry = tokio::time::interval(RETRY);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(MAX_BATCH);
         loop {
             tokio::select! {
+                () = stop.cancelled(), if !self.jobs.is_closed() => self.jobs.close(),
                 received = self.jobs.recv_many(&mut batch, MAX_BATCH) => {
                     if received == 0 {
                         return self.store.close().await;

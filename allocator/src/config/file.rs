@@ -74,8 +74,8 @@ struct RawPool {
 /// # Errors
 /// Names the line, the pool and the key of the first fault.
 pub fn parse(text: &str) -> Result<Vec<FilePool>, FileError> {
-    let file: File =
-        serde_saphyr::from_str(text).map_err(|error| FileError::Yaml(error.to_string()))?;
+    let file: File = serde_saphyr::from_str(text)
+        .map_err(|error| FileError::Yaml(error.without_snippet().to_string()))?;
     file.pools.into_iter().map(pool).collect()
 }
 

@@ -73,6 +73,8 @@ pub async fn router(parts: Parts) -> Result<Router<Layers>, tonic_reflection::se
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(lb_proto::DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // So that grpcurl shows the details of a refusal in words.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     Ok(Server::builder()
         .timeout(TIMEOUT)
