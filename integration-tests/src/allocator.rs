@@ -29,6 +29,8 @@ pub struct Options {
     pub config: Option<String>,
     /// Where the database is instead of a folder of its own.
     pub database: Option<PathBuf>,
+    /// What `--listen` says instead of a free port on loopback.
+    pub listen: Option<String>,
     /// More arguments of `serve`.
     pub args: Vec<String>,
 }
@@ -56,6 +58,13 @@ impl Options {
     #[must_use]
     pub fn database(mut self, path: impl Into<PathBuf>) -> Self {
         self.database = Some(path.into());
+        self
+    }
+
+    /// Listening there.
+    #[must_use]
+    pub fn listen(mut self, address: &str) -> Self {
+        self.listen = Some(address.to_owned());
         self
     }
 
@@ -133,7 +142,13 @@ impl Allocator {
     fn spawn(&self) -> Result<Process> {
         let mut args: Vec<String> = ["serve".to_owned()].into();
         let mut flag = |name: &str, value: String| args.extend([format!("--{name}"), value]);
-        flag("listen", format!("127.0.0.1:{}", self.port));
+        flag(
+            "listen",
+            self.options
+                .listen
+                .clone()
+                .unwrap_or_else(|| self.address()),
+        );
         flag("admin-listen", format!("127.0.0.1:{}", self.admin.port));
         flag(
             "database",

@@ -25,6 +25,7 @@ pub mod logs;
 pub mod namespace;
 pub mod ports;
 pub mod process;
+pub mod rpc;
 pub mod scratch;
 pub mod service;
 pub mod site;

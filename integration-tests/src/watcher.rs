@@ -127,6 +127,18 @@ impl Watcher {
         }
     }
 
+    /// Starts it again without waiting: where the allocator is away, it may not
+    /// call itself ready.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_unready(&mut self) {
+        match self.spawn() {
+            Ok(process) => self.process = Some(process),
+            Err(error) => panic!("lb-watcher does not start: {error:#}"),
+        }
+    }
+
     /// Ends it as a crash would.
     pub fn kill(&mut self) {
         self.process = None;

@@ -1,0 +1,223 @@
+//! The subcommands, the classic log and the other ways to listen.
+
+use std::fs;
+
+use integration_tests::{
+    allocator::{Allocator, Options, run},
+    eventually::{DEADLINE, eventually},
+    rpc::{acquire, held, release},
+    scratch::Scratch,
+};
+use lb_proto::v1::allocator_service_client::AllocatorServiceClient;
+use tonic::transport::Endpoint;
+
+#[tokio::test]
+async fn check_config_explains_a_good_file() {
+    let scratch = Scratch::new("config").unwrap();
+    let file = scratch.path().join("pools.yaml");
+    fs::write(
+        &file,
+        "pools: [{name: web, addresses: [192.0.2.0/29], exclude: [192.0.2.0], namespaces: [shop]}]",
+    )
+    .unwrap();
+    let (status, out, errors) = run(&["check-config", file.to_str().unwrap()], &[]).await;
+    assert!(status.success(), "{errors}");
+    for part in ["web", "192.0.2.", "shop"] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+}
+
+#[tokio::test]
+async fn check_config_says_what_is_wrong_and_where() {
+    for (text, parts) in [
+        ("pools: [{name: web}]", &["web", "addresses"][..]),
+        (
+            "pools: [{name: web, addresses: [192.0.2.300]}]",
+            &["192.0.2.300"],
+        ),
+        (
+            "pools: [{name: web, addresses: [192.0.2.9-192.0.2.1]}]",
+            &["192.0.2.9-192.0.2.1"],
+        ),
+        (
+            "pools: [{name: web, addresses: [192.0.2.1], adresses: []}]",
+            &["adresses"],
+        ),
+        (
+            "pools: [{name: a, addresses: [192.0.2.0/24]}, {name: b, addresses: [192.0.2.7]}]",
+            &["192.0.2.7", "a", "b"],
+        ),
+        (
+            "pools: [{name: a, addresses: [192.0.2.1]}, {name: a, addresses: [192.0.2.2]}]",
+            &["a"],
+        ),
+        ("pools: {", &["line"]),
+        ("pool: []", &["pool"]),
+    ] {
+        let scratch = Scratch::new("config").unwrap();
+        let file = scratch.path().join("pools.yaml");
+        fs::write(&file, text).unwrap();
+        let (status, out, errors) = run(&["check-config", file.to_str().unwrap()], &[]).await;
+        assert!(!status.success(), "{text}: {out}");
+        for part in parts {
+            assert!(errors.contains(part), "{text}: {part}: {errors}");
+        }
+        assert!(errors.contains("pools.yaml"), "{text}: {errors}");
+    }
+    let (status, _, errors) = run(&["check-config", "/nowhere/pools.yaml"], &[]).await;
+    assert!(
+        !status.success() && errors.contains("/nowhere/pools.yaml"),
+        "{errors}"
+    );
+}
+
+#[tokio::test]
+async fn a_bad_pools_file_stops_the_start_with_the_same_words() {
+    let (status, errors) =
+        Allocator::start_refused(Options::config("pools: [{name: web, addresses: [oops]}]")).await;
+    assert!(!status.success());
+    assert!(
+        errors.contains("pools.yaml") && errors.contains("oops"),
+        "{errors}"
+    );
+}
+
+#[tokio::test]
+async fn each_decision_is_one_classic_line_on_standard_output() {
+    let list = "default:192.0.2.1";
+    let mut allocator =
+        Allocator::start(Options::ip_list(list).arg("--log-format").arg("classic")).await;
+    let mut client = allocator.client().await;
+    client.acquire(acquire("default", "svc1")).await.unwrap();
+    client.acquire(acquire("default", "svc1")).await.unwrap();
+    client
+        .acquire(acquire("default", "svc2"))
+        .await
+        .unwrap_err();
+    client.release(release("default", "svc1")).await.unwrap();
+    let expected = [
+        "ADDED IP OK namespace:default service:svc1 destination:192.0.2.1",
+        "ADDED IP PENDING namespace:default service:svc2 reason:POOL_EXHAUSTED",
+        "DELETED IP OK namespace:default service:svc1 destination:192.0.2.1",
+    ];
+    let process = allocator.process();
+    let lines = eventually(DEADLINE, "three decisions are printed", async || {
+        let output = process.output();
+        let lines: Vec<String> = output
+            .lines()
+            .filter(|line| line.contains(" IP "))
+            .map(str::to_owned)
+            .collect();
+        if lines.len() >= expected.len() {
+            Ok(lines)
+        } else {
+            Err(output)
+        }
+    })
+    .await;
+    assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+    for (line, expected) in lines.iter().zip(expected) {
+        let (time, decision) = line.split_once("] ").unwrap();
+        assert_eq!(decision, expected);
+        // [Tue 2018-07-17 21:25:02
+        let shape: String = time
+            .chars()
+            .map(|c| {
+                if c.is_ascii_digit() {
+                    '0'
+                } else if c.is_alphabetic() {
+                    'a'
+                } else {
+                    c
+                }
+            })
+            .collect();
+        assert_eq!(shape, "[aaa 0000-00-00 00:00:00");
+    }
+}
+
+#[tokio::test]
+async fn with_json_every_line_of_the_log_is_an_object() {
+    let mut allocator = Allocator::start(
+        Options::ip_list("web:192.0.2.1")
+            .arg("--log-format")
+            .arg("json"),
+    )
+    .await;
+    allocator
+        .client()
+        .await
+        .acquire(acquire("web", "a"))
+        .await
+        .unwrap();
+    let process = allocator.process();
+    let log = eventually(DEADLINE, "the decision is logged", async || {
+        let log = format!("{}{}", process.output(), process.errors());
+        if log.contains("192.0.2.1") {
+            Ok(log)
+        } else {
+            Err(log)
+        }
+    })
+    .await;
+    for line in log.lines() {
+        assert!(
+            serde_json::from_str::<serde_json::Value>(line).is_ok_and(|line| line.is_object()),
+            "{line}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn it_listens_on_a_unix_socket() {
+    let scratch = Scratch::new("socket").unwrap();
+    let url = format!("unix://{}", scratch.path().join("allocator.sock").display());
+    let mut allocator = Allocator::start(Options::ip_list("web:192.0.2.1").listen(&url)).await;
+    for _ in 0..2 {
+        let channel = Endpoint::from_shared(url.clone())
+            .unwrap()
+            .connect()
+            .await
+            .unwrap();
+        let answer = AllocatorServiceClient::new(channel)
+            .acquire(acquire("web", "a"))
+            .await
+            .unwrap();
+        assert_eq!(held(answer.get_ref()), ["192.0.2.1"]);
+        // A socket that a crash left behind is no obstacle.
+        allocator.kill();
+        allocator.start_again().await;
+    }
+}
+
+#[tokio::test]
+async fn it_does_not_start_without_what_it_needs_and_says_so() {
+    for (options, part) in [
+        (
+            Options::ip_list("web:192.0.2.1")
+                .arg("--log-format")
+                .arg("loud"),
+            "loud",
+        ),
+        (
+            Options::ip_list("web:192.0.2.1").arg("--no-such-flag"),
+            "--no-such-flag",
+        ),
+        (
+            Options::ip_list("web:192.0.2.1").database("/nowhere/at/all.db"),
+            "/nowhere/at/all.db",
+        ),
+        (
+            Options::ip_list("web:192.0.2.1").listen("192.0.2.77:1"),
+            "192.0.2.77:1",
+        ),
+        (
+            Options::ip_list("web:192.0.2.1").listen("somewhere"),
+            "somewhere",
+        ),
+    ] {
+        let (status, errors) = Allocator::start_refused(options).await;
+        assert!(!status.success(), "{part}");
+        assert!(errors.contains(part), "{part}: {errors}");
+    }
+}

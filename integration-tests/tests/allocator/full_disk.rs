@@ -1,0 +1,179 @@
+//! A full disk: nothing is acknowledged that is not durable, reads go on, and
+//! everything works again as soon as there is room.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use integration_tests::{
+    allocator::{Allocator, Options},
+    eventually::{DEADLINE, eventually},
+    rpc::{acquire, held, refusal, release},
+    scratch::Scratch,
+};
+use tonic::Code;
+
+const POOLS: &str = "pools: [{name: big, addresses: [10.0.0.0/16]}]";
+
+/// A file system of a few hundred kilobytes.
+struct SmallDisk(Scratch);
+
+impl SmallDisk {
+    fn mount() -> Self {
+        let scratch = Scratch::new("disk").unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=512k", "tmpfs"])
+            .arg(scratch.path())
+            .status()
+            .unwrap();
+        assert!(
+            mounted.success(),
+            "mounting a small tmpfs takes root; run this test as root"
+        );
+        Self(scratch)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Takes all the room that is left.
+    fn fill(&self) -> PathBuf {
+        let ballast = self.path().join("ballast");
+        let mut file = File::options()
+            .create(true)
+            .append(true)
+            .open(&ballast)
+            .unwrap();
+        for size in [4096, 1] {
+            while file.write_all(&vec![0; size]).is_ok() {}
+        }
+        ballast
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_what_cannot_be_kept_and_recovers_by_itself() {
+    let disk = SmallDisk::mount();
+    let database = disk.path().join("allocator.db");
+    let mut allocator = Allocator::start(Options::config(POOLS).database(database)).await;
+    let mut client = allocator.client().await;
+    let before = client
+        .acquire(acquire("web", "before"))
+        .await
+        .unwrap()
+        .into_inner();
+
+    let ballast = disk.fill();
+    let mut acknowledged = vec![("before".to_owned(), held(&before)[0].to_owned())];
+    let mut refused = Vec::new();
+    for number in 0..2000 {
+        let name = format!("s{number}");
+        match client.acquire(acquire("web", &name)).await {
+            Ok(answer) => acknowledged.push((name, held(answer.get_ref())[0].to_owned())),
+            Err(status) => {
+                assert_eq!(status.code(), Code::Unavailable, "{status}");
+                assert_eq!(refusal(&status).reason, "STORE_UNAVAILABLE");
+                refused.push(name);
+            }
+        }
+        if refused.len() == 20 {
+            break;
+        }
+    }
+    assert_eq!(refused.len(), 20, "the disk never got full");
+    let status = client.release(release("web", "before")).await.unwrap_err();
+    assert_eq!(refusal(&status).reason, "STORE_UNAVAILABLE");
+    assert_eq!(
+        addresses(&allocator).await,
+        sorted(&acknowledged),
+        "reads go on"
+    );
+    let kept = client
+        .acquire(acquire("web", "before"))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        held(&kept),
+        held(&before),
+        "what changes nothing needs no room"
+    );
+
+    fs::remove_file(ballast).unwrap();
+    let again = refused[0].clone();
+    let answer = eventually(DEADLINE, "it recovers by itself", async || {
+        client
+            .acquire(acquire("web", &again))
+            .await
+            .map_err(|status| status.to_string())
+    })
+    .await;
+    acknowledged.push((again, held(answer.get_ref())[0].to_owned()));
+
+    allocator.kill();
+    allocator.start_again().await;
+    assert_eq!(
+        addresses(&allocator).await,
+        sorted(&acknowledged),
+        "exactly what was acknowledged is there"
+    );
+}
+
+async fn addresses(allocator: &Allocator) -> Vec<(String, String)> {
+    let allocations = allocator.allocations().await;
+    let pairs: Vec<_> = allocations
+        .into_iter()
+        .map(|a| (a.service.unwrap().name, a.address))
+        .collect();
+    sorted(&pairs)
+}
+
+fn sorted(pairs: &[(String, String)]) -> Vec<(String, String)> {
+    let mut pairs = pairs.to_vec();
+    pairs.sort();
+    pairs
+}
+
+#[tokio::test]
+async fn a_crash_on_a_full_disk_loses_nothing_that_was_acknowledged() {
+    let disk = SmallDisk::mount();
+    let database = disk.path().join("allocator.db");
+    let mut allocator = Allocator::start(Options::config(POOLS).database(database)).await;
+    let mut client = allocator.client().await;
+    let mut acknowledged = Vec::new();
+    let ballast = disk.fill();
+    for number in 0..2000 {
+        let name = format!("s{number}");
+        match client.acquire(acquire("web", &name)).await {
+            Ok(answer) => acknowledged.push((name, held(answer.get_ref())[0].to_owned())),
+            Err(_) => break,
+        }
+    }
+    allocator.kill();
+    fs::remove_file(ballast).unwrap();
+    allocator.start_again().await;
+    assert_eq!(addresses(&allocator).await, sorted(&acknowledged));
+}
+
+#[tokio::test]
+async fn a_start_on_a_full_disk_is_refused_with_the_cause() {
+    let disk = SmallDisk::mount();
+    disk.fill();
+    let options = Options::config(POOLS).database(disk.path().join("allocator.db"));
+    let (status, errors) = Allocator::start_refused(options).await;
+    assert!(!status.success());
+    assert!(
+        errors.contains("allocator.db") && errors.contains("full"),
+        "{errors}"
+    );
+}

@@ -1,0 +1,22 @@
+//! The real lb-allocator, by itself: what it answers, what it keeps, what it
+//! prints, and what it does when something is wrong.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where it cannot go on, helpers of tests included"
+)]
+
+mod acquire_and_release;
+mod broken_requests;
+mod command_line;
+mod database;
+mod full_disk;
+mod ip_list;
+mod overload;
+mod reading;
+mod reflection;
+mod refusals;
+mod routes;
+mod shutdown;
+mod watch;
+mod write_lock;

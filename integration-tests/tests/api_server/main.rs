@@ -1,0 +1,22 @@
+//! The real lb-watcher and lb-allocator on a real Kubernetes API server: Services
+//! in; status, conditions and Events out.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where it cannot go on, helpers of tests included"
+)]
+
+mod allocator_away;
+mod api_server_away;
+mod assignment;
+mod classes;
+mod clusters;
+mod conflicts;
+mod crashes;
+mod events;
+mod families;
+mod replicas;
+mod requests;
+mod scope;
+mod status;
+mod watcher_away;

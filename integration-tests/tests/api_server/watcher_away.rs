@@ -1,0 +1,118 @@
+//! What happens to Services while no watcher runs is made good at its start.
+
+use integration_tests::{
+    control_plane::ControlPlane,
+    eventually::{DEADLINE, eventually},
+    namespace::condition,
+    site::Site,
+};
+use serde_json::json;
+
+async fn holders(site: &Site) -> Vec<(String, String)> {
+    let allocations = site.allocator.allocations().await;
+    allocations
+        .into_iter()
+        .map(|a| (a.service.unwrap().name, a.address))
+        .collect()
+}
+
+async fn holds(site: &Site, expected: &[(&str, &str)]) {
+    eventually(DEADLINE, format!("{expected:?} are held"), async || {
+        let held = holders(site).await;
+        let same = held
+            .iter()
+            .map(|(name, address)| (name.as_str(), address.as_str()))
+            .eq(expected.iter().copied());
+        if same {
+            Ok(())
+        } else {
+            Err(format!("{held:?}"))
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn services_deleted_while_it_was_down_are_released_at_its_start() {
+    let control_plane = ControlPlane::shared().await;
+    let ns = control_plane.namespace().await;
+    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1 {ns}:192.0.2.2")).await;
+    for (name, address) in [("stays", "192.0.2.1"), ("goes", "192.0.2.2")] {
+        ns.create(site.service(name)).await;
+        ns.gets(name, [address]).await;
+    }
+    ns.create(site.service("waits")).await;
+    ns.is_pending("waits", "POOL_EXHAUSTED").await;
+
+    site.watcher.kill();
+    ns.delete("goes").await;
+    site.watcher.start_again().await;
+    ns.gets("waits", ["192.0.2.2"]).await;
+    holds(&site, &[("stays", "192.0.2.1"), ("waits", "192.0.2.2")]).await;
+}
+
+#[tokio::test]
+async fn a_service_created_again_while_it_was_down_keeps_its_address() {
+    let control_plane = ControlPlane::shared().await;
+    let ns = control_plane.namespace().await;
+    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1 {ns}:192.0.2.2")).await;
+    for (name, address) in [("first", "192.0.2.1"), ("again", "192.0.2.2")] {
+        ns.create(site.service(name)).await;
+        ns.gets(name, [address]).await;
+    }
+    site.watcher.kill();
+    ns.delete("first").await;
+    ns.delete("again").await;
+    let uid = ns.create(site.service("again")).await.metadata.uid.unwrap();
+    site.watcher.start_again().await;
+    ns.gets("again", ["192.0.2.2"]).await;
+    holds(&site, &[("again", "192.0.2.2")]).await;
+    assert_eq!(site.allocator.allocations().await[0].uid, uid);
+}
+
+#[tokio::test]
+async fn a_service_that_changed_its_type_while_it_was_down_is_released_at_its_start() {
+    let control_plane = ControlPlane::shared().await;
+    let ns = control_plane.namespace().await;
+    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    ns.create(site.service("a")).await;
+    ns.gets("a", ["192.0.2.1"]).await;
+    site.watcher.kill();
+    ns.edit("a", json!({"spec": {"type": "ClusterIP"}})).await;
+    site.watcher.start_again().await;
+    holds(&site, &[]).await;
+    ns.sees("the condition is gone", "a", |service| {
+        condition(service).is_none()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn edits_made_while_it_was_down_are_carried_out_at_its_start() {
+    let control_plane = ControlPlane::shared().await;
+    let ns = control_plane.namespace().await;
+    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1 {ns}:192.0.2.2")).await;
+    ns.create(site.service("a")).await;
+    ns.gets("a", ["192.0.2.1"]).await;
+    site.watcher.kill();
+    ns.annotate("a", "lb-allocator.io/ips", Some("192.0.2.2"))
+        .await;
+    site.watcher.start_again().await;
+    ns.gets("a", ["192.0.2.2"]).await;
+}
+
+#[tokio::test]
+async fn sigterm_ends_it_in_time_with_success_and_changes_nothing() {
+    let control_plane = ControlPlane::shared().await;
+    let ns = control_plane.namespace().await;
+    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    ns.create(site.service("a")).await;
+    ns.gets("a", ["192.0.2.1"]).await;
+    let status = site
+        .watcher
+        .terminate(std::time::Duration::from_secs(10))
+        .await;
+    assert!(status.success(), "{status}");
+    holds(&site, &[("a", "192.0.2.1")]).await;
+    ns.gets("a", ["192.0.2.1"]).await;
+}
