@@ -100,10 +100,6 @@ fn wishes() -> Vec<(&'static str, AcquireRequest)> {
             good().wishing(|wish| wish.families = vec![1, 2, 1]),
         ),
         (
-            "two families of a single stack",
-            good().wishing(|wish| wish.families = vec![1, 2]),
-        ),
-        (
             "an unknown policy",
             good().wishing(|wish| wish.ip_family_policy = 9),
         ),

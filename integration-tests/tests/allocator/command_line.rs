@@ -30,7 +30,7 @@ async fn check_config_explains_a_good_file() {
 #[tokio::test]
 async fn check_config_says_what_is_wrong_and_where() {
     for (text, parts) in [
-        ("pools: [{name: web}]", &["web", "addresses"][..]),
+        ("pools: [{name: web}]", &["addresses", "line 1"][..]),
         (
             "pools: [{name: web, addresses: [192.0.2.300]}]",
             &["192.0.2.300"],

@@ -1,6 +1,6 @@
 //! The database belongs to one process of one version, and is never guessed at.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use integration_tests::{
     allocator::{Allocator, Options},
@@ -109,7 +109,7 @@ async fn a_file_that_is_no_database_is_refused_and_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_database_that_a_person_damaged_is_refused() {
+async fn a_database_whose_pages_are_damaged_is_refused() {
     let mut allocator = Allocator::start(options()).await;
     allocator
         .client()
@@ -117,14 +117,17 @@ async fn a_database_that_a_person_damaged_is_refused() {
         .acquire(acquire("web", "a"))
         .await
         .unwrap();
-    allocator.kill();
-    let bytes = fs::read(allocator.database()).unwrap();
-    let wal = allocator.database().with_extension("db-wal");
-    let _ = fs::remove_file(wal);
-    fs::write(allocator.database(), &bytes[..bytes.len() / 2]).unwrap();
+    allocator.terminate(Duration::from_secs(10)).await;
+    let mut bytes = fs::read(allocator.database()).unwrap();
+    // The first page, with the schema, is left as it is.
+    bytes[4096..].fill(0xff);
+    fs::write(allocator.database(), &bytes).unwrap();
     let (status, errors) = Allocator::start_refused(options().database(allocator.database())).await;
     assert!(!status.success());
-    assert!(errors.contains("allocator.db"), "{errors}");
+    assert!(
+        errors.contains("allocator.db") && errors.contains("malformed"),
+        "{errors}"
+    );
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ async fn each_refusal_carries_its_code_reason_and_metadata() {
         request
     };
 
-    let rows: [Row; 11] = [
+    let rows: [Row; 12] = [
         (
             acquire("web", "x"),
             ResourceExhausted,
@@ -107,6 +107,15 @@ async fn each_refusal_carries_its_code_reason_and_metadata() {
             acquire("web", "x").addresses(&["192.0.2.1", "192.0.2.2"]),
             InvalidArgument,
             "INVALID_REQUEST",
+            &[],
+        ),
+        (
+            acquire("web", "x").families(
+                IpFamilyPolicy::SingleStack,
+                &[IpFamily::Ipv4, IpFamily::Ipv6],
+            ),
+            InvalidArgument,
+            "CONFLICTING_REQUEST",
             &[],
         ),
     ];

@@ -48,7 +48,7 @@ async fn the_routes_file_follows_every_change() {
     ))
     .await;
     let file = allocator.routes_file();
-    let free = |ip| [ip, "n", "None", "None", "None"];
+    let free = |ip| [ip, "n", "web", "None", "None"];
     shows(
         &file,
         &[
@@ -124,7 +124,7 @@ async fn the_command_prints_the_same_table() {
         .await
         .unwrap();
     let used: &[&str] = &["192.0.2.1", "y", "web", "front", "None"];
-    let free: &[&str] = &["2001:db8::1", "n", "None", "None", "None"];
+    let free: &[&str] = &["2001:db8::1", "n", "web", "None", "None"];
     let file = shows(&allocator.routes_file(), &[HEADINGS, used, free]).await;
 
     let url = allocator.url();
@@ -153,6 +153,10 @@ async fn the_file_is_replaced_as_a_whole() {
     ))
     .await;
     let file = allocator.routes_file();
+    eventually(DEADLINE, "the file is there", async || {
+        fs::metadata(&file).map_err(|error| error.to_string())
+    })
+    .await;
     let mut client = allocator.client().await;
     for number in 0..100 {
         client
