@@ -16,10 +16,10 @@ use crate::{
     ledger::{Ledger, Waiting},
     metrics::Metrics,
     queue::Queue,
+    rank::rank,
     reason::{Reason, Refusal, Remedy},
     scope::Scope,
     service_store::ServiceStore,
-    sync::rank,
     wish::Family,
 };
 

@@ -18,8 +18,9 @@ use crate::{
 /// [`FORCE_WINDOW`], before the editor counts as another controller.
 const FORCE_LIMIT: usize = 3;
 const FORCE_WINDOW: Duration = Duration::from_secs(600);
-/// After this time an event of a Service that is well asks the allocator again.
-const GRANT_LIFETIME: Duration = Duration::from_secs(600);
+/// After this time an event of a Service asks the allocator again. Not longer than
+/// the slow retry of a Service that waits, which is to ask in earnest.
+pub const ANSWER_LIFETIME: Duration = Duration::from_secs(240);
 
 /// Shared by all tasks.
 #[derive(Debug, Default)]
@@ -160,7 +161,7 @@ impl Ledger {
         let mut state = self.state.lock();
         let stands = state.news == asked.news || grant.unmet.is_empty();
         let lifetime = if stands {
-            GRANT_LIFETIME
+            ANSWER_LIFETIME
         } else {
             Duration::ZERO
         };
@@ -175,25 +176,19 @@ impl Ledger {
         stands
     }
 
-    /// The allocator refused. The answer is good for `lifetime`. Says whether it
-    /// stands.
+    /// The allocator refused. Says whether the answer stands.
     pub fn refused(
         &self,
         key: &Key,
         uid: &str,
         wish: u64,
         refusal: &Refusal,
-        (asked, lifetime): (Moment, Duration),
+        asked: Moment,
     ) -> bool {
         let mut state = self.state.lock();
         let stands = state.news == asked.news;
-        let record = state.record(key, uid);
-        record.reply = Some(Reply {
-            wish,
-            outcome: Err(refusal.clone()),
-            epoch: asked.epoch,
-            until: Instant::now() + if stands { lifetime } else { Duration::ZERO },
-        });
+        let reply = Reply::new(wish, Err(refusal.clone()), asked, stands);
+        state.record(key, uid).reply = Some(reply);
         stands
     }
 
@@ -281,6 +276,23 @@ impl Ledger {
     }
 }
 
+impl Reply {
+    /// One that does not stand may be remembered, but not relied on.
+    fn new(wish: u64, outcome: Result<Grant, Refusal>, asked: Moment, stands: bool) -> Self {
+        let lifetime = if stands {
+            ANSWER_LIFETIME
+        } else {
+            Duration::ZERO
+        };
+        Self {
+            wish,
+            outcome,
+            epoch: asked.epoch,
+            until: Instant::now() + lifetime,
+        }
+    }
+}
+
 impl Record {
     fn of(uid: &str) -> Self {
         Self {
@@ -331,7 +343,7 @@ mod tests {
 
     fn exhausted(ledger: &Ledger, asked: Moment) -> bool {
         let refusal = Refusal::new(Reason::PoolExhausted, "full");
-        let stands = ledger.refused(&key(), "u", 7, &refusal, (asked, Duration::from_secs(300)));
+        let stands = ledger.refused(&key(), "u", 7, &refusal, asked);
         let waiting = Waiting {
             remedy: refusal.remedy,
             families: vec![Family::V4],
@@ -354,7 +366,7 @@ mod tests {
         assert!(answered(&ledger, "u", 7));
         assert!(!answered(&ledger, "u", 8), "another wish");
         assert!(!answered(&ledger, "other", 7), "another uid");
-        tokio::time::advance(GRANT_LIFETIME).await;
+        tokio::time::advance(ANSWER_LIFETIME).await;
         assert!(!answered(&ledger, "u", 7), "old");
         ledger.granted(&key(), "u", 7, &grant(), ledger.moment());
         ledger.lost();

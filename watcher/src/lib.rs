@@ -10,13 +10,13 @@
 //!       ▼                ▼                            ▼           │
 //!     queue ─────────► sync, one Service at a time ◄─ queue       │
 //!       ▲                │  wish: what it asks for ─► allocator ──┘
-//!       │ keys           │  status: what it should say, and the patch
-//!    orphans             │  service_api: one write, or none
-//!  after each list       └─► events and decision_log: what is new, once
+//!       │ keys           │  status: what it should say
+//!    orphans             └─► status_writer: one write, or none
+//!  after each list             └─► news: the Event and the log line, once
 //! ```
 //!
-//! Start reading at [`sync`]; [`wish`], [`grant`] and [`status`] are its pure
-//! parts. [`queue`] says who is looked at when, [`ledger`] what this process
+//! Start reading at [`sync`]; [`wish`], [`grant`], [`view`] and [`status`] are its
+//! pure parts. [`queue`] says who is looked at when, [`ledger`] what this process
 //! remembers meanwhile, [`reason`] what each refusal leads to, [`scope`] which
 //! Services are ours. [`run`] puts the tasks together.
 
@@ -31,8 +31,10 @@ pub mod key;
 pub mod ledger;
 pub mod logging;
 pub mod metrics;
+pub mod news;
 pub mod orphans;
 pub mod queue;
+pub mod rank;
 pub mod reason;
 pub mod run;
 pub mod scope;
@@ -40,5 +42,7 @@ pub mod service_api;
 pub mod service_store;
 pub mod service_watch;
 pub mod status;
+pub mod status_writer;
 pub mod sync;
+pub mod view;
 pub mod wish;

@@ -194,6 +194,9 @@ impl Queue {
 
 impl State {
     fn push(&mut self, key: Key, rank: Rank) {
+        if rank != Rank::Holder {
+            self.holders.remove(&key);
+        }
         self.sequence += 1;
         let sequence = self.sequence;
         let entry = self.entries.entry(key.clone()).or_insert(Entry {
@@ -332,6 +335,15 @@ mod tests {
         queue.done(&key("a"), Next::Done);
         assert_eq!(pop(&queue), None);
         queue.done(&key("b"), Next::Retry);
+        assert_eq!(pop(&queue).as_deref(), Some("waits"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_of_a_batch_that_turns_out_to_be_pending_blocks_nobody() {
+        let queue = Queue::default();
+        queue.push_batch([(key("a"), Rank::Holder), (key("waits"), NEW)]);
+        queue.push(key("a"), OLD);
+        assert_eq!(pop(&queue).as_deref(), Some("a"));
         assert_eq!(pop(&queue).as_deref(), Some("waits"));
     }
 

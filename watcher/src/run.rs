@@ -25,12 +25,14 @@ use crate::{
     events,
     ledger::Ledger,
     metrics::Metrics,
+    news::News,
     orphans::Orphans,
     queue::{Next, Queue},
     scope::ClassRule,
     service_api::ServiceApi,
     service_store::ServiceStore,
     service_watch::{ServiceWatch, WATCH_SECONDS},
+    status_writer::StatusWriter,
     sync::Syncer,
 };
 
@@ -54,6 +56,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         log_filter: _,
         instance,
     } = args;
+    let stop_signal = stop_signal()?;
     let config = kube_config(kubeconfig, context).await?;
     info!(cluster = cluster.0, api_server = %config.cluster_url, allocator = %allocator.0.uri(), "starting");
     let client = Client::try_from(config).context("cannot make a Kubernetes client")?;
@@ -72,17 +75,25 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (events, sender) = events::channel(client.clone(), instance, metrics.clone());
     let (link_sender, link) = watch::channel(Link::Connecting);
     let (lists, lists_receiver) = watch::channel(0);
-    let syncer = Arc::new(Syncer {
-        store: store.clone(),
-        ledger: ledger.clone(),
-        allocator: allocator.clone(),
-        link,
-        api: api.clone(),
+    let news = News {
         events,
         decisions: match log_format {
             LogFormat::Classic => DecisionLog::Classic(time_zone()),
             LogFormat::Pretty | LogFormat::Json => DecisionLog::Structured,
         },
+    };
+    let syncer = Arc::new(Syncer {
+        store: store.clone(),
+        ledger: ledger.clone(),
+        allocator: allocator.clone(),
+        link,
+        writer: StatusWriter {
+            api: api.clone(),
+            store: store.clone(),
+            ledger: ledger.clone(),
+            news: news.clone(),
+        },
+        news,
     });
 
     let stop = CancellationToken::new();
@@ -135,7 +146,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
     drop(syncer);
 
-    stop_signal().await?;
+    stop_signal.await;
     info!("stopping");
     stop.cancel();
     queue.close();
@@ -201,12 +212,14 @@ async fn kube_config(
     Ok(config)
 }
 
-async fn stop_signal() -> anyhow::Result<()> {
+/// SIGTERM or SIGINT, also if it comes before this is waited for.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }

@@ -16,8 +16,8 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::{
-    admin::Health, key::Key, ledger::Ledger, metrics::Metrics, queue::Queue, scope::Scope,
-    service_api::chain, service_store::ServiceStore, status, sync::rank,
+    admin::Health, key::Key, ledger::Ledger, metrics::Metrics, queue::Queue, rank::rank,
+    scope::Scope, service_api::chain, service_store::ServiceStore, status,
 };
 
 /// Seconds after which the API server ends a watch, so that a connection that was

@@ -162,6 +162,15 @@ pub fn trim(service: &mut Service) {
     }
 }
 
+/// Whether two versions of a Service differ in more than their status.
+pub fn asks_otherwise(before: &Service, after: &Service) -> bool {
+    before.spec != after.spec
+        || before.uid() != after.uid()
+        || before.labels() != after.labels()
+        || before.annotations() != after.annotations()
+        || before.metadata.deletion_timestamp != after.metadata.deletion_timestamp
+}
+
 /// The body of the server-side apply that makes the status say what it should, or
 /// nothing where it says so already.
 pub fn patch(service: &Service, desired: &Desired, now: Timestamp) -> Option<Value> {
@@ -490,6 +499,30 @@ mod tests {
             &news[..],
             [Transition::Failed { holding: false, .. }]
         ));
+    }
+
+    #[test]
+    fn an_edit_that_comes_along_with_our_own_write_is_seen() {
+        let before = service(json!({}));
+        let written = service(json!({"conditions": [ours("True", "Satisfied", "m")]}));
+        assert!(!asks_otherwise(&before, &written));
+        for edit in [
+            json!({"metadata": {"annotations": {"lb-allocator.io/ips": "192.0.2.1"}}}),
+            json!({"metadata": {"labels": {"a": "b"}}}),
+            json!({"metadata": {"deletionTimestamp": NOW}}),
+            json!({"spec": {"type": "ClusterIP"}}),
+        ] {
+            let mut edited = serde_json::to_value(&written).unwrap();
+            for (part, fields) in edit.as_object().unwrap() {
+                for (name, value) in fields.as_object().unwrap() {
+                    edited[part][name] = value.clone();
+                }
+            }
+            assert!(
+                asks_otherwise(&before, &serde_json::from_value(edited).unwrap()),
+                "{edit}"
+            );
+        }
     }
 
     #[test]

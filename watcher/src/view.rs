@@ -1,0 +1,113 @@
+//! What can be told from one Service and from what is known of it. Pure.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::Service;
+use kube::ResourceExt;
+
+use crate::{
+    key::Key,
+    ledger::{Record, Waiting},
+    rank::created,
+    reason::{Reason, Refusal, Remedy},
+    status,
+    wish::{self, Reading},
+};
+
+/// A Service of ours, looked at closely.
+pub struct View<'a> {
+    /// Which.
+    pub key: &'a Key,
+    /// The object.
+    pub service: &'a Service,
+    /// Its uid.
+    pub uid: String,
+    /// What is known of this very uid.
+    pub known: Option<&'a Record>,
+    /// The addresses that the status shows.
+    pub shown: Vec<IpAddr>,
+    /// What it asks for.
+    pub reading: Reading,
+    /// Of its wish.
+    pub fingerprint: u64,
+}
+
+impl<'a> View<'a> {
+    /// `record` is what is known of its key.
+    pub fn new(key: &'a Key, service: &'a Service, record: Option<&'a Record>) -> Self {
+        let uid = service.uid().unwrap_or_default();
+        let reading = wish::read(service);
+        Self {
+            key,
+            service,
+            known: record.filter(|record| record.uid == uid),
+            uid,
+            shown: status::shown(service),
+            fingerprint: reading.wish.fingerprint(),
+            reading,
+        }
+    }
+
+    /// It holds an address of ours, as far as can be known.
+    pub fn holds(&self) -> bool {
+        let marked =
+            status::condition(self.service).is_some() || status::owns_addresses(self.service);
+        self.known.is_some_and(|record| !record.held.is_empty())
+            || (marked && !self.shown.is_empty())
+    }
+
+    /// It holds or shows an address, whosever that is.
+    pub fn has_address(&self) -> bool {
+        self.holds() || !self.shown.is_empty()
+    }
+
+    /// It is being deleted, and somebody's finalizer keeps it.
+    pub fn is_deleted(&self) -> bool {
+        self.service.metadata.deletion_timestamp.is_some()
+    }
+
+    /// The addresses that this process has seen in its status.
+    pub fn published(&self) -> &[IpAddr] {
+        self.known.map_or(&[], |record| &record.published)
+    }
+
+    /// For the ledger.
+    pub fn waits_for(&self, remedy: Remedy) -> Waiting {
+        let since = status::condition(self.service)
+            .filter(|condition| condition.status == "False")
+            .map(|condition| condition.last_transition_time.0.as_second());
+        Waiting {
+            remedy,
+            families: self.reading.wish.families.clone(),
+            since: since.unwrap_or_else(|| created(self.service)),
+            pending: !self.has_address(),
+        }
+    }
+
+    /// Whether people should hear of a refusal. While the allocator is away, a
+    /// Service that has an address has all it needs, a hiccup is no news, and a
+    /// reason that still stands says more than that nobody could be asked.
+    pub fn is_worth_telling(&self, refusal: &Refusal, failures: u32) -> bool {
+        match refusal.remedy {
+            Remedy::RetrySoon => {
+                let told = status::condition(self.service).filter(|c| c.status == "False");
+                let soon = |reason: &str| {
+                    Reason::parse(reason).map(Reason::remedy) == Some(refusal.remedy)
+                };
+                let stands = told.is_some_and(|condition| {
+                    soon(&condition.reason)
+                        || self
+                            .known
+                            .and_then(|record| record.reply.as_ref())
+                            .is_some_and(|reply| reply.wish == self.fingerprint)
+                });
+                !self.has_address() && failures > 0 && !stands
+            }
+            Remedy::RetrySeldom => !self.has_address(),
+            Remedy::WaitForFreed
+            | Remedy::WaitForPools
+            | Remedy::WaitForEither
+            | Remedy::WaitForEdit => true,
+        }
+    }
+}
