@@ -27,7 +27,7 @@ pub enum Event {
         family: Family,
         revision: Revision,
     },
-    /// The state was read anew from the database: anything may have happened.
+    /// Changes can be made again after they could not: ask again.
     Reloaded { revision: Revision },
 }
 
@@ -101,8 +101,12 @@ impl Published {
     pub fn replace(&self, pools: &Arc<Pools>, engine: &Engine) {
         let state = State::of(pools, engine);
         *self.state.write() = state;
-        let revision = engine.revision();
-        self.revisions.send_replace(revision);
+        self.revisions.send_replace(engine.revision());
+    }
+
+    /// Tells that whoever waits should ask again, whatever for.
+    pub fn tell_reloaded(&self) {
+        let revision = self.read().revision();
         let _ = self.events.send(Event::Reloaded { revision });
     }
 }

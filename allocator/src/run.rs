@@ -18,7 +18,7 @@ use crate::{
     listen::{self, Incoming},
     log,
     metrics::{RpcMetrics, StateCollector, WriterMetrics},
-    routes,
+    routes::{self, RoutesFile},
     service::{self, Parts},
     store::Store,
     writer::WriterTask,
@@ -94,10 +94,12 @@ async fn serve(args: Serve) -> Result<()> {
     })
     .await?;
 
-    let admin = tokio::spawn(axum::serve(admin_socket, admin.router()).into_future());
     if let Some(path) = routes_file {
-        tokio::spawn(routes::keep(path, published, zone));
+        let mut file = RoutesFile::new(path, published, zone);
+        file.write().await;
+        tokio::spawn(file.keep());
     }
+    let admin = tokio::spawn(axum::serve(admin_socket, admin.router()).into_future());
     let stop_writer = CancellationToken::new();
     let writer_task = tokio::spawn(task.run(stop_writer.clone()));
     tokio::spawn(cancel_on_signal(shutdown.clone())?);

@@ -105,6 +105,9 @@ pub struct WriterTask {
     pools: Arc<Pools>,
     /// `None` after a failed commit, until the database was read again.
     engine: Option<Engine>,
+    /// Cleared by a failed commit; until it is set, only what changes nothing is
+    /// answered.
+    writable: bool,
     published: Arc<Published>,
     metrics: WriterMetrics,
     decisions: DecisionLog,
@@ -135,6 +138,7 @@ impl WriterTask {
             store,
             pools,
             engine: Some(engine),
+            writable: true,
             published: Arc::clone(&published),
             metrics,
             decisions,
@@ -161,12 +165,16 @@ impl WriterTask {
                     }
                     self.carry_out(&mut batch).await;
                 }
-                _ = retry.tick(), if self.engine.is_none() => self.recover().await,
+                _ = retry.tick(), if !self.writable => self.recover().await,
             }
         }
     }
 
     async fn carry_out(&mut self, batch: &mut Vec<Job>) {
+        if !self.writable {
+            self.answer_what_changes_nothing(batch);
+            return;
+        }
         let Some(engine) = &mut self.engine else {
             refuse(batch);
             return;
@@ -200,6 +208,17 @@ impl WriterTask {
         }
     }
 
+    fn answer_what_changes_nothing(&self, batch: &mut Vec<Job>) {
+        for job in batch.drain(..) {
+            let answer = self.engine.as_ref().and_then(|engine| {
+                let reply = engine.reply_without_change(&job.command)?;
+                let revision = engine.revision();
+                Some(Answer { reply, revision })
+            });
+            let _ = job.answer.send(answer.ok_or(WriteError::StoreUnavailable));
+        }
+    }
+
     /// The engine has moved on, the database may not have: only reading it again
     /// tells.
     fn fail(&mut self, error: &StoreError, batch: &mut Vec<Job>) {
@@ -210,32 +229,35 @@ impl WriterTask {
         );
         self.metrics.commit_failed();
         self.engine = None;
+        self.writable = false;
         self.store_available.send_replace(false);
         refuse(batch);
     }
 
+    /// Reads the state again as soon as it can be read, and takes changes again
+    /// as soon as they can be written.
     async fn recover(&mut self) {
-        match self.reload().await {
-            Ok(engine) => {
-                let revision = engine.revision().0;
-                self.published.replace(&self.pools, &engine);
-                self.engine = Some(engine);
-                self.store_available.send_replace(true);
-                tracing::warn!(revision, "the database can be written again");
-            }
-            Err(error) => {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "the database is still away"
-                );
-            }
+        if let Err(error) = self.reload().await {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "the database is still away"
+            );
+            return;
         }
+        self.writable = true;
+        self.store_available.send_replace(true);
+        self.published.tell_reloaded();
+        tracing::warn!("the database can be written again");
     }
 
-    async fn reload(&mut self) -> Result<Engine, LoadError> {
-        self.store.probe().await?;
-        let snapshot = self.store.load().await?;
-        Ok(Engine::restore(Arc::clone(&self.pools), snapshot)?)
+    async fn reload(&mut self) -> Result<(), LoadError> {
+        if self.engine.is_none() {
+            let snapshot = self.store.load().await?;
+            let engine = Engine::restore(Arc::clone(&self.pools), snapshot)?;
+            self.published.replace(&self.pools, &engine);
+            self.engine = Some(engine);
+        }
+        Ok(self.store.probe().await?)
     }
 }
 

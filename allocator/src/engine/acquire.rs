@@ -78,16 +78,66 @@ enum Choice {
     Refused(Refusal),
 }
 
+/// What a wish comes to, before anything is changed.
+struct Decision {
+    choices: Vec<(Family, Choice)>,
+    refused: Vec<Unmet>,
+    /// Everything that the policy demands is granted.
+    satisfied: bool,
+}
+
 impl Engine {
     pub(super) fn acquire(&mut self, acquire: &Acquire) -> Plan {
         let Acquire { key, wish, .. } = acquire;
+        let mut changes = Vec::new();
+        let reply = match self.decide(acquire) {
+            None => self.unchanged(acquire),
+            Some(Decision {
+                choices,
+                refused,
+                satisfied,
+            }) => {
+                if satisfied {
+                    self.release_other_families(key, wish, &mut changes);
+                    for (_, choice) in choices {
+                        if let Choice::Take { address, pool } = choice {
+                            self.move_to(acquire, address, pool, &mut changes);
+                        }
+                    }
+                }
+                self.update_holder(acquire, &mut changes);
+                self.answer(key, wish, refused, satisfied)
+            }
+        };
+        Plan { reply, changes }
+    }
+
+    /// The reply to a wish that changes nothing.
+    pub(super) fn acquire_without_change(&self, acquire: &Acquire) -> Option<Reply> {
+        let Acquire { key, wish, .. } = acquire;
+        let Some(decision) = self.decide(acquire) else {
+            return Some(self.unchanged(acquire));
+        };
+        let Decision {
+            choices,
+            refused,
+            satisfied,
+        } = decision;
+        let moves = choices
+            .iter()
+            .any(|(_, choice)| matches!(choice, Choice::Take { .. }));
+        let holder = self.next_holder(acquire);
+        let stays = self.holding(key).all(|held| {
+            held.holder == holder && (!satisfied || wish.families.contains(&held.family()))
+        });
+        (stays && !(satisfied && moves)).then(|| self.answer(key, wish, refused, satisfied))
+    }
+
+    /// `None` for a request that comes too late to matter.
+    fn decide(&self, acquire: &Acquire) -> Option<Decision> {
+        let wish = &acquire.wish;
         if self.is_late(acquire) {
-            // Answering with what the new Service holds cannot do harm: whoever
-            // asks guards its writes with the old uid.
-            return Plan {
-                reply: self.acquired(key, wish, Vec::new(), true),
-                changes: Vec::new(),
-            };
+            return None;
         }
         let mut choices: Vec<(Family, Choice)> = wish
             .families
@@ -95,17 +145,7 @@ impl Engine {
             .map(|family| (*family, self.choose(acquire, *family)))
             .collect();
         self.settle(&mut choices);
-
-        let refused: Vec<Unmet> = choices
-            .iter()
-            .filter_map(|(family, choice)| match choice {
-                Choice::Refused(refusal) => Some(Unmet {
-                    family: *family,
-                    refusal: refusal.clone(),
-                }),
-                Choice::Keep(_) | Choice::Take { .. } | Choice::AnyOf(_) => None,
-            })
-            .collect();
+        let refused = refusals(&choices);
         let satisfied = match wish.policy {
             Policy::All => refused.is_empty(),
             // A family may go without an address, a request may not.
@@ -116,30 +156,26 @@ impl Engine {
                         .all(|unmet| wish.requested.get(unmet.family).is_none())
             }
         };
-        if !satisfied
-            && self.holding(key).next().is_none()
-            && let Some(first) = refused.first()
-        {
-            return Plan {
-                reply: Reply::Refused(first.refusal.clone()),
-                changes: Vec::new(),
-            };
-        }
+        Some(Decision {
+            choices,
+            refused,
+            satisfied,
+        })
+    }
 
-        let mut changes = Vec::new();
-        if satisfied {
-            self.release_other_families(key, wish, &mut changes);
-            for (_, choice) in choices {
-                if let Choice::Take { address, pool } = choice {
-                    self.move_to(acquire, address, pool, &mut changes);
-                }
+    fn answer(&self, key: &ServiceKey, wish: &Wish, refused: Vec<Unmet>, satisfied: bool) -> Reply {
+        match refused.first() {
+            Some(first) if !satisfied && self.holding(key).next().is_none() => {
+                Reply::Refused(first.refusal.clone())
             }
+            Some(_) | None => self.acquired(key, wish, refused, satisfied),
         }
-        self.update_holder(acquire, &mut changes);
-        Plan {
-            reply: self.acquired(key, wish, refused, satisfied),
-            changes,
-        }
+    }
+
+    /// The answer to a Service that is gone: what the new one of its name holds.
+    /// It cannot do harm, because whoever asks guards its writes with the old uid.
+    fn unchanged(&self, acquire: &Acquire) -> Reply {
+        self.acquired(&acquire.key, &acquire.wish, Vec::new(), true)
     }
 
     /// A request of a Service that was deleted, and whose key a new one has
@@ -412,4 +448,15 @@ impl Engine {
             satisfied,
         })
     }
+}
+
+fn refusals(choices: &[(Family, Choice)]) -> Vec<Unmet> {
+    let refused = choices.iter().filter_map(|(family, choice)| match choice {
+        Choice::Refused(refusal) => Some(Unmet {
+            family: *family,
+            refusal: refusal.clone(),
+        }),
+        Choice::Keep(_) | Choice::Take { .. } | Choice::AnyOf(_) => None,
+    });
+    refused.collect()
 }

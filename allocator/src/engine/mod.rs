@@ -163,15 +163,19 @@ impl Engine {
         }
     }
 
+    /// The reply to a command that changes nothing; `None` if it would.
+    pub fn reply_without_change(&self, command: &Command) -> Option<Reply> {
+        match command {
+            Command::Acquire(acquire) => self.acquire_without_change(acquire),
+            Command::Release(release) => {
+                let nothing = self.to_release(release).next().is_none();
+                nothing.then(|| Reply::Released(Vec::new()))
+            }
+        }
+    }
+
     fn release(&mut self, release: &Release) -> Plan {
-        let held: Vec<_> = self
-            .holding(&release.key)
-            .filter(|held| match (&release.uid, &held.holder.uid) {
-                (Some(asked), Some(holder)) => asked == holder,
-                (None, _) | (_, None) => true,
-            })
-            .cloned()
-            .collect();
+        let held: Vec<_> = self.to_release(release).cloned().collect();
         let changes = held
             .iter()
             .map(|allocation| self.commit(ChangeKind::Released, Arc::clone(allocation)))
@@ -180,6 +184,14 @@ impl Engine {
             reply: Reply::Released(held),
             changes,
         }
+    }
+
+    fn to_release(&self, release: &Release) -> impl Iterator<Item = &Arc<Allocation>> {
+        self.holding(&release.key)
+            .filter(|held| match (&release.uid, &held.holder.uid) {
+                (Some(asked), Some(holder)) => asked == holder,
+                (None, _) | (_, None) => true,
+            })
     }
 
     /// What a key holds, IPv4 first.

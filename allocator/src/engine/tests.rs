@@ -527,6 +527,14 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Lets time pass in the engine, and no more.
+fn nothing() -> Command {
+    Command::Release(Release {
+        key: key("nowhere", "nothing"),
+        uid: None,
+    })
+}
+
 const POOLS: [(&str, &[&str], &[&str]); 2] = [
     (
         "p",
@@ -553,8 +561,13 @@ proptest! {
                 Step::Restart => h.engine = h.tables.restart(&h.pools),
                 Step::Run(command) => {
                     let mut restarted = h.tables.restart(&h.pools);
+                    let _ = h.engine.plan(&nothing(), h.now);
+                    let foretold = h.engine.reply_without_change(&command);
                     let plan = h.run(&command);
                     prop_assert_eq!(&restarted.plan(&command, h.now), &plan, "restarted differs");
+
+                    let foretold_plan = foretold.map(|reply| Plan { reply, changes: vec![] });
+                    prop_assert_eq!(foretold_plan, Some(plan.clone()).filter(|p| p.changes.is_empty()));
 
                     let again = h.run(&command);
                     prop_assert_eq!(again.changes, vec![], "not idempotent");

@@ -11,58 +11,75 @@ use std::{
 
 use jiff::{ZonedDateTime, tz::TimeZone};
 use tempfile::NamedTempFile;
+use tokio::sync::watch;
 
 use super::table;
-use crate::{published::Published, service};
+use crate::{engine::Revision, published::Published, service};
 
 /// Of its time, writing the table takes at most one part in this many: with
 /// many addresses, one file shows several changes.
 const SHARE: u32 = 10;
 
-/// Writes the table to `path` now and after every change, until the state is
-/// gone. A file that cannot be written is told once, and tried again with the
-/// next change.
-pub async fn keep(path: PathBuf, published: Arc<Published>, zone: TimeZone) {
-    let mut revisions = published.revisions();
-    let mut failed = false;
-    loop {
-        revisions.mark_unchanged();
-        let start = Instant::now();
-        let result = write(&path, &published, &zone).await;
-        match &result {
-            Err(error) if !failed => tracing::error!(
-                error = error as &dyn std::error::Error,
-                path = %path.display(),
-                "cannot write the routes file"
-            ),
-            Err(_) | Ok(()) => {}
-        }
-        failed = result.is_err();
-        let rest: Duration = start.elapsed() * (SHARE - 1);
-        tokio::time::sleep(rest).await;
-        if revisions.changed().await.is_err() {
-            return;
-        }
-    }
+/// See the module.
+pub struct RoutesFile {
+    path: PathBuf,
+    published: Arc<Published>,
+    zone: TimeZone,
+    revisions: watch::Receiver<Revision>,
+    failed: bool,
 }
 
-async fn write(path: &Path, published: &Arc<Published>, zone: &TimeZone) -> io::Result<()> {
-    let path = path.to_owned();
-    let published = Arc::clone(published);
-    let zone = zone.clone();
-    // Rendering a large table would hold up requests.
-    tokio::task::spawn_blocking(move || {
-        let (pools, allocations) = {
-            let state = published.read();
-            let allocations = state.allocations_from(None);
-            let allocations: Vec<_> = allocations.map(|held| service::allocation(held)).collect();
-            (service::pools(&state), allocations)
-        };
-        let time = ZonedDateTime::now().with_time_zone(zone);
-        replace(&path, &table::render(&pools, &allocations, &time))
-    })
-    .await
-    .map_err(io::Error::other)?
+impl RoutesFile {
+    pub fn new(path: PathBuf, published: Arc<Published>, zone: TimeZone) -> Self {
+        Self {
+            revisions: published.revisions(),
+            path,
+            published,
+            zone,
+            failed: false,
+        }
+    }
+
+    /// Writes the table again after every change, until the state is gone.
+    pub async fn keep(mut self) {
+        while self.revisions.changed().await.is_ok() {
+            let start = Instant::now();
+            self.write().await;
+            let rest: Duration = start.elapsed() * (SHARE - 1);
+            tokio::time::sleep(rest).await;
+        }
+    }
+
+    /// Writes the table. A file that cannot be written is told once, and tried
+    /// again with the next change.
+    pub async fn write(&mut self) {
+        let path = self.path.clone();
+        let published = Arc::clone(&self.published);
+        let zone = self.zone.clone();
+        // Rendering a large table would hold up requests.
+        let written = tokio::task::spawn_blocking(move || {
+            let (pools, allocations) = {
+                let state = published.read();
+                let allocations = state.allocations_from(None);
+                let allocations: Vec<_> =
+                    allocations.map(|held| service::allocation(held)).collect();
+                (service::pools(&state), allocations)
+            };
+            let time = ZonedDateTime::now().with_time_zone(zone);
+            replace(&path, &table::render(&pools, &allocations, &time))
+        });
+        let result = written.await.map_err(io::Error::other).flatten();
+        if let Err(error) = &result
+            && !self.failed
+        {
+            tracing::error!(
+                error = error as &dyn std::error::Error,
+                path = %self.path.display(),
+                "cannot write the routes file"
+            );
+        }
+        self.failed = result.is_err();
+    }
 }
 
 fn replace(path: &Path, text: &str) -> io::Result<()> {

@@ -8,6 +8,6 @@ mod table;
 
 pub use self::{
     client::{RoutesError, fetch},
-    file::keep,
+    file::RoutesFile,
     table::render,
 };
