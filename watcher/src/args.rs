@@ -100,7 +100,12 @@ pub enum LogFormat {
 
 /// Where the allocator listens.
 #[derive(Clone, Debug)]
-pub struct AllocatorUrl(pub Endpoint);
+pub struct AllocatorUrl {
+    /// As it was written; that of a socket cannot be told from the endpoint.
+    pub text: String,
+    /// To connect to.
+    pub endpoint: Endpoint,
+}
 
 impl FromStr for AllocatorUrl {
     type Err = String;
@@ -110,8 +115,9 @@ impl FromStr for AllocatorUrl {
         if !known.iter().any(|scheme| text.starts_with(scheme)) {
             return Err("an allocator's URL is http://HOST:PORT or unix:///PATH".into());
         }
-        let endpoint = Endpoint::from_shared(text.to_owned());
-        endpoint.map(Self).map_err(|error| error.to_string())
+        let text = text.to_owned();
+        let endpoint = Endpoint::from_shared(text.clone()).map_err(|error| error.to_string())?;
+        Ok(Self { text, endpoint })
     }
 }
 

@@ -4,14 +4,20 @@ use std::{fmt, io::Write, net::IpAddr};
 
 use jiff::{ZonedDateTime, tz::TimeZone};
 use tracing::info;
+use tracing_appender::non_blocking::NonBlocking;
 
 use crate::{key::Key, wish::join};
 
 /// Where decisions are written to.
 #[derive(Clone, Debug)]
 pub enum DecisionLog {
-    /// The line of the original controller, on stdout, with the time there.
-    Classic(TimeZone),
+    /// The line of the original controller.
+    Classic {
+        /// Stdout, never waited for.
+        out: NonBlocking,
+        /// Of the time in the line.
+        zone: TimeZone,
+    },
     /// Among the structured logs.
     Structured,
 }
@@ -38,11 +44,11 @@ impl DecisionLog {
     /// Writes one decision.
     pub fn record(&self, key: &Key, decision: &Decision<'_>) {
         match self {
-            Self::Classic(zone) => {
+            Self::Classic { out, zone } => {
                 let now = ZonedDateTime::now().with_time_zone(zone.clone());
-                let line = classic(&now, key, decision);
+                let line = classic(&now, key, decision) + "\n";
                 // Nobody may be reading; that must not stop the work.
-                let _ = writeln!(std::io::stdout().lock(), "{line}");
+                let _ = out.clone().write_all(line.as_bytes());
             }
             Self::Structured => {
                 let Key { namespace, name } = key;

@@ -1,11 +1,29 @@
-//! `lb-watcher`: see the crate's documentation.
+//! `lb-watcher`: see the library.
+
+use std::process::ExitCode;
 
 use clap::Parser;
-use lb_watcher::{args::Args, logging, run};
+use lb_watcher::{args::Args, run::run};
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
-    logging::init(args.log_format, &args.log_filter)?;
-    run::run(args).await
+async fn main() -> ExitCode {
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lb-watcher: {}", in_one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The error and its causes; some libraries repeat a cause in their own text.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !line.ends_with(&cause) {
+            let separator = if line.is_empty() { "" } else { ": " };
+            line += &format!("{separator}{cause}");
+        }
+    }
+    line
 }

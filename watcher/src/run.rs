@@ -20,10 +20,10 @@ use crate::{
     admin::{Admin, Health},
     allocator::Allocator,
     announcements::{Announcements, Link},
-    args::{Args, LogFormat, time_zone},
-    decision_log::DecisionLog,
+    args::{Args, time_zone},
     events,
     ledger::Ledger,
+    logging,
     metrics::Metrics,
     news::News,
     orphans::Orphans,
@@ -53,12 +53,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         admin_listen,
         concurrency,
         log_format,
-        log_filter: _,
+        log_filter,
         instance,
     } = args;
+    let (decisions, _guard) = logging::start(log_format, &log_filter, time_zone())?;
     let stop_signal = stop_signal()?;
     let config = kube_config(kubeconfig, context).await?;
-    info!(cluster = cluster.0, api_server = %config.cluster_url, allocator = %allocator.0.uri(), "starting");
+    info!(cluster = cluster.0, api_server = %config.cluster_url, allocator = allocator.text, "starting");
     let client = Client::try_from(config).context("cannot make a Kubernetes client")?;
     let listener = TcpListener::bind(admin_listen)
         .await
@@ -70,18 +71,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let ledger = Arc::new(Ledger::default());
     let queue = Arc::new(Queue::default());
     let health = Arc::new(Health::default());
-    let allocator = Allocator::new(&allocator.0, cluster.0, metrics.clone());
+    let allocator = Allocator::new(&allocator.endpoint, cluster.0, metrics.clone());
     let api = ServiceApi::new(client.clone(), metrics.clone());
     let (events, sender) = events::channel(client.clone(), instance, metrics.clone());
     let (link_sender, link) = watch::channel(Link::Connecting);
     let (lists, lists_receiver) = watch::channel(0);
-    let news = News {
-        events,
-        decisions: match log_format {
-            LogFormat::Classic => DecisionLog::Classic(time_zone()),
-            LogFormat::Pretty | LogFormat::Json => DecisionLog::Structured,
-        },
-    };
+    let news = News { events, decisions };
     let syncer = Arc::new(Syncer {
         store: store.clone(),
         ledger: ledger.clone(),

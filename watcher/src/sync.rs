@@ -72,7 +72,7 @@ fn net() -> Duration {
 
 impl Syncer {
     /// Looks at one Service.
-    #[instrument(skip_all, fields(namespace = job.key.namespace, name = job.key.name))]
+    #[instrument(skip_all, fields(namespace = job.key.namespace, service = job.key.name))]
     pub async fn sync(&self, job: &Job) -> Next {
         let key = &job.key;
         let record = self.ledger.get(key);
