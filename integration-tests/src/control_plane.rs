@@ -155,7 +155,7 @@ impl ControlPlane {
         {
             panic!("cannot create namespace {name}: {error}");
         }
-        Namespace::new(client, name.to_owned(), self.audit_log(), self.logs.clone())
+        Namespace::new(client, name.to_owned(), self.audit_log())
     }
 
     /// The writes to Services' status and to Events, a JSON object a line.

@@ -19,7 +19,6 @@ use serde_json::{Value, json};
 
 use crate::{
     eventually::{DEADLINE, eventually},
-    logs,
     service::ServiceBuilder,
     status_writes::{self, Write},
 };
@@ -32,7 +31,6 @@ pub struct Namespace {
     client: Client,
     name: String,
     audit_log: PathBuf,
-    logs: PathBuf,
 }
 
 /// An Event about a Service.
@@ -68,12 +66,11 @@ fn must<T, E: Debug>(result: Result<T, E>, what: impl Display) -> T {
 }
 
 impl Namespace {
-    pub(crate) fn new(client: Client, name: String, audit_log: PathBuf, logs: PathBuf) -> Self {
+    pub(crate) fn new(client: Client, name: String, audit_log: PathBuf) -> Self {
         Self {
             client,
             name,
             audit_log,
-            logs,
         }
     }
 
@@ -282,14 +279,6 @@ impl Namespace {
             }
         })
         .await
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprint!("{}", logs::tail(&self.logs.join("kube-apiserver.err")));
-        }
     }
 }
 
