@@ -1,24 +1,24 @@
 //! The real lb-allocator, on free ports.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::ExitStatus,
-    time::Duration,
-};
+mod asking;
 
-use anyhow::{Context, Result};
-use lb_proto::v1::{
-    Allocation, ListAllocationsRequest, ListPoolsRequest, Pool,
-    allocator_service_client::AllocatorServiceClient, pool_service_client::PoolServiceClient,
-};
+use std::{fs, path::PathBuf, process::ExitStatus, time::Duration};
+
+use anyhow::Result;
 use rustix::process::Signal;
-use tonic::transport::{Channel, Endpoint};
 
 use crate::{
-    admin::Admin, binaries::workspace_binary, logs, namespace::random_name, ports::free_port,
-    process::Process, scratch::Scratch,
+    admin::Admin,
+    binaries::workspace_binary,
+    logs,
+    namespace::random_name,
+    ports::free_port,
+    process::Process,
+    scratch::Scratch,
+    settings::{Given, Settings},
 };
+
+pub use self::asking::connect;
 
 /// How one is started; what is not set is left to its defaults.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +31,8 @@ pub struct Options {
     pub database: Option<PathBuf>,
     /// What `--listen` says instead of a free port on loopback.
     pub listen: Option<String>,
+    /// How it is told all this.
+    pub given: Given,
     /// More arguments of `serve`.
     pub args: Vec<String>,
 }
@@ -140,41 +142,33 @@ impl Allocator {
     }
 
     fn spawn(&self) -> Result<Process> {
-        let mut args: Vec<String> = ["serve".to_owned()].into();
-        let mut flag = |name: &str, value: String| args.extend([format!("--{name}"), value]);
-        flag(
-            "listen",
-            self.options
-                .listen
-                .clone()
-                .unwrap_or_else(|| self.address()),
-        );
-        flag("admin-listen", format!("127.0.0.1:{}", self.admin.port));
-        flag(
-            "database",
-            format!("sqlite://{}", self.database().display()),
-        );
-        flag("routes-file", self.routes_file().display().to_string());
-        if self.options.config.is_some() {
-            flag(
-                "config",
-                self.folder.path().join("pools.yaml").display().to_string(),
-            );
+        let options = &self.options;
+        let listen = options.listen.clone().unwrap_or_else(|| self.address());
+        let mut settings: Settings = vec![
+            ("listen", Some(listen)),
+            (
+                "admin-listen",
+                Some(format!("127.0.0.1:{}", self.admin.port)),
+            ),
+            (
+                "database",
+                Some(format!("sqlite://{}", self.database().display())),
+            ),
+            (
+                "routes-file",
+                Some(self.routes_file().display().to_string()),
+            ),
+        ];
+        if options.config.is_some() {
+            let file = self.folder.path().join("pools.yaml");
+            settings.push(("config", Some(file.display().to_string())));
         }
-        args.extend(self.options.args.iter().cloned());
-        let envs: Vec<_> = self
-            .options
-            .ip_list
-            .iter()
-            .map(|list| ("IP_LIST", list.clone()))
-            .collect();
-        Process::start(
-            &self.name,
-            &workspace_binary("lb-allocator")?,
-            &args,
-            &envs,
-            &self.logs,
-        )
+        let (flags, mut envs) = options.given.place("LB_ALLOCATOR", settings);
+        let ip_list = options.ip_list.iter();
+        envs.extend(ip_list.map(|list| ("IP_LIST".to_owned(), list.clone())));
+        let args = [vec!["serve".to_owned()], flags, options.args.clone()].concat();
+        let binary = workspace_binary("lb-allocator")?;
+        Process::start(&self.name, &binary, &args, &envs, &self.logs)
     }
 
     /// Starts it again after it has ended, and waits until it is ready.
@@ -258,87 +252,6 @@ impl Allocator {
     pub fn routes_file(&self) -> PathBuf {
         self.folder.path().join("routes")
     }
-
-    /// A new connection.
-    ///
-    /// # Panics
-    /// When it cannot be made.
-    pub async fn channel(&self) -> Channel {
-        match connect(&self.url()).await {
-            Ok(channel) => channel,
-            Err(error) => panic!("{error:#}"),
-        }
-    }
-
-    /// A client of its own connection.
-    ///
-    /// # Panics
-    /// When it cannot be made.
-    pub async fn client(&self) -> AllocatorServiceClient<Channel> {
-        AllocatorServiceClient::new(self.channel().await)
-    }
-
-    /// A client of its own connection.
-    ///
-    /// # Panics
-    /// When it cannot be made.
-    pub async fn pool_client(&self) -> PoolServiceClient<Channel> {
-        PoolServiceClient::new(self.channel().await)
-    }
-
-    /// All pools.
-    ///
-    /// # Panics
-    /// When they cannot be listed.
-    pub async fn pools(&self) -> Vec<Pool> {
-        match self
-            .pool_client()
-            .await
-            .list_pools(ListPoolsRequest {})
-            .await
-        {
-            Ok(answer) => answer.into_inner().pools,
-            Err(error) => panic!("cannot list the pools: {error}"),
-        }
-    }
-
-    /// All allocations, in the order of addresses.
-    ///
-    /// # Panics
-    /// When they cannot be listed.
-    pub async fn allocations(&self) -> Vec<Allocation> {
-        let mut client = self.pool_client().await;
-        let mut all = Vec::new();
-        let mut request = ListAllocationsRequest {
-            page_size: 1000,
-            ..Default::default()
-        };
-        loop {
-            match client.list_allocations(request.clone()).await {
-                Ok(page) => {
-                    let page = page.into_inner();
-                    all.extend(page.allocations);
-                    if page.next_page_token.is_empty() {
-                        return all;
-                    }
-                    request.page_token = page.next_page_token;
-                }
-                Err(error) => panic!("cannot list the allocations: {error}"),
-            }
-        }
-    }
-}
-
-/// A connection to an allocator.
-///
-/// # Errors
-/// When it cannot be made.
-pub async fn connect(url: &str) -> Result<Channel> {
-    let endpoint = Endpoint::from_shared(url.to_owned())?.connect_timeout(Duration::from_secs(5));
-    endpoint
-        .connect()
-        .await
-        .with_context(|| format!("cannot connect to {url}"))
 }
 
 /// Runs a subcommand of lb-allocator to its end: status, standard output and
@@ -349,12 +262,16 @@ pub async fn connect(url: &str) -> Result<Channel> {
 pub async fn run(args: &[&str], envs: &[(&str, String)]) -> (ExitStatus, String, String) {
     let ended = async {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let envs: Vec<_> = envs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone()))
+            .collect();
         let binary = workspace_binary("lb-allocator")?;
         let mut process = Process::start(
             &random_name("command"),
             &binary,
             &args,
-            envs,
+            &envs,
             &logs::folder()?,
         )?;
         let status = process.ends(Duration::from_secs(20)).await?;
@@ -364,10 +281,4 @@ pub async fn run(args: &[&str], envs: &[(&str, String)]) -> (ExitStatus, String,
         Ok(ended) => ended,
         Err(error) => panic!("lb-allocator {args:?}: {error:#}"),
     }
-}
-
-/// Whether a file is there and holds something.
-#[must_use]
-pub fn is_written(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|file| file.len() > 0)
 }

@@ -8,18 +8,17 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
-use kube::{Api, Client, Config, api::PostParams, config::Kubeconfig};
+use kube::{Api, Client, api::PostParams};
 use rustix::process::Signal;
-use serde_json::json;
 use tokio::sync::OnceCell;
 
 use crate::{
     binaries::control_plane_binaries,
     certificates,
     eventually::within,
-    logs,
+    kubeconfig, logs,
     namespace::{self, Namespace},
     ports::free_port,
     process::Process,
@@ -90,7 +89,7 @@ impl ControlPlane {
 
         let (authority, admin) = certificates::write_all(folder.path())?;
         fs::write(folder.path().join("audit-policy.yaml"), AUDIT_POLICY)?;
-        write_kubeconfig(&folder.path().join("kubeconfig"), port, &authority, &admin)?;
+        kubeconfig::write(&folder.path().join("kubeconfig"), port, &authority, &admin)?;
 
         let etcd = start_etcd(&etcd_binary, &folder, &logs, etcd_port, etcd_peer_port)?;
         let mut this = Self {
@@ -121,7 +120,7 @@ impl ControlPlane {
     /// # Panics
     /// When the kubeconfig cannot be used.
     pub async fn client(&self) -> Client {
-        match client(&self.kubeconfig()).await {
+        match kubeconfig::client(&self.kubeconfig()).await {
             Ok(client) => client,
             Err(error) => panic!("no client of {}: {error:#}", self.name),
         }
@@ -216,7 +215,7 @@ impl ControlPlane {
             &[],
             &self.logs,
         )?;
-        let client = client(&self.kubeconfig()).await?;
+        let client = kubeconfig::client(&self.kubeconfig()).await?;
         let ready = within(START, || {
             let ended = process.status();
             let client = client.clone();
@@ -298,47 +297,6 @@ fn start_etcd(
         "--unsafe-no-fsync=true".to_owned(),
     ];
     Process::start("etcd", binary, &args, &[], logs)
-}
-
-/// JSON is YAML: no other library is needed for it.
-fn write_kubeconfig(
-    path: &Path,
-    port: u16,
-    authority: &str,
-    admin: &certificates::Identity,
-) -> Result<()> {
-    let folder = path.parent().context("a kubeconfig is in a folder")?;
-    let beside = |name: &str, text: &str| -> Result<String> {
-        let path = folder.join(name);
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(path.display().to_string())
-    };
-    let config = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "test",
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
-        "clusters": [{"name": "test", "cluster": {
-            "server": format!("https://127.0.0.1:{port}"),
-            "certificate-authority": beside("serving-authority.crt", authority)?,
-        }}],
-        "users": [{"name": "admin", "user": {
-            "client-certificate": beside("admin.crt", &admin.certificate)?,
-            "client-key": beside("admin.key", &admin.key)?,
-        }}],
-    });
-    fs::write(path, serde_json::to_vec_pretty(&config)?)
-        .with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// A client as a kubeconfig file describes it.
-///
-/// # Errors
-/// When the file cannot be used.
-pub async fn client(kubeconfig: &Path) -> Result<Client> {
-    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
-    let config = Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
-    Ok(Client::try_from(config)?)
 }
 
 fn http_get(path: &str) -> Result<http::Request<Vec<u8>>> {

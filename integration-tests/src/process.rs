@@ -49,7 +49,7 @@ impl Process {
         name: &str,
         program: &Path,
         args: &[String],
-        envs: &[(&str, String)],
+        envs: &[(String, String)],
         folder: &Path,
     ) -> Result<Self> {
         let out = folder.join(format!("{name}.out"));

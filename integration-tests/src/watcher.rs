@@ -6,8 +6,14 @@ use anyhow::Result;
 use rustix::process::Signal;
 
 use crate::{
-    admin::Admin, binaries::workspace_binary, control_plane::ControlPlane, logs,
-    namespace::random_name, ports::free_port, process::Process,
+    admin::Admin,
+    binaries::workspace_binary,
+    control_plane::ControlPlane,
+    logs,
+    namespace::random_name,
+    ports::free_port,
+    process::Process,
+    settings::{Given, Settings},
 };
 
 /// How one is started.
@@ -19,8 +25,8 @@ pub struct Options {
     pub class: Option<String>,
     /// `--handle-unclassed`.
     pub handle_unclassed: bool,
-    /// More arguments.
-    pub args: Vec<String>,
+    /// How it is told all this.
+    pub given: Given,
 }
 
 impl Options {
@@ -31,7 +37,7 @@ impl Options {
             cluster: name.to_owned(),
             class: None,
             handle_unclassed: false,
-            args: Vec::new(),
+            given: Given::default(),
         }
     }
 
@@ -89,26 +95,25 @@ impl Watcher {
     }
 
     fn spawn(&self) -> Result<Process> {
-        let mut args = Vec::new();
-        let mut flag = |name: &str, value: String| args.extend([format!("--{name}"), value]);
-        flag("allocator", self.allocator.clone());
-        flag("cluster", self.options.cluster.clone());
-        flag("kubeconfig", self.kubeconfig.display().to_string());
-        flag("admin-listen", format!("127.0.0.1:{}", self.admin.port));
-        if let Some(class) = &self.options.class {
-            flag("load-balancer-class", class.clone());
+        let options = &self.options;
+        let mut settings: Settings = vec![
+            ("allocator", Some(self.allocator.clone())),
+            ("cluster", Some(options.cluster.clone())),
+            ("kubeconfig", Some(self.kubeconfig.display().to_string())),
+            (
+                "admin-listen",
+                Some(format!("127.0.0.1:{}", self.admin.port)),
+            ),
+        ];
+        if let Some(class) = &options.class {
+            settings.push(("load-balancer-class", Some(class.clone())));
         }
-        if self.options.handle_unclassed {
-            args.push("--handle-unclassed".to_owned());
+        if options.handle_unclassed {
+            settings.push(("handle-unclassed", None));
         }
-        args.extend(self.options.args.iter().cloned());
-        Process::start(
-            &self.name,
-            &workspace_binary("lb-watcher")?,
-            &args,
-            &[],
-            &self.logs,
-        )
+        let (args, envs) = options.given.place("LB_WATCHER", settings);
+        let binary = workspace_binary("lb-watcher")?;
+        Process::start(&self.name, &binary, &args, &envs, &self.logs)
     }
 
     /// Starts it again after it has ended, and waits until it is ready.

@@ -4,11 +4,8 @@ use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::Result;
 use integration_tests::{
-    control_plane::{self, ControlPlane},
-    eventually::eventually,
-    namespace::addresses,
-    scratch::Scratch,
-    service::service,
+    control_plane::ControlPlane, eventually::eventually, kubeconfig, namespace::addresses,
+    scratch::Scratch, service::service,
 };
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, api::ListParams};
@@ -45,7 +42,7 @@ async fn a_control_plane_that_is_killed_leaves_no_process_and_no_data() {
         data_folder(&kubeconfig).ok_or("not there")
     })
     .await;
-    let client = control_plane::client(&kubeconfig).await.unwrap();
+    let client = kubeconfig::client(&kubeconfig).await.unwrap();
     let namespaces: Api<Namespace> = Api::all(client);
     assert!(
         !namespaces

@@ -7,6 +7,7 @@ use integration_tests::{
     eventually::{DEADLINE, eventually},
     rpc::{acquire, held, release},
     scratch::Scratch,
+    settings::Given,
 };
 use lb_proto::v1::allocator_service_client::AllocatorServiceClient;
 use tonic::transport::Endpoint;
@@ -220,4 +221,18 @@ async fn it_does_not_start_without_what_it_needs_and_says_so() {
         assert!(!status.success(), "{part}");
         assert!(errors.contains(part), "{part}: {errors}");
     }
+}
+
+#[tokio::test]
+async fn every_flag_may_come_from_the_environment() {
+    let mut options = Options::config("pools: [{name: web, addresses: [192.0.2.1]}]");
+    options.given = Given::InEnvironment;
+    let allocator = Allocator::start(options).await;
+    let mut client = allocator.client().await;
+    client.acquire(acquire("web", "a")).await.unwrap();
+    eventually(DEADLINE, "the routes file is written", async || {
+        fs::read_to_string(allocator.routes_file()).map_err(|error| error.to_string())
+    })
+    .await;
+    assert!(allocator.database().exists());
 }

@@ -20,3 +20,4 @@ mod requests;
 mod scope;
 mod status;
 mod watcher_away;
+mod watcher_process;

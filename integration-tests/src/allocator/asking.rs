@@ -1,0 +1,95 @@
+//! Clients of a running allocator, and the questions that many tests ask.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use lb_proto::v1::{
+    Allocation, ListAllocationsRequest, ListPoolsRequest, Pool,
+    allocator_service_client::AllocatorServiceClient, pool_service_client::PoolServiceClient,
+};
+use tonic::transport::{Channel, Endpoint};
+
+use super::Allocator;
+
+impl Allocator {
+    /// A new connection.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub async fn channel(&self) -> Channel {
+        match connect(&self.url()).await {
+            Ok(channel) => channel,
+            Err(error) => panic!("{error:#}"),
+        }
+    }
+
+    /// A client of its own connection.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub async fn client(&self) -> AllocatorServiceClient<Channel> {
+        AllocatorServiceClient::new(self.channel().await)
+    }
+
+    /// A client of its own connection.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub async fn pool_client(&self) -> PoolServiceClient<Channel> {
+        PoolServiceClient::new(self.channel().await)
+    }
+
+    /// All pools.
+    ///
+    /// # Panics
+    /// When they cannot be listed.
+    pub async fn pools(&self) -> Vec<Pool> {
+        match self
+            .pool_client()
+            .await
+            .list_pools(ListPoolsRequest {})
+            .await
+        {
+            Ok(answer) => answer.into_inner().pools,
+            Err(error) => panic!("cannot list the pools: {error}"),
+        }
+    }
+
+    /// All allocations, in the order of addresses.
+    ///
+    /// # Panics
+    /// When they cannot be listed.
+    pub async fn allocations(&self) -> Vec<Allocation> {
+        let mut client = self.pool_client().await;
+        let mut all = Vec::new();
+        let mut request = ListAllocationsRequest {
+            page_size: 1000,
+            ..Default::default()
+        };
+        loop {
+            match client.list_allocations(request.clone()).await {
+                Ok(page) => {
+                    let page = page.into_inner();
+                    all.extend(page.allocations);
+                    if page.next_page_token.is_empty() {
+                        return all;
+                    }
+                    request.page_token = page.next_page_token;
+                }
+                Err(error) => panic!("cannot list the allocations: {error}"),
+            }
+        }
+    }
+}
+
+/// A connection to an allocator.
+///
+/// # Errors
+/// When it cannot be made.
+pub async fn connect(url: &str) -> Result<Channel> {
+    let endpoint = Endpoint::from_shared(url.to_owned())?.connect_timeout(Duration::from_secs(5));
+    endpoint
+        .connect()
+        .await
+        .with_context(|| format!("cannot connect to {url}"))
+}
