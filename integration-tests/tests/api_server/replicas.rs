@@ -4,7 +4,8 @@ use integration_tests::{
     control_plane::ControlPlane,
     eventually::{DEADLINE, eventually},
     namespace::addresses,
-    site::{CLUSTER, Site},
+    service::service,
+    site::{CLUSTER, Site, random_class},
     watcher::{Options, Watcher},
 };
 
@@ -67,4 +68,51 @@ async fn two_watchers_settle_on_one_status_and_stop_writing() {
         "{:#?}",
         ns.status_writes("a")
     );
+}
+
+#[tokio::test]
+async fn two_watchers_of_one_cluster_with_a_class_each_leave_the_others_services_alone() {
+    let control_plane = ControlPlane::shared().await;
+    let ns = control_plane.namespace().await;
+    let mut site = Site::start(
+        control_plane,
+        format!("{ns}:192.0.2.1 {ns}:192.0.2.2 {ns}:192.0.2.3"),
+    )
+    .await;
+    let other_class = random_class();
+    let options = Options::cluster(CLUSTER).class(&other_class);
+    let mut other = Watcher::start(control_plane, &site.allocator.url(), options).await;
+    ns.create(site.service("ours")).await;
+    ns.gets("ours", ["192.0.2.1"]).await;
+    ns.create(service("theirs").class(&other_class)).await;
+    ns.gets("theirs", ["192.0.2.2"]).await;
+
+    for round in 0..2 {
+        site.watcher.kill();
+        other.kill();
+        site.watcher.start_again().await;
+        other.start_again().await;
+        let fresh = format!("fresh-{round}");
+        ns.create(site.service(&fresh)).await;
+        ns.gets(&fresh, ["192.0.2.3"]).await;
+        ns.delete(&fresh).await;
+        eventually(DEADLINE, "only what passed by is released", async || {
+            let held: Vec<_> = site
+                .allocator
+                .allocations()
+                .await
+                .into_iter()
+                .map(|a| a.address)
+                .collect();
+            if held == ["192.0.2.1", "192.0.2.2"] {
+                Ok(())
+            } else {
+                Err(format!("{held:?}"))
+            }
+        })
+        .await;
+    }
+    ns.delete("theirs").await;
+    ns.create(site.service("next").ips("192.0.2.2")).await;
+    ns.gets("next", ["192.0.2.2"]).await;
 }
