@@ -2,7 +2,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 3] = [
+const FILES: [&str; 4] = [
+    "lballocator/v1/admin_service.proto",
     "lballocator/v1/allocation.proto",
     "lballocator/v1/allocator_service.proto",
     "lballocator/v1/pool_service.proto",

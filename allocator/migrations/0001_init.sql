@@ -8,14 +8,16 @@ CREATE TABLE history (
     -- milliseconds since 1970-01-01T00:00:00Z; never less than in the row before
     at           INTEGER NOT NULL,
     kind         TEXT NOT NULL
-        CONSTRAINT known_kind CHECK (kind IN ('ALLOCATED', 'RELEASED', 'UPDATED')),
+        CONSTRAINT known_kind CHECK (
+            kind IN ('ALLOCATED', 'RELEASED', 'UPDATED', 'RESERVED', 'UNRESERVED')
+        ),
     -- canonical text (RFC 5952)
     address      TEXT NOT NULL,
     -- 4 or 6
     family       INTEGER NOT NULL CONSTRAINT known_family CHECK (family IN (4, 6)),
-    -- the pool that the address was taken from
+    -- the pool that the address was taken from; empty for reservations
     pool         TEXT NOT NULL,
-    -- the Service: cluster, namespace, name
+    -- the Service: cluster, namespace, name; empty for reservations for nobody
     cluster      TEXT NOT NULL,
     namespace    TEXT NOT NULL,
     name         TEXT NOT NULL,
@@ -24,12 +26,17 @@ CREATE TABLE history (
     -- the uid of the Service of that name before it, if it took over from one
     replaced_uid TEXT,
     -- spec.clusterIP of the Service, if known
-    cluster_ip   TEXT
+    cluster_ip   TEXT,
+    -- its sharing key; NULL where it shares with nobody
+    sharing_key  TEXT,
+    -- JSON: the other terms of sharing, the labels; of a reservation its comment
+    -- and expiry
+    details      TEXT
 ) STRICT;
 
 CREATE TABLE allocations (
     -- as in history
-    address      TEXT NOT NULL CONSTRAINT one_holder_per_address PRIMARY KEY,
+    address      TEXT NOT NULL,
     family       INTEGER NOT NULL,
     pool         TEXT NOT NULL,
     cluster      TEXT NOT NULL,
@@ -38,12 +45,29 @@ CREATE TABLE allocations (
     uid          TEXT,
     replaced_uid TEXT,
     cluster_ip   TEXT,
+    sharing_key  TEXT,
+    details      TEXT,
     -- when the Service got the address, in milliseconds since 1970
     since        INTEGER NOT NULL,
     -- the change that made this row what it is
     revision     INTEGER NOT NULL,
-    CONSTRAINT one_address_per_service_and_family UNIQUE (cluster, namespace, name, family)
+    CONSTRAINT one_address_per_service_and_family
+        PRIMARY KEY (cluster, namespace, name, family)
 ) STRICT;
+
+CREATE INDEX allocations_by_address ON allocations (address);
+CREATE UNIQUE INDEX one_holder_per_address ON allocations (address) WHERE sharing_key IS NULL;
+
+CREATE TRIGGER allocations_are_shared_by_agreement BEFORE INSERT ON allocations
+BEGIN
+    SELECT RAISE(ABORT, 'an address was given to Services that do not share it')
+    WHERE EXISTS (
+        SELECT 1 FROM allocations
+        WHERE address = NEW.address
+          AND (sharing_key IS NULL OR NEW.sharing_key IS NULL
+               OR sharing_key <> NEW.sharing_key OR cluster <> NEW.cluster)
+    );
+END;
 
 CREATE TABLE last_held (
     -- a free address, as in history
@@ -58,35 +82,64 @@ CREATE TABLE last_held (
     CONSTRAINT one_last_address_per_service_and_family UNIQUE (cluster, namespace, name, family)
 ) STRICT;
 
+CREATE TABLE reservations (
+    -- as in history
+    address      TEXT NOT NULL CONSTRAINT one_reservation_per_address PRIMARY KEY,
+    cluster      TEXT NOT NULL,
+    namespace    TEXT NOT NULL,
+    name         TEXT NOT NULL,
+    details      TEXT
+) STRICT;
+
 CREATE TRIGGER history_allocated AFTER INSERT ON history WHEN NEW.kind = 'ALLOCATED'
 BEGIN
     INSERT INTO allocations
     VALUES (NEW.address, NEW.family, NEW.pool, NEW.cluster, NEW.namespace, NEW.name,
-            NEW.uid, NEW.replaced_uid, NEW.cluster_ip, NEW.at, NEW.revision);
+            NEW.uid, NEW.replaced_uid, NEW.cluster_ip, NEW.sharing_key, NEW.details,
+            NEW.at, NEW.revision);
     DELETE FROM last_held WHERE address = NEW.address;
 END;
 
 CREATE TRIGGER history_released AFTER INSERT ON history WHEN NEW.kind = 'RELEASED'
 BEGIN
     DELETE FROM allocations
-    WHERE address = NEW.address
+    WHERE address = NEW.address AND family = NEW.family
       AND cluster = NEW.cluster AND namespace = NEW.namespace AND name = NEW.name;
     SELECT RAISE(ABORT, 'a released address was not held by that Service') WHERE changes() <> 1;
+    -- The last one out may come back to the address, unless it is reserved.
     DELETE FROM last_held
     WHERE cluster = NEW.cluster AND namespace = NEW.namespace AND name = NEW.name
-      AND family = NEW.family;
+      AND family = NEW.family
+      AND NOT EXISTS (SELECT 1 FROM allocations WHERE address = NEW.address)
+      AND NOT EXISTS (SELECT 1 FROM reservations WHERE address = NEW.address);
     INSERT INTO last_held
-    VALUES (NEW.address, NEW.family, NEW.cluster, NEW.namespace, NEW.name, NEW.at);
+    SELECT NEW.address, NEW.family, NEW.cluster, NEW.namespace, NEW.name, NEW.at
+    WHERE NOT EXISTS (SELECT 1 FROM allocations WHERE address = NEW.address)
+      AND NOT EXISTS (SELECT 1 FROM reservations WHERE address = NEW.address);
 END;
 
 CREATE TRIGGER history_updated AFTER INSERT ON history WHEN NEW.kind = 'UPDATED'
 BEGIN
     UPDATE allocations
     SET pool = NEW.pool, uid = NEW.uid, replaced_uid = NEW.replaced_uid,
-        cluster_ip = NEW.cluster_ip, revision = NEW.revision
-    WHERE address = NEW.address
+        cluster_ip = NEW.cluster_ip, sharing_key = NEW.sharing_key, details = NEW.details,
+        revision = NEW.revision
+    WHERE address = NEW.address AND family = NEW.family
       AND cluster = NEW.cluster AND namespace = NEW.namespace AND name = NEW.name;
     SELECT RAISE(ABORT, 'an updated address was not held by that Service') WHERE changes() <> 1;
+END;
+
+CREATE TRIGGER history_reserved AFTER INSERT ON history WHEN NEW.kind = 'RESERVED'
+BEGIN
+    INSERT OR REPLACE INTO reservations
+    VALUES (NEW.address, NEW.cluster, NEW.namespace, NEW.name, NEW.details);
+    DELETE FROM last_held WHERE address = NEW.address;
+END;
+
+CREATE TRIGGER history_unreserved AFTER INSERT ON history WHEN NEW.kind = 'UNRESERVED'
+BEGIN
+    DELETE FROM reservations WHERE address = NEW.address;
+    SELECT RAISE(ABORT, 'an address was not reserved') WHERE changes() <> 1;
 END;
 
 CREATE TRIGGER history_is_append_only_update BEFORE UPDATE ON history
@@ -98,6 +151,17 @@ CREATE TRIGGER history_is_append_only_delete BEFORE DELETE ON history
 BEGIN
     SELECT RAISE(ABORT, 'history is append-only');
 END;
+
+-- Which pools were in force from when on.
+CREATE TABLE configurations (
+    id       INTEGER NOT NULL CONSTRAINT configuration_number PRIMARY KEY,
+    -- the last revision that was decided before it
+    revision INTEGER NOT NULL,
+    -- milliseconds since 1970
+    at       INTEGER NOT NULL,
+    -- the pools as JSON, in the shape of the pools file
+    pools    TEXT NOT NULL
+) STRICT;
 
 -- Written to, to find out whether the disk has room again.
 CREATE TABLE probe (

@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Admin {
     pub registry: Arc<Registry>,
     pub store_available: watch::Receiver<bool>,
+    /// Why the pools file as it is now is not in force.
+    pub config_problem: watch::Receiver<Option<String>>,
     pub shutdown: CancellationToken,
 }
 
@@ -58,6 +60,8 @@ async fn ready(
         ("shutdown", !admin.shutdown.is_cancelled()),
     ];
     let ready = checks.iter().all(|(_, ok)| *ok);
+    // Told, but no reason to send nobody here: the last good pools are in force.
+    let config = admin.config_problem.borrow().clone();
     let mut body = String::new();
     if !ready || query.contains_key("verbose") {
         for (name, ok) in checks {
@@ -68,6 +72,10 @@ async fn ready(
             };
             body += &line;
         }
+        body += &match config {
+            None => "[+]config ok\n".to_owned(),
+            Some(problem) => format!("[-]config failed: {problem}\n"),
+        };
     }
     let (code, word) = if ready {
         (StatusCode::OK, "ok\n")

@@ -84,6 +84,11 @@ pub struct CheckConfig {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
+    /// Ask a running allocator what the file would change there, and change
+    /// nothing: http://HOST:PORT or unix:///path
+    #[arg(long, env = "LB_ALLOCATOR_AGAINST", value_name = "URL")]
+    pub against: Option<String>,
+
     #[command(flatten)]
     pub ip_list: IpList,
 }

@@ -7,7 +7,7 @@ use std::{collections::HashMap, fmt, io::Write, sync::Arc};
 use jiff::{ZonedDateTime, tz::TimeZone};
 use tracing_appender::non_blocking::NonBlocking;
 
-use crate::engine::{ChangeKind, Command, Plan, Reply, ServiceKey};
+use crate::engine::{Allocation, ChangeKind, Command, Outcome, Reply, ServiceKey};
 
 /// Services whose last refusal is remembered, so that their retries are not told.
 const REMEMBERED: usize = 10_000;
@@ -64,25 +64,34 @@ impl DecisionLog {
 
     /// Tells of a command that was carried out. The cluster is named only where
     /// there is more than one.
-    pub fn decided(&mut self, command: &Command, plan: &Plan, several_clusters: bool) {
+    pub fn decided(
+        &mut self,
+        command: &Command,
+        reply: &Reply,
+        outcome: &Outcome,
+        several_clusters: bool,
+    ) {
         let key = match command {
             Command::Acquire(acquire) => &*acquire.key,
             Command::Release(release) => &release.key,
+            Command::Reserve(_) | Command::Unreserve(_) => return,
         };
-        for line in self.lines(command, plan) {
+        for line in self.lines(command, reply, outcome) {
             self.write(key, &line, several_clusters);
         }
     }
 
-    fn lines(&mut self, command: &Command, plan: &Plan) -> Vec<Line> {
-        let refusal = match &plan.reply {
+    fn lines(&mut self, command: &Command, reply: &Reply, outcome: &Outcome) -> Vec<Line> {
+        let refusal = match reply {
             Reply::Refused(refusal) => Some(refusal.reason()),
             Reply::Acquired(acquired) if !acquired.satisfied => {
                 acquired.unmet.first().map(|unmet| unmet.refusal.reason())
             }
-            Reply::Acquired(_) | Reply::Released(_) => None,
+            Reply::Acquired(_) | Reply::Released(_) | Reply::Reserved(_) | Reply::Unreserved(_) => {
+                None
+            }
         };
-        let mut lines = granted(plan);
+        let mut lines = granted(outcome);
         match (command, refusal) {
             (Command::Acquire(acquire), Some(reason)) => {
                 if self.refused.len() >= REMEMBERED {
@@ -98,6 +107,7 @@ impl DecisionLog {
             (Command::Release(release), _) => {
                 self.refused.remove(&release.key);
             }
+            (Command::Reserve(_) | Command::Unreserve(_), _) => {}
         }
         lines
     }
@@ -139,29 +149,25 @@ impl DecisionLog {
     }
 }
 
-fn granted(plan: &Plan) -> Vec<Line> {
-    let moved_from = |new: &crate::engine::Change| {
-        plan.changes.iter().any(|old| {
-            old.kind == ChangeKind::Released && old.allocation.family() == new.allocation.family()
-        })
+fn granted(outcome: &Outcome) -> Vec<Line> {
+    let kinds = || outcome.changes.iter().map(|change| &change.kind);
+    let released = |family| {
+        kinds().any(|kind| matches!(kind, ChangeKind::Released(old) if old.family() == family))
     };
-    let moved_to = |old: &crate::engine::Change| {
-        plan.changes.iter().any(|new| {
-            new.kind == ChangeKind::Allocated && old.allocation.family() == new.allocation.family()
-        })
+    let allocated = |family| {
+        kinds().any(|kind| matches!(kind, ChangeKind::Allocated(new) if new.family() == family))
     };
-    let told = plan.changes.iter().filter_map(|change| {
-        let verb = match change.kind {
-            ChangeKind::Allocated if moved_from(change) => "MODIFIED",
-            ChangeKind::Allocated => "ADDED",
-            ChangeKind::Updated => "MODIFIED",
-            ChangeKind::Released if moved_to(change) => return None,
-            ChangeKind::Released => "DELETED",
-        };
-        Some(Line::Granted {
-            verb,
-            address: change.allocation.address.to_string(),
-        })
+    let line = |verb, allocation: &Allocation| Line::Granted {
+        verb,
+        address: allocation.address.to_string(),
+    };
+    let told = kinds().filter_map(|kind| match kind {
+        ChangeKind::Allocated(new) if released(new.family()) => Some(line("MODIFIED", new)),
+        ChangeKind::Allocated(new) => Some(line("ADDED", new)),
+        ChangeKind::Updated(new) => Some(line("MODIFIED", new)),
+        ChangeKind::Released(old) if allocated(old.family()) => None,
+        ChangeKind::Released(old) => Some(line("DELETED", old)),
+        ChangeKind::Reserved(_) | ChangeKind::Unreserved(_) => None,
     });
     told.collect()
 }

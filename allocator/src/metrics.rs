@@ -17,7 +17,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    engine::{ChangeKind, Plan, Reply},
+    engine::{ChangeKind, Outcome, Reply},
     published::Published,
 };
 
@@ -81,26 +81,28 @@ impl WriterMetrics {
         metrics
     }
 
-    pub fn planned(&self, plan: &Plan) {
-        for change in &plan.changes {
+    pub fn planned(&self, reply: &Reply, outcome: &Outcome) {
+        for change in &outcome.changes {
             let kind = match change.kind {
-                ChangeKind::Allocated => "allocated",
-                ChangeKind::Released => "released",
-                ChangeKind::Updated => "updated",
+                ChangeKind::Allocated(_) => "allocated",
+                ChangeKind::Released(_) => "released",
+                ChangeKind::Updated(_) => "updated",
+                ChangeKind::Reserved(_) => "reserved",
+                ChangeKind::Unreserved(_) => "unreserved",
             };
             self.changes.get_or_create(&KindLabel { kind }).inc();
         }
         let refused = |reason| {
             self.refusals.get_or_create(&ReasonLabel { reason }).inc();
         };
-        match &plan.reply {
+        match reply {
             Reply::Refused(refusal) => refused(refusal.reason()),
             Reply::Acquired(acquired) => {
                 for unmet in &acquired.unmet {
                     refused(unmet.refusal.reason());
                 }
             }
-            Reply::Released(_) => {}
+            Reply::Released(_) | Reply::Reserved(_) | Reply::Unreserved(_) => {}
         }
     }
 
@@ -169,6 +171,31 @@ impl RpcMetrics {
     }
 }
 
+/// Set by whoever reads the configuration.
+#[derive(Clone, Debug)]
+pub struct ConfigMetrics {
+    last_reload_successful: Gauge,
+}
+
+impl ConfigMetrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        let last_reload_successful = Gauge::default();
+        last_reload_successful.set(1);
+        registry.register(
+            "config_last_reload_successful",
+            "1 if the pools file as it is now is in force, 0 if it was refused",
+            last_reload_successful.clone(),
+        );
+        Self {
+            last_reload_successful,
+        }
+    }
+
+    pub fn read(&self, good: bool) {
+        self.last_reload_successful.set(i64::from(good));
+    }
+}
+
 /// Read off the published state at each scrape.
 pub struct StateCollector(Arc<Published>);
 
@@ -186,7 +213,7 @@ impl fmt::Debug for StateCollector {
 
 impl Collector for StateCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let (revision, rows) = {
+        let (revision, stranded, rows) = {
             let state = self.0.read();
             let mut rows = Vec::new();
             for index in state.pools().indexes() {
@@ -199,7 +226,7 @@ impl Collector for StateCollector {
                     }
                 }
             }
-            (state.revision().0, rows)
+            (state.revision().0, state.stranded(), rows)
         };
         encoder
             .encode_descriptor(
@@ -209,6 +236,14 @@ impl Collector for StateCollector {
                 MetricType::Gauge,
             )?
             .encode_gauge(&revision)?;
+        encoder
+            .encode_descriptor(
+                "stranded_addresses",
+                "Held addresses whose holders would not get them today",
+                None,
+                MetricType::Gauge,
+            )?
+            .encode_gauge(&stranded)?;
         let mut sizes = encoder.encode_descriptor(
             "pool_addresses",
             "Addresses of the pool, without excluded ones",
@@ -221,7 +256,7 @@ impl Collector for StateCollector {
         }
         let mut used = encoder.encode_descriptor(
             "pool_addresses_used",
-            "Addresses of the pool that are held",
+            "Addresses of the pool that are held or reserved",
             None,
             MetricType::Gauge,
         )?;

@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::Admin,
     args::{CheckConfig, Cli, Command, Routes, Serve},
-    config,
+    config::{self, Source, reload::Reload},
     listen::{self, Incoming},
     log,
-    metrics::{RpcMetrics, StateCollector, WriterMetrics},
+    metrics::{ConfigMetrics, RpcMetrics, StateCollector, WriterMetrics},
     routes::{self, RoutesFile},
     service::{self, Parts},
     store::Store,
@@ -39,12 +39,25 @@ pub async fn run(cli: Cli) -> Result<()> {
             print!("{}", routes::fetch(&allocator, zone.time_zone()).await?);
             Ok(())
         }
-        Command::CheckConfig(CheckConfig { file, ip_list }) => {
-            let pools = config::load(ip_list.items.as_deref(), Some(&file))?;
-            print!("{}", config::explain(&pools));
-            Ok(())
+        Command::CheckConfig(args) => check_config(args).await,
+    }
+}
+
+async fn check_config(args: CheckConfig) -> Result<()> {
+    let CheckConfig {
+        file,
+        ip_list,
+        against,
+    } = args;
+    let source = Source::new(ip_list.items, Some(file));
+    match against {
+        None => print!("{}", config::explain(&source.load()?.pools)),
+        Some(url) => {
+            let text = source.read_file()?.unwrap_or_default();
+            print!("{}", config::ask(&url, text).await?);
         }
     }
+    Ok(())
 }
 
 async fn serve(args: Serve) -> Result<()> {
@@ -60,25 +73,31 @@ async fn serve(args: Serve) -> Result<()> {
     } = args;
     let zone = zone.time_zone();
     let (decisions, _flushed_at_the_end) = log::start(log_format, zone.clone());
-    let pools = Arc::new(config::load(ip_list.items.as_deref(), config.as_deref())?);
+    let source = Source::new(ip_list.items, config);
+    let pools_file = source.read_file()?;
+    let configuration = source.with_file(pools_file.as_deref())?;
     let store = Store::open(&database).await?;
     let history = store.history_reader();
 
     let mut registry = Registry::with_prefix("lb_allocator");
     let (task, writer, published) = WriterTask::load(
         store,
-        pools,
+        configuration,
         WriterMetrics::register(&mut registry),
         decisions,
     )
     .await?;
     StateCollector::register(&mut registry, Arc::clone(&published));
     let metrics = RpcMetrics::register(&mut registry);
+    let config_metrics = ConfigMetrics::register(&mut registry);
+    let (reload, config_problem) =
+        Reload::new(source.clone(), pools_file, writer.clone(), config_metrics);
 
     let shutdown = CancellationToken::new();
     let admin = Admin {
         registry: Arc::new(registry),
         store_available: writer.store_available(),
+        config_problem,
         shutdown: shutdown.clone(),
     };
     let admin_socket = TcpListener::bind(admin_listen).await.with_context(|| {
@@ -89,6 +108,7 @@ async fn serve(args: Serve) -> Result<()> {
         writer,
         published: Arc::clone(&published),
         history,
+        source: source.clone(),
         metrics,
         shutdown: shutdown.clone(),
     })
@@ -102,6 +122,10 @@ async fn serve(args: Serve) -> Result<()> {
     let admin = tokio::spawn(axum::serve(admin_socket, admin.router()).into_future());
     let stop_writer = CancellationToken::new();
     let writer_task = tokio::spawn(task.run(stop_writer.clone()));
+    if source.file().is_some() {
+        let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+        tokio::spawn(reload.watch(hangup));
+    }
     tokio::spawn(cancel_on_signal(shutdown.clone())?);
     tracing::info!(%listen, %admin_listen, %database, "serving");
 

@@ -1,7 +1,8 @@
 //! The one task that owns the engine and the store. It takes what is waiting,
 //! lets the engine plan each command, commits all changes in one transaction,
 //! and only then shows them and answers. While one batch commits, the next one
-//! gathers: no timer is needed.
+//! gathers: no timer is needed for that. What ends by itself (a cooldown, a
+//! reservation) wakes the task when it does.
 //!
 //! ```text
 //!   Writer::submit ─► queue ─► plan each ─► commit ─► publish ─► answer each
@@ -9,6 +10,8 @@
 //!                                             └─► answer all UNAVAILABLE, then
 //!                                                 probe and reload until it works
 //! ```
+
+mod pending;
 
 use std::{
     sync::Arc,
@@ -22,17 +25,20 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::pending::Pending;
 use crate::{
+    config::Configuration,
     decision_log::DecisionLog,
-    engine::{Command, Engine, Inconsistent, Plan, Pools, Reply, Revision, Timestamp},
+    engine::{Command, Engine, Inconsistent, Reply, Revision, Timestamp},
     metrics::WriterMetrics,
-    published::Published,
+    published::{Event, Published},
     store::{MAX_CHANGES, Store, StoreError},
 };
 
-/// Commands in one batch at most. A command makes at most four changes: two
-/// families, each released and allocated.
-const MAX_BATCH: usize = MAX_CHANGES / 4;
+/// Commands in one batch at most. A command makes at most six changes (two
+/// families, each released and allocated, each updated), and few reservations
+/// expire at one time.
+const MAX_BATCH: usize = MAX_CHANGES / 8;
 /// Commands that may wait; one more is refused.
 const QUEUE: usize = 8192;
 /// How often a database that failed is tried again.
@@ -61,6 +67,18 @@ struct Job {
     answer: oneshot::Sender<Result<Answer, WriteError>>,
 }
 
+enum Control {
+    Configure(Configuration, oneshot::Sender<()>),
+    Inspect(oneshot::Sender<Inspection>),
+}
+
+/// A copy of the state, to try things on.
+#[derive(Debug)]
+pub struct Inspection {
+    pub engine: Engine,
+    pub pending: Pending,
+}
+
 /// Why the engine could not be filled from the database.
 #[derive(Debug, Error)]
 pub enum LoadError {
@@ -74,6 +92,7 @@ pub enum LoadError {
 #[derive(Clone, Debug)]
 pub struct Writer {
     jobs: mpsc::Sender<Job>,
+    control: mpsc::Sender<Control>,
     store_available: watch::Receiver<bool>,
 }
 
@@ -93,6 +112,28 @@ impl Writer {
         answered.await.unwrap_or(Err(WriteError::ShuttingDown))
     }
 
+    /// Puts other pools in force. Requests wait meanwhile, and none is lost.
+    ///
+    /// # Errors
+    /// Only when the allocator is shutting down.
+    pub async fn configure(&self, configuration: Configuration) -> Result<(), WriteError> {
+        let (done, is_done) = oneshot::channel();
+        let sent = self.control.send(Control::Configure(configuration, done));
+        sent.await.map_err(|_| WriteError::ShuttingDown)?;
+        is_done.await.map_err(|_| WriteError::ShuttingDown)
+    }
+
+    /// A copy of the state as of the last commit.
+    ///
+    /// # Errors
+    /// When there is none at the moment.
+    pub async fn inspect(&self) -> Result<Inspection, WriteError> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.control.send(Control::Inspect(answer));
+        sent.await.map_err(|_| WriteError::ShuttingDown)?;
+        answered.await.map_err(|_| WriteError::StoreUnavailable)
+    }
+
     /// Whether the last attempt to write worked.
     pub fn store_available(&self) -> watch::Receiver<bool> {
         self.store_available.clone()
@@ -102,16 +143,18 @@ impl Writer {
 /// The state and what it takes to change it.
 pub struct WriterTask {
     store: Store,
-    pools: Arc<Pools>,
+    configuration: Configuration,
     /// `None` after a failed commit, until the database was read again.
     engine: Option<Engine>,
     /// Cleared by a failed commit; until it is set, only what changes nothing is
     /// answered.
     writable: bool,
+    pending: Pending,
     published: Arc<Published>,
     metrics: WriterMetrics,
     decisions: DecisionLog,
     jobs: mpsc::Receiver<Job>,
+    control: mpsc::Receiver<Control>,
     store_available: watch::Sender<bool>,
 }
 
@@ -122,29 +165,35 @@ impl WriterTask {
     /// If the database cannot be read or contradicts itself.
     pub async fn load(
         mut store: Store,
-        pools: Arc<Pools>,
+        configuration: Configuration,
         metrics: WriterMetrics,
         decisions: DecisionLog,
     ) -> Result<(Self, Writer, Arc<Published>), LoadError> {
-        let engine = Engine::restore(Arc::clone(&pools), store.load().await?)?;
-        let published = Arc::new(Published::new(&pools, &engine));
+        let pools = Arc::clone(&configuration.pools);
+        let engine = Engine::restore(pools, store.load().await?)?;
+        let published = Arc::new(Published::new(&engine));
         let (sender, jobs) = mpsc::channel(QUEUE);
+        let (control_sender, control) = mpsc::channel(1);
         let store_available = watch::Sender::new(true);
         let writer = Writer {
             jobs: sender,
+            control: control_sender,
             store_available: store_available.subscribe(),
         };
-        let task = Self {
+        let mut task = Self {
             store,
-            pools,
+            configuration,
             engine: Some(engine),
             writable: true,
+            pending: Pending::default(),
             published: Arc::clone(&published),
             metrics,
             decisions,
             jobs,
+            control,
             store_available,
         };
+        task.record_pools().await;
         Ok((task, writer, published))
     }
 
@@ -157,6 +206,7 @@ impl WriterTask {
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(MAX_BATCH);
         loop {
+            let next_end = self.until_next_end();
             tokio::select! {
                 () = stop.cancelled(), if !self.jobs.is_closed() => self.jobs.close(),
                 received = self.jobs.recv_many(&mut batch, MAX_BATCH) => {
@@ -165,11 +215,26 @@ impl WriterTask {
                     }
                     self.carry_out(&mut batch).await;
                 }
+                Some(control) = self.control.recv() => self.obey(control).await,
+                () = tokio::time::sleep(next_end.unwrap_or_default()), if next_end.is_some() => {
+                    self.carry_out(&mut batch).await;
+                }
                 _ = retry.tick(), if !self.writable => self.recover().await,
             }
         }
     }
 
+    /// How long until something ends by itself.
+    fn until_next_end(&self) -> Option<Duration> {
+        if !self.writable {
+            return None;
+        }
+        let end = self.engine.as_ref()?.next_end()?;
+        let millis = end.0.saturating_sub(wall_clock().0).max(0);
+        Some(Duration::from_millis(millis.unsigned_abs()))
+    }
+
+    /// Carries out a batch, which may be empty: then only what ended by itself.
     async fn carry_out(&mut self, batch: &mut Vec<Job>) {
         if !self.writable {
             self.answer_what_changes_nothing(batch);
@@ -180,31 +245,35 @@ impl WriterTask {
             return;
         };
         let now = wall_clock();
-        let mut changes = Vec::new();
-        let mut plans = Vec::with_capacity(batch.len());
+        let mut all = engine.pass(now);
+        let mut planned = Vec::with_capacity(batch.len());
         for job in batch.iter() {
-            let plan = engine.plan(&job.command, now);
-            changes.extend(plan.changes.iter().cloned());
-            plans.push(plan);
+            let (reply, outcome) = engine.plan(&job.command, now);
+            all.changes.extend(outcome.changes.iter().cloned());
+            all.freed.extend(outcome.freed.iter().cloned());
+            planned.push((reply, outcome));
         }
         let revision = engine.revision();
-        if !changes.is_empty() {
+        if !all.changes.is_empty() {
             let start = Instant::now();
-            if let Err(error) = self.store.commit(&changes).await {
-                self.fail(&error, batch);
-                return;
+            for changes in all.changes.chunks(MAX_CHANGES) {
+                if let Err(error) = self.store.commit(changes).await {
+                    self.fail(&error, batch);
+                    return;
+                }
             }
-            self.metrics.committed(plans.len(), start.elapsed());
-            self.published.apply(&changes);
+            self.metrics.committed(planned.len(), start.elapsed());
         }
+        self.published.apply(&all);
         let several_clusters = self.published.read().has_several_clusters();
-        for (job, plan) in batch.drain(..).zip(plans) {
-            self.metrics.planned(&plan);
+        for (job, (reply, outcome)) in batch.drain(..).zip(planned) {
+            let Job { command, answer } = job;
+            self.metrics.planned(&reply, &outcome);
             self.decisions
-                .decided(&job.command, &plan, several_clusters);
-            let Plan { reply, .. } = plan;
+                .decided(&command, &reply, &outcome, several_clusters);
+            self.pending.note(command, &reply);
             // Whoever gave up in the meantime asks again and gets the same.
-            let _ = job.answer.send(Ok(Answer { reply, revision }));
+            let _ = answer.send(Ok(Answer { reply, revision }));
         }
     }
 
@@ -219,11 +288,55 @@ impl WriterTask {
         }
     }
 
+    async fn obey(&mut self, control: Control) {
+        match control {
+            Control::Configure(configuration, done) => {
+                self.configuration = configuration;
+                if let Some(engine) = self.engine.take() {
+                    let pools = Arc::clone(&self.configuration.pools);
+                    match engine.with_pools(pools) {
+                        Ok(engine) => {
+                            self.published.replace(&engine);
+                            let revision = engine.revision();
+                            self.engine = Some(engine);
+                            self.published.tell(Event::PoolsChanged { revision });
+                        }
+                        // The state is read again from the database.
+                        Err(error) => self.fail(&error, &mut Vec::new()),
+                    }
+                }
+                self.record_pools().await;
+                let _ = done.send(());
+            }
+            Control::Inspect(answer) => {
+                if let Some(engine) = &self.engine {
+                    let _ = answer.send(Inspection {
+                        engine: engine.clone(),
+                        pending: self.pending.clone(),
+                    });
+                }
+            }
+        }
+    }
+
+    async fn record_pools(&mut self) {
+        let Some(revision) = self.engine.as_ref().map(Engine::revision) else {
+            return;
+        };
+        let json = &self.configuration.json;
+        if let Err(error) = self.store.record_pools(revision, wall_clock(), json).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "history does not tell of these pools"
+            );
+        }
+    }
+
     /// The engine has moved on, the database may not have: only reading it again
     /// tells.
-    fn fail(&mut self, error: &StoreError, batch: &mut Vec<Job>) {
+    fn fail(&mut self, error: &(dyn std::error::Error + 'static), batch: &mut Vec<Job>) {
         tracing::error!(
-            error = error as &dyn std::error::Error,
+            error,
             requests = batch.len(),
             "cannot make changes durable; refusing all until the database can be written again"
         );
@@ -237,27 +350,29 @@ impl WriterTask {
     /// Reads the state again as soon as it can be read, and takes changes again
     /// as soon as they can be written.
     async fn recover(&mut self) {
-        if let Err(error) = self.reload().await {
-            tracing::debug!(
+        match self.reload().await {
+            Err(error) => tracing::debug!(
                 error = &error as &dyn std::error::Error,
                 "the database is still away"
-            );
-            return;
+            ),
+            Ok(revision) => {
+                self.writable = true;
+                self.store_available.send_replace(true);
+                self.published.tell(Event::Reloaded { revision });
+                tracing::warn!("the database can be written again");
+            }
         }
-        self.writable = true;
-        self.store_available.send_replace(true);
-        self.published.tell_reloaded();
-        tracing::warn!("the database can be written again");
     }
 
-    async fn reload(&mut self) -> Result<(), LoadError> {
+    async fn reload(&mut self) -> Result<Revision, LoadError> {
         if self.engine.is_none() {
-            let snapshot = self.store.load().await?;
-            let engine = Engine::restore(Arc::clone(&self.pools), snapshot)?;
-            self.published.replace(&self.pools, &engine);
+            let pools = Arc::clone(&self.configuration.pools);
+            let engine = Engine::restore(pools, self.store.load().await?)?;
+            self.published.replace(&engine);
             self.engine = Some(engine);
         }
-        Ok(self.store.probe().await?)
+        self.store.probe().await?;
+        Ok(self.published.read().revision())
     }
 }
 
@@ -267,7 +382,8 @@ fn refuse(batch: &mut Vec<Job>) {
     }
 }
 
-fn wall_clock() -> Timestamp {
+/// What time it is for decisions.
+pub fn wall_clock() -> Timestamp {
     let since_epoch = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

@@ -8,18 +8,39 @@
 //!   - 192.0.2.32-192.0.2.40
 //!   - 2001:db8::/64
 //!   exclude: [192.0.2.1]    # OPTIONAL: never given, written the same way
-//!   namespaces: [default]   # OPTIONAL: all others get nothing from this pool
+//!   # OPTIONAL: whom it serves; every one that is set must match
+//!   namespaces: [default]
+//!   namespaceSelector: {matchLabels: {tier: web}}
+//!   serviceSelector: {matchExpressions: [{key: public, operator: Exists}]}
+//!   clusters: [prod-eu]
+//!   # OPTIONAL: its rules, here with values that are not the default
+//!   priority: 10            # lower is tried first; none is last
+//!   autoAssign: false       # only to those who ask for the pool or the address
+//!   avoidBuggyIPs: true     # never .0 and .255 of IPv4
+//!   fenced: true            # the namespaces it serves may use no other pool
+//!   cooldown: 5m            # others get a released address only after this
+//!   stickyFor: 1h           # and until then only when nothing else is free
+//!   maxPerNamespace: 2      # addresses for a namespace of one cluster
+//!   maxPerCluster: 20
+//!   disabled: true          # gives nothing; what is held stays
 //! ```
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use ipnet::IpNet;
+use jiff::SignedDuration;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 use thiserror::Error;
 
-use super::STICKY_FOR;
-use crate::engine::{AddressRange, InvalidName, Namespace, PoolName, PoolSpec};
+use crate::engine::{
+    AddressRange, ClusterName, InvalidName, Namespace, PoolName, PoolSpec, Requirement, STICKY_FOR,
+    Selector,
+};
 
 /// Why a pools file was refused.
 #[derive(Debug, Error)]
@@ -46,6 +67,19 @@ pub enum KeyError {
     BadRange { text: String },
     #[error("the list is empty; {hint}")]
     Empty { hint: &'static str },
+    #[error("{text:?} is not a duration such as 30s, 5m or 24h")]
+    NotDuration { text: String },
+    #[error("{number} is not allowed; {hint}")]
+    Number { number: i64, hint: &'static str },
+    #[error("operator {text:?} is none of In, NotIn, Exists, DoesNotExist")]
+    Operator { text: String },
+    #[error("{operator} needs {needs}")]
+    Values {
+        operator: &'static str,
+        needs: &'static str,
+    },
+    #[error("a fenced pool needs namespaces or a namespaceSelector: whom should it fence in?")]
+    FenceAroundAll,
 }
 
 /// A pool and where its addresses stand in the file.
@@ -62,13 +96,51 @@ struct File {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct RawPool {
     name: Spanned<String>,
     addresses: Spanned<Vec<Spanned<String>>>,
     #[serde(default)]
     exclude: Vec<Spanned<String>>,
     namespaces: Option<Spanned<Vec<Spanned<String>>>>,
+    namespace_selector: Option<RawSelector>,
+    service_selector: Option<RawSelector>,
+    clusters: Option<Spanned<Vec<Spanned<String>>>>,
+    priority: Option<i64>,
+    #[serde(default = "yes")]
+    auto_assign: bool,
+    #[serde(default, rename = "avoidBuggyIPs")]
+    avoid_buggy_ips: bool,
+    fenced: Option<Spanned<bool>>,
+    cooldown: Option<Spanned<String>>,
+    sticky_for: Option<Spanned<String>>,
+    max_per_namespace: Option<Spanned<i64>>,
+    max_per_cluster: Option<Spanned<i64>>,
+    #[serde(default)]
+    disabled: bool,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// As `LabelSelector` of `meta/v1`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawSelector {
+    #[serde(default)]
+    match_labels: BTreeMap<String, String>,
+    #[serde(default)]
+    match_expressions: Vec<RawExpression>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawExpression {
+    key: String,
+    operator: Spanned<String>,
+    #[serde(default)]
+    values: BTreeSet<String>,
 }
 
 /// # Errors
@@ -79,63 +151,179 @@ pub fn parse(text: &str) -> Result<Vec<FilePool>, FileError> {
     file.pools.into_iter().map(pool).collect()
 }
 
-fn pool(raw: RawPool) -> Result<FilePool, FileError> {
-    let fault = |at: u64, key: &'static str| {
-        let pool = raw.name.value.clone();
-        move |source: KeyError| FileError::Key {
-            line: at,
-            pool,
-            key,
+/// Where in the file we are, for messages.
+struct Place<'a> {
+    pool: &'a str,
+    key: &'static str,
+}
+
+impl Place<'_> {
+    fn fault(&self, line: u64, source: KeyError) -> FileError {
+        FileError::Key {
+            line,
+            pool: self.pool.to_owned(),
+            key: self.key,
             source,
         }
-    };
-    let name_line = raw.name.referenced.line();
-    let name =
-        PoolName::parse(&raw.name.value).map_err(|error| fault(name_line, "name")(error.into()))?;
-    let ranges = |list: &[Spanned<String>], key: &'static str| {
-        list.iter()
-            .map(|text| {
-                let line = text.referenced.line();
-                range(&text.value)
-                    .map(|range| (range, line))
-                    .map_err(fault(line, key))
-            })
-            .collect::<Result<Vec<_>, _>>()
-    };
-    if raw.addresses.value.is_empty() {
-        let hint = "a pool needs addresses";
-        return Err(fault(raw.addresses.referenced.line(), "addresses")(
-            KeyError::Empty { hint },
-        ));
     }
-    let lines = ranges(&raw.addresses.value, "addresses")?;
-    let exclude = ranges(&raw.exclude, "exclude")?;
-    let namespaces = match &raw.namespaces {
-        None => None,
-        Some(list) if list.value.is_empty() => {
-            let hint = "leave the key out to serve every namespace";
-            return Err(fault(list.referenced.line(), "namespaces")(
-                KeyError::Empty { hint },
-            ));
+
+    fn ranges(&self, list: &[Spanned<String>]) -> Result<Vec<(AddressRange, u64)>, FileError> {
+        let parsed = list.iter().map(|text| {
+            let line = text.referenced.line();
+            let range = range(&text.value).map_err(|error| self.fault(line, error))?;
+            Ok((range, line))
+        });
+        parsed.collect()
+    }
+
+    /// `None` where the key is left out; an empty list would serve nobody.
+    fn names<T: Ord>(
+        &self,
+        list: Option<&Spanned<Vec<Spanned<String>>>>,
+        hint: &'static str,
+        parse: fn(&str) -> Result<T, InvalidName>,
+    ) -> Result<Option<BTreeSet<T>>, FileError> {
+        let Some(list) = list else { return Ok(None) };
+        if list.value.is_empty() {
+            let line = list.referenced.line();
+            return Err(self.fault(line, KeyError::Empty { hint }));
         }
-        Some(list) => {
-            let parsed = list.value.iter().map(|text| {
-                Namespace::parse(&text.value)
-                    .map_err(|error| fault(text.referenced.line(), "namespaces")(error.into()))
+        let parsed = list.value.iter().map(|text| {
+            let line = text.referenced.line();
+            parse(&text.value).map_err(|error| self.fault(line, error.into()))
+        });
+        parsed.collect::<Result<_, _>>().map(Some)
+    }
+
+    fn duration(
+        &self,
+        text: Option<&Spanned<String>>,
+        default: Duration,
+    ) -> Result<Duration, FileError> {
+        let Some(text) = text else {
+            return Ok(default);
+        };
+        let parsed = text.value.parse::<SignedDuration>().ok();
+        let parsed = parsed.and_then(|duration| Duration::try_from(duration).ok());
+        parsed.ok_or_else(|| {
+            let text_value = text.value.clone();
+            self.fault(
+                text.referenced.line(),
+                KeyError::NotDuration { text: text_value },
+            )
+        })
+    }
+
+    fn limit(&self, number: Option<&Spanned<i64>>) -> Result<Option<u64>, FileError> {
+        let Some(number) = number else {
+            return Ok(None);
+        };
+        match u64::try_from(number.value) {
+            Ok(limit) if limit > 0 => Ok(Some(limit)),
+            Ok(_) | Err(_) => {
+                let hint = "a limit is at least 1; use disabled to give nothing";
+                let source = KeyError::Number {
+                    number: number.value,
+                    hint,
+                };
+                Err(self.fault(number.referenced.line(), source))
+            }
+        }
+    }
+
+    fn selector(&self, raw: Option<RawSelector>) -> Result<Option<Selector>, FileError> {
+        let Some(raw) = raw else { return Ok(None) };
+        let labels = raw.match_labels.into_iter();
+        let labels = labels.map(|(key, value)| Requirement::In(key, BTreeSet::from([value])));
+        let mut requirements: Vec<_> = labels.collect();
+        for expression in raw.match_expressions {
+            let RawExpression {
+                key,
+                operator,
+                values,
+            } = expression;
+            let line = operator.referenced.line();
+            let needs = |operator, needs| self.fault(line, KeyError::Values { operator, needs });
+            requirements.push(match operator.value.as_str() {
+                "In" if values.is_empty() => return Err(needs("In", "values")),
+                "NotIn" if values.is_empty() => return Err(needs("NotIn", "values")),
+                "Exists" if !values.is_empty() => return Err(needs("Exists", "no values")),
+                "DoesNotExist" if !values.is_empty() => {
+                    return Err(needs("DoesNotExist", "no values"));
+                }
+                "In" => Requirement::In(key, values),
+                "NotIn" => Requirement::NotIn(key, values),
+                "Exists" => Requirement::Exists(key),
+                "DoesNotExist" => Requirement::DoesNotExist(key),
+                other => {
+                    let text = other.to_owned();
+                    return Err(self.fault(line, KeyError::Operator { text }));
+                }
             });
-            Some(parsed.collect::<Result<BTreeSet<_>, _>>()?)
         }
+        Ok(Some(Selector(requirements)))
+    }
+}
+
+fn pool(raw: RawPool) -> Result<FilePool, FileError> {
+    let RawPool {
+        name,
+        addresses,
+        exclude,
+        namespaces,
+        namespace_selector,
+        service_selector,
+        clusters,
+        priority,
+        auto_assign,
+        avoid_buggy_ips,
+        fenced,
+        cooldown,
+        sticky_for,
+        max_per_namespace,
+        max_per_cluster,
+        disabled,
+    } = raw;
+    let at = |key: &'static str| Place {
+        pool: &name.value,
+        key,
     };
-    Ok(FilePool {
-        spec: PoolSpec {
-            name,
-            addresses: lines.iter().map(|(range, _)| *range).collect(),
-            exclude: exclude.into_iter().map(|(range, _)| range).collect(),
-            namespaces,
-            sticky_for: STICKY_FOR,
-        },
-        lines,
-    })
+    let everybody = "leave the key out to serve all";
+    let parsed_name = PoolName::parse(&name.value)
+        .map_err(|error| at("name").fault(name.referenced.line(), error.into()))?;
+    if addresses.value.is_empty() {
+        let hint = "a pool needs addresses";
+        let line = addresses.referenced.line();
+        return Err(at("addresses").fault(line, KeyError::Empty { hint }));
+    }
+    let lines = at("addresses").ranges(&addresses.value)?;
+    let exclude = at("exclude").ranges(&exclude)?;
+    let spec = PoolSpec {
+        name: parsed_name,
+        addresses: lines.iter().map(|(range, _)| *range).collect(),
+        exclude: exclude.into_iter().map(|(range, _)| range).collect(),
+        namespaces: at("namespaces").names(namespaces.as_ref(), everybody, Namespace::parse)?,
+        namespace_selector: at("namespaceSelector").selector(namespace_selector)?,
+        service_selector: at("serviceSelector").selector(service_selector)?,
+        clusters: at("clusters").names(clusters.as_ref(), everybody, ClusterName::parse)?,
+        priority,
+        auto_assign,
+        avoid_buggy_ips,
+        fenced: fenced.as_ref().is_some_and(|fenced| fenced.value),
+        cooldown: at("cooldown").duration(cooldown.as_ref(), Duration::ZERO)?,
+        sticky_for: at("stickyFor").duration(sticky_for.as_ref(), STICKY_FOR)?,
+        max_per_namespace: at("maxPerNamespace").limit(max_per_namespace.as_ref())?,
+        max_per_cluster: at("maxPerCluster").limit(max_per_cluster.as_ref())?,
+        disabled,
+    };
+    if let Some(fenced) = fenced
+        && spec.fenced
+        && spec.namespaces.is_none()
+        && spec.namespace_selector.is_none()
+    {
+        return Err(at("fenced").fault(fenced.referenced.line(), KeyError::FenceAroundAll));
+    }
+    Ok(FilePool { spec, lines })
 }
 
 fn range(text: &str) -> Result<AddressRange, KeyError> {
@@ -214,8 +402,7 @@ mod tests {
             ),
             (
                 "pools:\n- name: a\n  addresses: [192.0.2.1]\n  namespaces: []\n",
-                "line 4: pool \"a\": namespaces: the list is empty; leave the key out to serve \
-                 every namespace",
+                "line 4: pool \"a\": namespaces: the list is empty; leave the key out to serve all",
             ),
         ] {
             assert_eq!(chain(&parse(text).unwrap_err()), expected, "{text}");

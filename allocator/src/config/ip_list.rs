@@ -7,7 +7,6 @@ use std::{
 
 use thiserror::Error;
 
-use super::STICKY_FOR;
 use crate::engine::{AddressRange, InvalidName, Namespace, PoolName, PoolSpec};
 
 /// Why `IP_LIST` was refused; quotes the item.
@@ -59,15 +58,13 @@ pub fn parse(text: &str) -> Result<Vec<PoolSpec>, IpListError> {
         .into_iter()
         .map(|(namespace, addresses)| {
             let name = PoolName::parse(&format!("ip-list-{namespace}"));
+            let name = name.map_err(|source| IpListError::Namespace {
+                item: namespace.to_string(),
+                source,
+            })?;
             Ok(PoolSpec {
-                name: name.map_err(|source| IpListError::Namespace {
-                    item: namespace.to_string(),
-                    source,
-                })?,
-                addresses,
-                exclude: Vec::new(),
                 namespaces: Some(BTreeSet::from([namespace])),
-                sticky_for: STICKY_FOR,
+                ..PoolSpec::new(name, addresses)
             })
         })
         .collect()

@@ -1,21 +1,23 @@
 //! From what people write to [`Pools`]: the environment variable `IP_LIST`, a
 //! pools file, or both, which together are one configuration.
 
+mod ask;
+mod describe;
 pub mod file;
 pub mod ip_list;
+pub mod reload;
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    time::Duration,
+    sync::Arc,
 };
 
 use thiserror::Error;
 
-use crate::engine::{AddressRange, PoolConflict, PoolName, PoolSpec, Pools};
-
-/// For how long others get a released address only when nothing else is free.
-pub const STICKY_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+use self::describe::json;
+pub use self::{ask::ask, describe::explain};
+use crate::engine::{AddressRange, PoolConflict, PoolName, Pools};
 
 /// Why there are no pools to work with.
 #[derive(Debug, Error)]
@@ -45,42 +47,88 @@ fn at(place: Option<&(PathBuf, u64)>) -> String {
     )
 }
 
-/// Pools of `IP_LIST` (its text) and of a pools file.
-///
-/// # Errors
-/// Names the source, the place in it and what is wrong there.
-pub fn load(ip_list: Option<&str>, file: Option<&Path>) -> Result<Pools, ConfigError> {
-    let ip_list = ip_list.filter(|text| !text.trim().is_empty());
-    if ip_list.is_none() && file.is_none() {
-        return Err(ConfigError::NoSource);
-    }
-    let mut specs = ip_list.map(ip_list::parse).transpose()?.unwrap_or_default();
-    let mut lines = Vec::new();
-    if let Some(path) = file {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
-            path: path.to_owned(),
-            source,
-        })?;
-        let pools = file::parse(&text).map_err(|source| ConfigError::File {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })?;
-        for pool in pools {
-            let name = pool.spec.name.clone();
-            lines.extend(
-                pool.lines
-                    .into_iter()
-                    .map(|(range, line)| (name.clone(), range, line)),
-            );
-            specs.push(pool.spec);
+/// Pools that can be put in force.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    pub pools: Arc<Pools>,
+    /// The same as JSON, for history.
+    pub json: String,
+}
+
+/// Where pools come from.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    ip_list: Option<String>,
+    file: Option<PathBuf>,
+}
+
+impl Source {
+    /// The text of `IP_LIST` and the path of a pools file.
+    pub fn new(ip_list: Option<String>, file: Option<PathBuf>) -> Self {
+        Self {
+            ip_list: ip_list.filter(|text| !text.trim().is_empty()),
+            file,
         }
     }
-    Pools::new(specs).map_err(|conflict| ConfigError::Conflict {
-        place: file
-            .zip(line_of(&lines, &conflict))
-            .map(|(path, line)| (path.to_owned(), line)),
-        source: Box::new(conflict),
-    })
+
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn read_file(&self) -> Result<Option<String>, ConfigError> {
+        let Some(path) = &self.file else {
+            return Ok(None);
+        };
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(Some(text))
+    }
+
+    /// # Errors
+    /// As [`Source::read_file`] and [`Source::with_file`].
+    pub fn load(&self) -> Result<Configuration, ConfigError> {
+        let text = self.read_file()?;
+        self.with_file(text.as_deref())
+    }
+
+    /// The configuration that the text of a pools file makes together with
+    /// `IP_LIST`.
+    ///
+    /// # Errors
+    /// Names the source, the place in it and what is wrong there.
+    pub fn with_file(&self, text: Option<&str>) -> Result<Configuration, ConfigError> {
+        let path = || self.file.clone().unwrap_or_default();
+        if self.ip_list.is_none() && text.is_none() {
+            return Err(ConfigError::NoSource);
+        }
+        let ip_list = self.ip_list.as_deref().map(ip_list::parse).transpose()?;
+        let mut specs = ip_list.unwrap_or_default();
+        let mut lines = Vec::new();
+        if let Some(text) = text {
+            let pools = file::parse(text).map_err(|source| ConfigError::File {
+                path: path(),
+                source: Box::new(source),
+            })?;
+            for pool in pools {
+                let name = pool.spec.name.clone();
+                let of_pool = pool.lines.into_iter();
+                lines.extend(of_pool.map(|(range, line)| (name.clone(), range, line)));
+                specs.push(pool.spec);
+            }
+        }
+        let pools = Pools::new(specs).map_err(|conflict| ConfigError::Conflict {
+            place: line_of(&lines, &conflict).map(|line| (path(), line)),
+            source: Box::new(conflict),
+        })?;
+        Ok(Configuration {
+            json: json(&pools),
+            pools: Arc::new(pools),
+        })
+    }
 }
 
 /// Where in the file the conflict can be mended.
@@ -103,44 +151,6 @@ fn line_of(lines: &[(PoolName, AddressRange, u64)], conflict: &PoolConflict) -> 
     }
 }
 
-/// What a configuration means, for people.
-pub fn explain(pools: &Pools) -> String {
-    let mut text = String::new();
-    for index in pools.indexes() {
-        let PoolSpec {
-            name,
-            addresses,
-            exclude,
-            namespaces,
-            ..
-        } = pools.spec(index);
-        let join = |ranges: &[AddressRange]| {
-            let texts: Vec<_> = ranges.iter().map(ToString::to_string).collect();
-            texts.join(", ")
-        };
-        let namespaces = namespaces.as_ref().map_or_else(
-            || "every namespace".to_owned(),
-            |set| {
-                let names: Vec<_> = set.iter().map(|n| n.as_str()).collect();
-                format!("namespaces {}", names.join(", "))
-            },
-        );
-        text += &format!(
-            "pool {name}: for {namespaces}\n  addresses: {}\n",
-            join(addresses)
-        );
-        if !exclude.is_empty() {
-            text += &format!("  exclude: {}\n", join(exclude));
-        }
-        for (family, usable) in pools.usable(index).iter() {
-            if !usable.is_empty() {
-                text += &format!("  usable {family} addresses: {}\n", usable.len());
-            }
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -157,12 +167,16 @@ mod tests {
         text
     }
 
-    fn with_file(ip_list: Option<&str>, text: &str) -> Result<Pools, String> {
+    fn with_file(ip_list: Option<&str>, text: &str) -> Result<Arc<Pools>, String> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(text.as_bytes()).unwrap();
-        load(ip_list, Some(file.path())).map_err(|error| {
-            chain(&error).replace(&file.path().display().to_string(), "pools.yaml")
-        })
+        let source = Source::new(ip_list.map(ToOwned::to_owned), Some(file.path().to_owned()));
+        source
+            .load()
+            .map_err(|error| {
+                chain(&error).replace(&file.path().display().to_string(), "pools.yaml")
+            })
+            .map(|configuration| configuration.pools)
     }
 
     #[test]
@@ -186,7 +200,8 @@ mod tests {
     #[test]
     fn no_source_at_all_is_an_error() {
         for empty in [None, Some(""), Some(" \n ")] {
-            assert!(matches!(load(empty, None), Err(ConfigError::NoSource)));
+            let source = Source::new(empty.map(ToOwned::to_owned), None);
+            assert!(matches!(source.load(), Err(ConfigError::NoSource)));
         }
     }
 

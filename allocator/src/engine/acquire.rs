@@ -1,24 +1,30 @@
 //! Acquire: from a wish to addresses.
 //!
-//! 1. What the key holds is kept, as long as the wish asks for nothing else.
+//! 1. What the key holds is kept, as long as the wish asks for nothing else and
+//!    whoever shares it still may.
 //! 2. Every family that needs an address gets a [`Choice`]: an address it asked
-//!    for, the one its status shows, the one it held last, or any of the pools
-//!    that serve it.
+//!    for, one reserved for it, one of its sharing key, the one its status shows,
+//!    the one it held last, or any of the pools that serve it.
 //! 3. The families that may get any address are served from one pool if one can
 //!    give all, else each from the first that can: the lowest address nobody has
 //!    a claim to, and only when there is none, the lowest that is kept for its
 //!    last holder.
-//! 4. All that the policy demands is granted, or nothing changes.
+//! 4. All that the policy demands is granted, or nothing changes; only an address
+//!    that may not be shared any more is lost in any case.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use super::{
-    Engine, Plan, Reply,
+    Engine, Outcome, Reply,
     address::{Family, PerFamily},
-    change::{Allocation, Change, ChangeKind, Holder},
+    change::{Allocation, ChangeKind, Holder},
+    free::Availability,
     key::{PoolName, ServiceKey, Uid},
+    labels::Labels,
     pools::{Located, PoolIndex},
+    quota::Weight,
     refusal::Refusal,
+    sharing::{Clash, Terms},
 };
 
 /// As in `spec.ipFamilyPolicy`.
@@ -38,8 +44,11 @@ pub struct Wish {
     pub policy: Policy,
     pub requested: PerFamily<Option<IpAddr>>,
     pub pool: Option<PoolName>,
+    /// `None`: it shares with nobody.
+    pub sharing: Option<Arc<Terms>>,
     /// Addresses that its status shows.
     pub current: Vec<IpAddr>,
+    pub labels: Arc<Labels>,
 }
 
 /// Give `key` what it wishes for.
@@ -73,10 +82,18 @@ pub struct Acquired {
 #[derive(Clone, Debug)]
 enum Choice {
     Keep(Arc<Allocation>),
-    Take { address: IpAddr, pool: PoolIndex },
+    Take {
+        address: IpAddr,
+        pool: PoolIndex,
+        /// Pools to look in, should this one not be possible after all; none
+        /// where just this address was asked for.
+        or: Vec<PoolIndex>,
+    },
     AnyOf(Vec<PoolIndex>),
     Refused(Refusal),
 }
+
+type Choices = [(Family, Choice)];
 
 /// What a wish comes to, before anything is changed.
 struct Decision {
@@ -87,32 +104,32 @@ struct Decision {
 }
 
 impl Engine {
-    pub(super) fn acquire(&mut self, acquire: &Acquire) -> Plan {
+    pub(super) fn acquire(&mut self, acquire: &Acquire, outcome: &mut Outcome) -> Reply {
         let Acquire { key, wish, .. } = acquire;
-        let mut changes = Vec::new();
-        let reply = match self.decide(acquire) {
-            None => self.unchanged(acquire),
-            Some(Decision {
-                choices,
-                refused,
-                satisfied,
-            }) => {
-                if satisfied {
-                    self.release_other_families(key, wish, &mut changes);
-                    for (_, choice) in choices {
-                        if let Choice::Take { address, pool } = choice {
-                            self.move_to(acquire, address, pool, &mut changes);
-                        }
-                    }
-                }
-                self.update_holder(acquire, &mut changes);
-                self.answer(key, wish, refused, satisfied)
-            }
+        let Some(decision) = self.decide(acquire) else {
+            return self.unchanged(acquire);
         };
-        Plan { reply, changes }
+        let Decision {
+            choices,
+            refused,
+            satisfied,
+        } = decision;
+        if satisfied {
+            self.release_other_families(key, wish, outcome);
+        }
+        self.release_what_may_not_stay(acquire, outcome);
+        if satisfied {
+            for (_, choice) in choices {
+                if let Choice::Take { address, pool, .. } = choice {
+                    self.move_to(acquire, address, pool, outcome);
+                }
+            }
+        }
+        self.update_holder(acquire, outcome);
+        self.answer(key, wish, refused, satisfied)
     }
 
-    /// The reply to a wish that changes nothing.
+    /// The reply to a wish that changes nothing; `None` if it would.
     pub(super) fn acquire_without_change(&self, acquire: &Acquire) -> Option<Reply> {
         let Acquire { key, wish, .. } = acquire;
         let Some(decision) = self.decide(acquire) else {
@@ -128,7 +145,9 @@ impl Engine {
             .any(|(_, choice)| matches!(choice, Choice::Take { .. }));
         let holder = self.next_holder(acquire);
         let stays = self.holding(key).all(|held| {
-            held.holder == holder && (!satisfied || wish.families.contains(&held.family()))
+            held.holder == holder
+                && self.may_not_stay(held, acquire).is_none()
+                && (!satisfied || wish.families.contains(&held.family()))
         });
         (stays && !(satisfied && moves)).then(|| self.answer(key, wish, refused, satisfied))
     }
@@ -144,7 +163,7 @@ impl Engine {
             .iter()
             .map(|family| (*family, self.choose(acquire, *family)))
             .collect();
-        self.settle(&mut choices);
+        self.settle(acquire, &mut choices);
         let refused = refusals(&choices);
         let satisfied = match wish.policy {
             Policy::All => refused.is_empty(),
@@ -187,137 +206,378 @@ impl Engine {
                 .any(|held| held.holder.replaced_uid == acquire.uid)
     }
 
+    /// Why the key may not go on holding an address on the terms of this wish.
+    fn may_not_stay(&self, held: &Allocation, acquire: &Acquire) -> Option<Clash> {
+        let holders = self.held.get(held.address)?;
+        holders
+            .admit(&acquire.key, acquire.wish.sharing.as_deref())
+            .err()
+    }
+
     fn choose(&self, acquire: &Acquire, family: Family) -> Choice {
         let Acquire { key, wish, .. } = acquire;
-        let held = self.held(key, family);
+        let held = self.held_by(key, family);
+        let stays = held.filter(|held| self.may_not_stay(held, acquire).is_none());
         if let Some(address) = *wish.requested.get(family) {
-            return match held {
+            return match stays {
                 Some(held) if held.address == address => Choice::Keep(Arc::clone(held)),
-                Some(_) | None => self.requested(key, wish, address),
+                Some(_) | None => self.requested(acquire, address),
             };
         }
-        let candidates: Vec<PoolIndex> = match &wish.pool {
-            None => match held {
-                Some(held) => return Choice::Keep(Arc::clone(held)),
-                None => self.pools.serving(&key.namespace).collect(),
-            },
-            Some(name) => match self.wished_pool(key, name) {
-                Err(refusal) => return Choice::Refused(refusal),
-                Ok(pool) => match held {
-                    Some(held) if self.pools.locate(held.address) == Located::In(pool) => {
-                        return Choice::Keep(Arc::clone(held));
-                    }
-                    Some(_) | None => vec![pool],
-                },
-            },
-        };
-        let candidates: Vec<_> = candidates
-            .into_iter()
-            .filter(|pool| !self.pools.usable(*pool).get(family).is_empty())
-            .collect();
-        if candidates.is_empty() {
-            return Choice::Refused(Refusal::NoPool {
+        let stays = stays.filter(|held| match &wish.pool {
+            None => true,
+            Some(name) => {
+                let pool = self.pools.by_name(name.as_str());
+                pool.is_some_and(|pool| self.pools.locate(held.address) == Located::In(pool))
+            }
+        });
+        if let Some(held) = stays {
+            return Choice::Keep(Arc::clone(held));
+        }
+        if let Some(reserved) = self.reserved(acquire, family) {
+            return reserved;
+        }
+        let candidates = self.candidates(acquire, family);
+        match candidates {
+            Err(refusal) => Choice::Refused(refusal),
+            Ok(candidates) => self
+                .familiar(acquire, family, &candidates)
+                .unwrap_or(Choice::AnyOf(candidates)),
+        }
+    }
+
+    /// Pools that this Service may get an address of a family from.
+    fn candidates(&self, acquire: &Acquire, family: Family) -> Result<Vec<PoolIndex>, Refusal> {
+        match &acquire.wish.pool {
+            None => self.auto_pools(acquire, family),
+            Some(name) => self
+                .wished_pool(acquire, name, family)
+                .map(|pool| vec![pool]),
+        }
+    }
+
+    /// Pools that give addresses of a family to this Service unasked.
+    fn auto_pools(&self, acquire: &Acquire, family: Family) -> Result<Vec<PoolIndex>, Refusal> {
+        let Acquire { key, wish, .. } = acquire;
+        let mut pools = self.pools.serving(key, &wish.labels);
+        pools.retain(|pool| {
+            self.pools.spec(*pool).auto_assign && !self.pools.usable(*pool).get(family).is_empty()
+        });
+        let disabled = pools
+            .iter()
+            .find(|pool| self.pools.spec(**pool).disabled)
+            .copied();
+        pools.retain(|pool| !self.pools.spec(*pool).disabled);
+        match (pools.is_empty(), disabled) {
+            (false, _) => Ok(pools),
+            (true, Some(pool)) => Err(Refusal::PoolDisabled {
+                pool: self.pools.spec(pool).name.clone(),
+            }),
+            (true, None) => Err(Refusal::NoPool {
                 namespace: key.namespace.clone(),
+                family,
+            }),
+        }
+    }
+
+    /// The pool asked for by name, if it gives addresses of a family to this
+    /// Service.
+    fn wished_pool(
+        &self,
+        acquire: &Acquire,
+        name: &PoolName,
+        family: Family,
+    ) -> Result<PoolIndex, Refusal> {
+        let pool = self.known_pool(name)?;
+        self.allowed(acquire, pool)?;
+        if self.pools.usable(pool).get(family).is_empty() {
+            return Err(Refusal::NoPool {
+                namespace: acquire.key.namespace.clone(),
                 family,
             });
         }
-        let shown = wish.current.iter().copied();
-        let familiar = shown
-            .filter(|address| Family::of(*address) == family)
-            .chain(self.free.last_held(key, family));
-        for address in familiar {
-            if let Located::In(pool) = self.pools.locate(address)
-                && candidates.contains(&pool)
-                && self.free.is_free(pool, address)
-            {
-                return Choice::Take { address, pool };
-            }
-        }
-        Choice::AnyOf(candidates)
+        Ok(pool)
     }
 
-    fn requested(&self, key: &ServiceKey, wish: &Wish, address: IpAddr) -> Choice {
-        match self.requested_pool(key, wish, address) {
-            Err(refusal) => Choice::Refused(refusal),
-            Ok(pool) => match self.by_address.get(&address) {
-                None => Choice::Take { address, pool },
-                Some(holder) => Choice::Refused(Refusal::AddressInUse {
-                    address,
-                    pool: self.pools.spec(pool).name.clone(),
-                    holder: (holder.cluster == key.cluster).then(|| (**holder).clone()),
-                }),
+    fn known_pool(&self, name: &PoolName) -> Result<PoolIndex, Refusal> {
+        self.pools
+            .by_name(name.as_str())
+            .ok_or_else(|| Refusal::PoolNotFound { pool: name.clone() })
+    }
+
+    fn allowed(&self, acquire: &Acquire, pool: PoolIndex) -> Result<(), Refusal> {
+        let spec = self.pools.spec(pool);
+        if !self.pools.serves(pool, &acquire.key, &acquire.wish.labels) {
+            return Err(Refusal::PoolNotAllowed {
+                pool: spec.name.clone(),
+                namespace: acquire.key.namespace.clone(),
+            });
+        }
+        if spec.disabled {
+            return Err(Refusal::PoolDisabled {
+                pool: spec.name.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// An address that is kept for this Service.
+    fn reserved(&self, acquire: &Acquire, family: Family) -> Option<Choice> {
+        let mut addresses = self.reservations.of(&acquire.key, family);
+        addresses.find_map(|address| match self.requested(acquire, address) {
+            Choice::Take { address, pool, .. } => Some(Choice::Take {
+                address,
+                pool,
+                or: self.candidates(acquire, family).unwrap_or_default(),
+            }),
+            Choice::Keep(_) | Choice::AnyOf(_) | Choice::Refused(_) => None,
+        })
+    }
+
+    /// An address that this Service has something to do with.
+    fn familiar(
+        &self,
+        acquire: &Acquire,
+        family: Family,
+        candidates: &[PoolIndex],
+    ) -> Option<Choice> {
+        let Acquire { key, wish, .. } = acquire;
+        let usable = |address: &IpAddr| match self.pools.locate(*address) {
+            Located::In(pool) if candidates.contains(&pool) => {
+                let grantable = self.grantable(acquire, *address, pool).is_ok();
+                grantable.then_some(Choice::Take {
+                    address: *address,
+                    pool,
+                    or: candidates.to_vec(),
+                })
+            }
+            Located::In(_) | Located::Excluded(_) | Located::Nowhere => None,
+        };
+        let group = wish
+            .sharing
+            .iter()
+            .flat_map(|terms| self.held.of_group(&key.cluster, &terms.key, family));
+        let shown = wish
+            .current
+            .iter()
+            .copied()
+            .filter(|shown| Family::of(*shown) == family && self.held.get(*shown).is_none());
+        let last = self.free.last_held(key, family);
+        let mut all = group.chain(shown).chain(last);
+        all.find_map(|address| usable(&address))
+    }
+
+    fn requested(&self, acquire: &Acquire, address: IpAddr) -> Choice {
+        let granted = self
+            .requested_pool(acquire, address)
+            .and_then(|pool| self.grantable(acquire, address, pool).map(|()| pool));
+        match granted {
+            Ok(pool) => Choice::Take {
+                address,
+                pool,
+                or: Vec::new(),
             },
+            Err(refusal) => Choice::Refused(refusal),
         }
     }
 
     /// The pool of a requested address, if the key may use it.
-    fn requested_pool(
-        &self,
-        key: &ServiceKey,
-        wish: &Wish,
-        address: IpAddr,
-    ) -> Result<PoolIndex, Refusal> {
-        let wished = match &wish.pool {
+    fn requested_pool(&self, acquire: &Acquire, address: IpAddr) -> Result<PoolIndex, Refusal> {
+        let wished = match &acquire.wish.pool {
             None => None,
-            Some(name) => Some(self.wished_pool(key, name)?),
-        };
-        let pool = match self.pools.locate(address) {
-            Located::In(pool) | Located::Excluded(pool)
-                if wished.is_some_and(|wished| wished != pool) =>
-            {
-                return Err(Refusal::AddressNotInPool {
-                    address,
-                    pool: wish.pool.clone(),
-                });
+            Some(name) => {
+                let pool = self.known_pool(name)?;
+                self.allowed(acquire, pool)?;
+                Some(pool)
             }
-            Located::In(pool) => pool,
-            Located::Excluded(pool) => {
-                return Err(Refusal::AddressExcluded {
+        };
+        let elsewhere = || Refusal::AddressNotInPool {
+            address,
+            pool: acquire.wish.pool.clone(),
+        };
+        let (pool, excluded) = match self.pools.locate(address) {
+            Located::In(pool) => (pool, false),
+            Located::Excluded(pool) => (pool, true),
+            Located::Nowhere => return Err(elsewhere()),
+        };
+        if wished.is_some_and(|wished| wished != pool) {
+            return Err(elsewhere());
+        }
+        self.allowed(acquire, pool)?;
+        if excluded {
+            return Err(Refusal::AddressExcluded {
+                address,
+                pool: self.pools.spec(pool).name.clone(),
+            });
+        }
+        Ok(pool)
+    }
+
+    /// Whether the key may have an address of a pool that it may use, if it takes
+    /// nothing else.
+    fn grantable(
+        &self,
+        acquire: &Acquire,
+        address: IpAddr,
+        pool: PoolIndex,
+    ) -> Result<(), Refusal> {
+        let Acquire { key, wish, .. } = acquire;
+        let name = || self.pools.spec(pool).name.clone();
+        let reservation = self.reservations.get(address);
+        if reservation.is_some_and(|reserved| reserved.key.as_ref() != Some(key)) {
+            return Err(Refusal::AddressReserved {
+                address,
+                pool: name(),
+            });
+        }
+        let holders = self.held.get(address);
+        match holders {
+            Some(holders) => holders
+                .admit(key, wish.sharing.as_deref())
+                .map_err(|clash| self.clash(clash, key, address, pool))?,
+            None if reservation.is_some() => {}
+            None => match self.free.availability(pool, address, key) {
+                Availability::Free => {}
+                Availability::Cooling(until) => {
+                    return Err(Refusal::PoolCoolingDown {
+                        pools: vec![name()],
+                        family: Family::of(address),
+                        until,
+                    });
+                }
+                Availability::Taken => {
+                    return Err(Refusal::AddressInUse {
+                        address,
+                        pool: name(),
+                        holder: None,
+                    });
+                }
+            },
+        }
+        let joining = Weight::of_joining(key, holders);
+        let family = Family::of(address);
+        self.within_quota(acquire, &[family], pool, joining, Weight::default())
+    }
+
+    fn clash(&self, clash: Clash, key: &ServiceKey, address: IpAddr, pool: PoolIndex) -> Refusal {
+        match clash {
+            Clash::NotShared => {
+                let holders = self.held.get(address);
+                let first =
+                    holders.and_then(|holders| holders.iter().find(|held| *held.key != *key));
+                Refusal::AddressInUse {
                     address,
                     pool: self.pools.spec(pool).name.clone(),
-                });
+                    holder: first
+                        .map(|held| Arc::clone(&held.key))
+                        .filter(|holder| holder.cluster == key.cluster),
+                }
             }
-            Located::Nowhere => {
-                return Err(Refusal::AddressNotInPool {
-                    address,
-                    pool: wish.pool.clone(),
-                });
-            }
-        };
-        self.allowed(key, pool)
-    }
-
-    fn wished_pool(&self, key: &ServiceKey, name: &PoolName) -> Result<PoolIndex, Refusal> {
-        let pool = self
-            .pools
-            .by_name(name.as_str())
-            .ok_or_else(|| Refusal::PoolNotFound { pool: name.clone() })?;
-        self.allowed(key, pool)
-    }
-
-    fn allowed(&self, key: &ServiceKey, pool: PoolIndex) -> Result<PoolIndex, Refusal> {
-        let spec = self.pools.spec(pool);
-        if spec.allows(&key.namespace) {
-            return Ok(pool);
+            Clash::Key => Refusal::SharingKeyMismatch { address },
+            Clash::Port { port, holder } => Refusal::SharingPortClash {
+                address,
+                port,
+                holder,
+            },
+            Clash::NotPermitted => Refusal::SharingNotPermitted { address },
         }
-        Err(Refusal::PoolNotAllowed {
-            pool: spec.name.clone(),
-            namespace: key.namespace.clone(),
-        })
+    }
+
+    /// Whether `joining` keeps the limits of a pool, together with what the
+    /// request takes from it already, and gives back to it in `moving` families.
+    fn within_quota(
+        &self,
+        acquire: &Acquire,
+        moving: &[Family],
+        pool: PoolIndex,
+        joining: Weight,
+        taken: Weight,
+    ) -> Result<(), Refusal> {
+        let key = &acquire.key;
+        let given_back = moving
+            .iter()
+            .filter_map(|family| self.held_by(key, *family))
+            .filter(|held| self.pools.locate(held.address) == Located::In(pool))
+            .filter_map(|held| self.held.get(held.address))
+            .map(|holders| Weight::of_leaving(key, holders))
+            .fold(Weight::default(), Weight::plus);
+        let spec = self.pools.spec(pool);
+        match self
+            .quotas
+            .reached(spec, pool, key, joining, (taken, given_back))
+        {
+            None => Ok(()),
+            Some(reached) => Err(Refusal::QuotaExceeded {
+                pool: spec.name.clone(),
+                reached,
+            }),
+        }
+    }
+
+    /// What choices take from a pool.
+    fn taken_from(&self, key: &ServiceKey, pool: PoolIndex, choices: &Choices) -> Weight {
+        let taken = choices.iter().filter_map(|(_, choice)| match choice {
+            Choice::Take {
+                address,
+                pool: from,
+                ..
+            } if *from == pool => Some(Weight::of_joining(key, self.held.get(*address))),
+            Choice::Take { .. } | Choice::Keep(_) | Choice::AnyOf(_) | Choice::Refused(_) => None,
+        });
+        taken.fold(Weight::default(), Weight::plus)
+    }
+
+    /// Refuses addresses that are fine each alone, but together break a limit.
+    fn check_together(&self, acquire: &Acquire, choices: &mut Choices) {
+        let moving = moving(choices);
+        for index in 0..choices.len() {
+            let (before, rest) = choices.split_at_mut(index);
+            if let Some((_, choice)) = rest.first_mut()
+                && let Choice::Take { address, pool, or } = choice
+            {
+                let (address, pool) = (*address, *pool);
+                let joining = Weight::of_joining(&acquire.key, self.held.get(address));
+                let taken = self.taken_from(&acquire.key, pool, before);
+                if let Err(refusal) = self.within_quota(acquire, &moving, pool, joining, taken) {
+                    *choice = match or.as_slice() {
+                        [] => Choice::Refused(refusal),
+                        pools => Choice::AnyOf(pools.to_vec()),
+                    };
+                }
+            }
+        }
     }
 
     /// Turns every [`Choice::AnyOf`] into an address or a refusal.
-    fn settle(&self, choices: &mut [(Family, Choice)]) {
-        let preferred = self.common_pool(choices);
-        for (family, choice) in choices {
-            if let Choice::AnyOf(pools) = choice {
-                *choice = self.any_of(*family, pools, preferred);
+    fn settle(&self, acquire: &Acquire, choices: &mut Choices) {
+        self.check_together(acquire, choices);
+        let preferred = self.common_pool(acquire, choices);
+        let open: Vec<_> = choices
+            .iter()
+            .enumerate()
+            .filter_map(|(index, (family, choice))| match choice {
+                Choice::AnyOf(pools) => Some((index, *family, pools.clone())),
+                Choice::Keep(_) | Choice::Take { .. } | Choice::Refused(_) => None,
+            })
+            .collect();
+        // Twice: a refusal is told as it is when the other family has its
+        // address, so that asking again gives the same reason.
+        for _ in 0..2 {
+            for (index, family, pools) in &open {
+                if let Some((_, choice)) = choices.get(*index)
+                    && !matches!(choice, Choice::Take { .. })
+                {
+                    let settled = self.any_of(acquire, *family, pools, preferred, choices);
+                    if let Some((_, choice)) = choices.get_mut(*index) {
+                        *choice = settled;
+                    }
+                }
             }
         }
     }
 
     /// The pool from which all families can be served.
-    fn common_pool(&self, choices: &[(Family, Choice)]) -> Option<PoolIndex> {
+    fn common_pool(&self, acquire: &Acquire, choices: &Choices) -> Option<PoolIndex> {
         let settled = choices.iter().find_map(|(_, choice)| match choice {
             Choice::Keep(held) => match self.pools.locate(held.address) {
                 Located::In(pool) => Some(pool),
@@ -332,47 +592,113 @@ impl Engine {
         let [(one, Choice::AnyOf(pools)), (other, Choice::AnyOf(others))] = choices else {
             return None;
         };
-        let others: BTreeSet<_> = others.iter().collect();
+        let moving = [*one, *other];
+        let fits = |pool| self.within_quota(acquire, &moving, pool, Weight::ONE, Weight::ONE);
         pools.iter().copied().find(|pool| {
             others.contains(pool)
                 && self.free.lowest_fresh(*pool, *one).is_some()
                 && self.free.lowest_fresh(*pool, *other).is_some()
+                && fits(*pool).is_ok()
         })
     }
 
-    fn any_of(&self, family: Family, pools: &[PoolIndex], preferred: Option<PoolIndex>) -> Choice {
-        let in_order = || {
-            preferred
-                .filter(|pool| pools.contains(pool))
-                .into_iter()
-                .chain(pools.iter().copied())
-        };
+    fn any_of(
+        &self,
+        acquire: &Acquire,
+        family: Family,
+        pools: &[PoolIndex],
+        preferred: Option<PoolIndex>,
+        choices: &Choices,
+    ) -> Choice {
+        let moving = moving(choices);
+        let mut over_quota = None;
+        let mut in_order = pools.to_vec();
+        in_order.retain(|pool| {
+            let taken = self.taken_from(&acquire.key, *pool, choices);
+            match self.within_quota(acquire, &moving, *pool, Weight::ONE, taken) {
+                Ok(()) => true,
+                Err(refusal) => {
+                    let has_free = self.free.lowest_fresh(*pool, family).is_some()
+                        || self.free.lowest_sticky(*pool, family).is_some();
+                    if has_free {
+                        over_quota.get_or_insert(refusal);
+                    }
+                    false
+                }
+            }
+        });
+        in_order.sort_by_key(|pool| Some(*pool) != preferred);
         let lowest = |of: fn(&super::Free, PoolIndex, Family) -> Option<IpAddr>| {
-            in_order().find_map(|pool| {
-                of(&self.free, pool, family).map(|address| Choice::Take { address, pool })
+            in_order.iter().find_map(|pool| {
+                let address = of(&self.free, *pool, family)?;
+                Some(Choice::Take {
+                    address,
+                    pool: *pool,
+                    or: Vec::new(),
+                })
             })
         };
         lowest(super::Free::lowest_fresh)
             .or_else(|| lowest(super::Free::lowest_sticky))
             .unwrap_or_else(|| {
-                Choice::Refused(Refusal::PoolExhausted {
-                    pools: pools
-                        .iter()
-                        .map(|pool| self.pools.spec(*pool).name.clone())
-                        .collect(),
-                    family,
-                })
+                Choice::Refused(self.nothing_free(family, pools, &in_order, over_quota))
             })
     }
 
-    fn release_other_families(&mut self, key: &ServiceKey, wish: &Wish, changes: &mut Vec<Change>) {
+    /// Why no pool gives an address: what ends by itself is said first.
+    fn nothing_free(
+        &self,
+        family: Family,
+        pools: &[PoolIndex],
+        within_quota: &[PoolIndex],
+        over_quota: Option<Refusal>,
+    ) -> Refusal {
+        let names = |pools: &[PoolIndex]| {
+            let names = pools.iter().map(|pool| self.pools.spec(*pool).name.clone());
+            names.collect::<Vec<_>>()
+        };
+        let cooled = |pool: &PoolIndex| {
+            let until = self.free.first_cooled(*pool, family)?;
+            Some((until, *pool))
+        };
+        if let Some((until, _)) = within_quota.iter().filter_map(cooled).min() {
+            let cooling: Vec<_> = pools
+                .iter()
+                .filter(|pool| within_quota.contains(pool) && cooled(pool).is_some())
+                .copied()
+                .collect();
+            return Refusal::PoolCoolingDown {
+                pools: names(&cooling),
+                family,
+                until,
+            };
+        }
+        over_quota.unwrap_or_else(|| Refusal::PoolExhausted {
+            pools: names(pools),
+            family,
+        })
+    }
+
+    fn release_other_families(&mut self, key: &ServiceKey, wish: &Wish, outcome: &mut Outcome) {
         let gone: Vec<_> = self
             .holding(key)
             .filter(|held| !wish.families.contains(&held.family()))
             .cloned()
             .collect();
         for allocation in gone {
-            changes.push(self.commit(ChangeKind::Released, allocation));
+            self.commit(ChangeKind::Released(allocation), outcome);
+        }
+    }
+
+    /// An address is never held on terms that those who share it did not agree to.
+    fn release_what_may_not_stay(&mut self, acquire: &Acquire, outcome: &mut Outcome) {
+        let gone: Vec<_> = self
+            .holding(&acquire.key)
+            .filter(|held| self.may_not_stay(held, acquire).is_some())
+            .cloned()
+            .collect();
+        for allocation in gone {
+            self.commit(ChangeKind::Released(allocation), outcome);
         }
     }
 
@@ -381,11 +707,11 @@ impl Engine {
         acquire: &Acquire,
         address: IpAddr,
         pool: PoolIndex,
-        changes: &mut Vec<Change>,
+        outcome: &mut Outcome,
     ) {
         let holder = self.next_holder(acquire);
-        if let Some(held) = self.held(&acquire.key, Family::of(address)).cloned() {
-            changes.push(self.commit(ChangeKind::Released, held));
+        if let Some(held) = self.held_by(&acquire.key, Family::of(address)).cloned() {
+            self.commit(ChangeKind::Released(held), outcome);
         }
         let allocation = Arc::new(Allocation {
             address,
@@ -395,11 +721,11 @@ impl Engine {
             since: self.now,
             revision: self.revision.next(),
         });
-        changes.push(self.commit(ChangeKind::Allocated, allocation));
+        self.commit(ChangeKind::Allocated(allocation), outcome);
     }
 
-    /// Tells every address that the key keeps of a new uid or cluster IP.
-    fn update_holder(&mut self, acquire: &Acquire, changes: &mut Vec<Change>) {
+    /// Tells every address that the key keeps of what is new about the holder.
+    fn update_holder(&mut self, acquire: &Acquire, outcome: &mut Outcome) {
         let holder = self.next_holder(acquire);
         let stale: Vec<_> = self
             .holding(&acquire.key)
@@ -407,22 +733,22 @@ impl Engine {
             .cloned()
             .collect();
         for held in stale {
-            let updated = Allocation {
-                holder: holder.clone(),
+            let updated = Arc::new(Allocation {
+                holder: Arc::clone(&holder),
                 revision: self.revision.next(),
                 ..(*held).clone()
-            };
-            changes.push(self.commit(ChangeKind::Updated, Arc::new(updated)));
+            });
+            self.commit(ChangeKind::Updated(updated), outcome);
         }
     }
 
     /// The holder after this request: whoever asks without a uid or a cluster
     /// IP does not erase what is known of it.
-    fn next_holder(&self, acquire: &Acquire) -> Holder {
+    fn next_holder(&self, acquire: &Acquire) -> Arc<Holder> {
         let known = self
             .holding(&acquire.key)
             .max_by_key(|held| held.revision)
-            .map(|held| held.holder.clone())
+            .map(|held| Holder::clone(&held.holder))
             .unwrap_or_default();
         let uid = acquire.uid.clone().or_else(|| known.uid.clone());
         let replaced_uid = if known.uid.is_some() && known.uid != uid {
@@ -430,11 +756,16 @@ impl Engine {
         } else {
             known.replaced_uid
         };
-        Holder {
+        let Wish {
+            labels, sharing, ..
+        } = &acquire.wish;
+        Arc::new(Holder {
             uid,
             replaced_uid,
             cluster_ip: acquire.cluster_ip.or(known.cluster_ip),
-        }
+            labels: Some(Arc::clone(labels)).filter(|labels| !labels.is_empty()),
+            sharing: sharing.clone(),
+        })
     }
 
     fn acquired(&self, key: &ServiceKey, wish: &Wish, unmet: Vec<Unmet>, satisfied: bool) -> Reply {
@@ -442,7 +773,7 @@ impl Engine {
             addresses: wish
                 .families
                 .iter()
-                .filter_map(|family| self.held(key, *family).cloned())
+                .filter_map(|family| self.held_by(key, *family).cloned())
                 .collect(),
             unmet,
             satisfied,
@@ -450,7 +781,7 @@ impl Engine {
     }
 }
 
-fn refusals(choices: &[(Family, Choice)]) -> Vec<Unmet> {
+fn refusals(choices: &Choices) -> Vec<Unmet> {
     let refused = choices.iter().filter_map(|(family, choice)| match choice {
         Choice::Refused(refusal) => Some(Unmet {
             family: *family,
@@ -459,4 +790,13 @@ fn refusals(choices: &[(Family, Choice)]) -> Vec<Unmet> {
         Choice::Keep(_) | Choice::Take { .. } | Choice::AnyOf(_) => None,
     });
     refused.collect()
+}
+
+/// Families whose address changes, so that what they hold is given back.
+fn moving(choices: &Choices) -> Vec<Family> {
+    let moving = choices.iter().filter_map(|(family, choice)| match choice {
+        Choice::Take { .. } | Choice::AnyOf(_) => Some(*family),
+        Choice::Keep(_) | Choice::Refused(_) => None,
+    });
+    moving.collect()
 }

@@ -5,6 +5,8 @@ use std::{net::IpAddr, sync::Arc};
 use super::{
     address::Family,
     key::{PoolName, ServiceKey, Uid},
+    labels::Labels,
+    sharing::Terms,
 };
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
@@ -15,6 +17,16 @@ impl Timestamp {
     pub fn after(self, duration: std::time::Duration) -> Self {
         let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
         Self(self.0.saturating_add(millis))
+    }
+}
+
+/// As RFC 3339 writes it.
+impl std::fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match jiff::Timestamp::from_millisecond(self.0) {
+            Ok(timestamp) => timestamp.fmt(f),
+            Err(_) => write!(f, "{} ms after 1970", self.0),
+        }
     }
 }
 
@@ -37,6 +49,10 @@ pub struct Holder {
     pub replaced_uid: Option<Uid>,
     /// For people who read the routes table.
     pub cluster_ip: Option<IpAddr>,
+    /// What selectors of pools look at; `None` where there are no labels.
+    pub labels: Option<Arc<Labels>>,
+    /// `None`: the Service shares with nobody.
+    pub sharing: Option<Arc<Terms>>,
 }
 
 /// An address that a Service holds.
@@ -45,7 +61,7 @@ pub struct Allocation {
     pub address: IpAddr,
     pub pool: PoolName,
     pub key: Arc<ServiceKey>,
-    pub holder: Holder,
+    pub holder: Arc<Holder>,
     pub since: Timestamp,
     pub revision: Revision,
 }
@@ -56,12 +72,28 @@ impl Allocation {
     }
 }
 
+/// An address that is kept from everybody, or from all but one Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    pub address: IpAddr,
+    /// `None`: nobody gets it, as the router's own.
+    pub key: Option<Arc<ServiceKey>>,
+    pub expires: Option<Timestamp>,
+    pub comment: String,
+}
+
 /// What happened to an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChangeKind {
-    Allocated,
-    Released,
-    Updated,
+    Allocated(Arc<Allocation>),
+    /// As it was until now.
+    Released(Arc<Allocation>),
+    /// What is known of the holder changed; as it is from now on.
+    Updated(Arc<Allocation>),
+    /// A reservation was made or replaced.
+    Reserved(Arc<Reservation>),
+    /// A reservation ended; as it was until now.
+    Unreserved(Arc<Reservation>),
 }
 
 /// One row of history.
@@ -70,8 +102,6 @@ pub struct Change {
     pub revision: Revision,
     pub at: Timestamp,
     pub kind: ChangeKind,
-    /// As it is from now on; when released, as it was until now.
-    pub allocation: Arc<Allocation>,
 }
 
 /// A free address and who held it last.
@@ -90,4 +120,5 @@ pub struct Snapshot {
     pub last_change_at: Timestamp,
     pub allocations: Vec<Arc<Allocation>>,
     pub last_held: Vec<LastHeld>,
+    pub reservations: Vec<Arc<Reservation>>,
 }

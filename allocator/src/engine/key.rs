@@ -121,8 +121,21 @@ name!(
     Uid, uid, "uid"
 );
 
+name!(
+    /// Services of one sharing key may share an address.
+    SharingKey, sharing_key, "sharing key"
+);
+
+fn sharing_key(what: &'static str, text: &str) -> Result<Arc<str>, InvalidName> {
+    printable(what, text, 253)
+}
+
 fn uid(what: &'static str, text: &str) -> Result<Arc<str>, InvalidName> {
-    check_length(what, text, 128)?;
+    printable(what, text, 128)
+}
+
+fn printable(what: &'static str, text: &str, limit: usize) -> Result<Arc<str>, InvalidName> {
+    check_length(what, text, limit)?;
     if !text.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(InvalidName::NotPrintable { what });
     }

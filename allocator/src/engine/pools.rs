@@ -11,7 +11,8 @@ use thiserror::Error;
 
 use super::{
     address::{AddressRange, Family, PerFamily},
-    key::{Namespace, PoolName},
+    key::{ClusterName, Namespace, PoolName, ServiceKey},
+    labels::{Labels, Selector},
     ranges::RangeSet,
 };
 
@@ -21,18 +22,87 @@ pub struct PoolSpec {
     pub name: PoolName,
     pub addresses: Vec<AddressRange>,
     pub exclude: Vec<AddressRange>,
-    /// `None`: every namespace.
+    /// Who may use it; every one of these that is set must match.
     pub namespaces: Option<BTreeSet<Namespace>>,
+    pub namespace_selector: Option<Selector>,
+    pub service_selector: Option<Selector>,
+    pub clusters: Option<BTreeSet<ClusterName>>,
+    /// Lower is tried first; `None` last.
+    pub priority: Option<i64>,
+    /// Whether it gives addresses to those who do not ask for it.
+    pub auto_assign: bool,
+    /// IPv4 addresses that end in .0 or .255 are never given.
+    pub avoid_buggy_ips: bool,
+    /// Namespaces that it serves may use no pool that is not fenced.
+    pub fenced: bool,
+    /// For how long after its release others do not get an address.
+    pub cooldown: Duration,
     /// For how long after its release others get an address only when nothing
     /// else is free.
     pub sticky_for: Duration,
+    /// Addresses that the Services of one namespace of one cluster may hold.
+    pub max_per_namespace: Option<u64>,
+    /// Addresses that the Services of one cluster may hold.
+    pub max_per_cluster: Option<u64>,
+    /// Nothing is given any more; what is held stays.
+    pub disabled: bool,
 }
 
+/// For how long others get a released address only when nothing else is free,
+/// unless the pool says otherwise.
+pub const STICKY_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+
 impl PoolSpec {
-    pub fn allows(&self, namespace: &Namespace) -> bool {
+    /// A pool for everybody, with every rule at its default.
+    pub const fn new(name: PoolName, addresses: Vec<AddressRange>) -> Self {
+        Self {
+            name,
+            addresses,
+            exclude: Vec::new(),
+            namespaces: None,
+            namespace_selector: None,
+            service_selector: None,
+            clusters: None,
+            priority: None,
+            auto_assign: true,
+            avoid_buggy_ips: false,
+            fenced: false,
+            cooldown: Duration::ZERO,
+            sticky_for: STICKY_FOR,
+            max_per_namespace: None,
+            max_per_cluster: None,
+            disabled: false,
+        }
+    }
+
+    /// Whether it serves only some: it is tried before those that serve all.
+    const fn is_bound(&self) -> bool {
+        self.namespaces.is_some()
+            || self.namespace_selector.is_some()
+            || self.service_selector.is_some()
+            || self.clusters.is_some()
+    }
+
+    fn serves_namespace(&self, key: &ServiceKey, labels: &Labels) -> bool {
         self.namespaces
             .as_ref()
-            .is_none_or(|set| set.contains(namespace))
+            .is_none_or(|set| set.contains(&key.namespace))
+            && self
+                .clusters
+                .as_ref()
+                .is_none_or(|set| set.contains(&key.cluster))
+            && self
+                .namespace_selector
+                .as_ref()
+                .is_none_or(|selector| selector.matches(&labels.namespace))
+    }
+
+    fn serves(&self, key: &ServiceKey, labels: &Labels) -> bool {
+        self.serves_namespace(key, labels)
+            && self
+                .service_selector
+                .as_ref()
+                .is_none_or(|selector| selector.matches(&labels.service))
     }
 }
 
@@ -84,10 +154,12 @@ pub struct Pools {
     /// first address of a range -> its last one and its pool: one look-up finds
     /// the pool of an address, however many ranges there are
     ranges: BTreeMap<IpAddr, (IpAddr, PoolIndex)>,
-    /// namespace -> the pools bound to it, in the order in which they are tried
-    bound: HashMap<Namespace, Vec<PoolIndex>>,
-    /// pools for every namespace, tried after the bound ones
-    open: Vec<PoolIndex>,
+    /// namespace -> the pools that name it: however many namespaces have pools of
+    /// their own, a request looks only at those of its own
+    named: HashMap<Namespace, Vec<PoolIndex>>,
+    /// pools that name no namespaces
+    unnamed: Vec<PoolIndex>,
+    fenced: Vec<PoolIndex>,
 }
 
 #[derive(Clone, Debug)]
@@ -110,16 +182,19 @@ impl Pools {
             }
             ranges.extend(spec.addresses.iter().map(|range| (*range, index)));
             match &spec.namespaces {
-                None => pools.open.push(index),
+                None => pools.unnamed.push(index),
                 Some(namespaces) => {
                     for namespace in namespaces {
                         pools
-                            .bound
+                            .named
                             .entry(namespace.clone())
                             .or_default()
                             .push(index);
                     }
                 }
+            }
+            if spec.fenced {
+                pools.fenced.push(index);
             }
             let usable = usable(&spec);
             pools.pools.push(Pool { spec, usable });
@@ -190,11 +265,41 @@ impl Pools {
             .map(PoolIndex)
     }
 
-    /// The pools that serve a namespace, in the order in which they are tried:
-    /// bound ones before open ones, then by name.
-    pub fn serving(&self, namespace: &Namespace) -> impl Iterator<Item = PoolIndex> + '_ {
-        let bound = self.bound.get(namespace).map_or(&[][..], Vec::as_slice);
-        bound.iter().chain(&self.open).copied()
+    /// The pools that serve a Service, disabled ones too, in the order in which
+    /// they are tried: bound ones before open ones, then by priority, then by name.
+    pub fn serving(&self, key: &ServiceKey, labels: &Labels) -> Vec<PoolIndex> {
+        let named = self
+            .named
+            .get(&key.namespace)
+            .map_or(&[][..], Vec::as_slice);
+        let mut serving: Vec<_> = named
+            .iter()
+            .chain(&self.unnamed)
+            .copied()
+            .filter(|index| self.serves(*index, key, labels))
+            .collect();
+        serving.sort_by_key(|index| {
+            let spec = self.spec(*index);
+            let priority = spec
+                .priority
+                .map_or((true, 0), |priority| (false, priority));
+            (!spec.is_bound(), priority, *index)
+        });
+        serving
+    }
+
+    /// Whether a pool serves a Service: its selectors match, and no fence keeps
+    /// the Service's namespace to other pools.
+    pub fn serves(&self, index: PoolIndex, key: &ServiceKey, labels: &Labels) -> bool {
+        let spec = self.spec(index);
+        if !spec.serves(key, labels) {
+            return false;
+        }
+        spec.fenced
+            || !self
+                .fenced
+                .iter()
+                .any(|fenced| self.spec(*fenced).serves_namespace(key, labels))
     }
 
     pub fn locate(&self, address: IpAddr) -> Located {
@@ -225,5 +330,20 @@ fn usable(spec: &PoolSpec) -> PerFamily<RangeSet> {
             .get_mut(range.family())
             .remove_range(Family::number(range.first()), Family::number(range.last()));
     }
+    if spec.avoid_buggy_ips {
+        remove_buggy(usable.get_mut(Family::V4));
+    }
     usable
+}
+
+/// Some routers and clients take .0 and .255 for a network's or a broadcast
+/// address, whatever the netmask.
+fn remove_buggy(usable: &mut RangeSet) {
+    let ranges: Vec<_> = usable.iter().collect();
+    for (first, last) in ranges {
+        for block in (first >> 8)..=(last >> 8) {
+            usable.remove(block << 8);
+            usable.remove((block << 8) | 0xff);
+        }
+    }
 }

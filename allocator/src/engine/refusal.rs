@@ -1,15 +1,19 @@
-//! Why a wish cannot be granted. Knows nothing of gRPC.
+//! Why something cannot be granted. Knows nothing of gRPC.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use thiserror::Error;
 
 use super::{
     address::Family,
+    change::Timestamp,
     key::{Namespace, PoolName, ServiceKey},
+    quota::Reached,
+    sharing::Port,
 };
 
-/// A reason, and what a person needs to act on it.
+/// A reason, and what a person needs to act on it. Holders of another cluster
+/// are not named.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Refusal {
     #[error(
@@ -21,7 +25,21 @@ pub enum Refusal {
         family: Family,
     },
     #[error(
-        "no pool has {family} addresses for namespace {namespace}; add one to a pool of this namespace"
+        "the free {family} addresses of {} were held until lately and cool down; the first is free at {until}",
+        pool_list(pools)
+    )]
+    PoolCoolingDown {
+        pools: Vec<PoolName>,
+        family: Family,
+        until: Timestamp,
+    },
+    #[error(
+        "{} of pool {pool} is {}, and {} are held; release a Service or raise it",
+        reached.scope.key(), reached.limit, reached.used
+    )]
+    QuotaExceeded { pool: PoolName, reached: Reached },
+    #[error(
+        "no pool has {family} addresses for namespace {namespace}; add one to a pool that serves it, or ask for a pool by name"
     )]
     NoPool {
         namespace: Namespace,
@@ -29,18 +47,21 @@ pub enum Refusal {
     },
     #[error("pool {pool} does not exist")]
     PoolNotFound { pool: PoolName },
-    #[error("pool {pool} does not serve namespace {namespace}")]
+    #[error("pool {pool} does not serve this Service of namespace {namespace}")]
     PoolNotAllowed {
         pool: PoolName,
         namespace: Namespace,
     },
-    #[error("address {address} of pool {pool} is held by {}", holder_text(holder.as_ref()))]
+    #[error("pool {pool} is disabled")]
+    PoolDisabled { pool: PoolName },
+    #[error("address {address} of pool {pool} is held by {}", holder_text(holder.as_deref()))]
     AddressInUse {
         address: IpAddr,
         pool: PoolName,
-        /// Told only to callers of the same cluster.
-        holder: Option<ServiceKey>,
+        holder: Option<Arc<ServiceKey>>,
     },
+    #[error("address {address} of pool {pool} is reserved")]
+    AddressReserved { address: IpAddr, pool: PoolName },
     #[error("address {address} is not in {}", wanted_pool(pool.as_ref()))]
     AddressNotInPool {
         address: IpAddr,
@@ -49,6 +70,18 @@ pub enum Refusal {
     },
     #[error("pool {pool} excludes address {address}")]
     AddressExcluded { address: IpAddr, pool: PoolName },
+    #[error("port {port} of shared address {address} is taken by Service {}/{}", holder.namespace, holder.name)]
+    SharingPortClash {
+        address: IpAddr,
+        port: Port,
+        holder: Arc<ServiceKey>,
+    },
+    #[error("address {address} is held with another sharing key, or with none")]
+    SharingKeyMismatch { address: IpAddr },
+    #[error(
+        "address {address} cannot be shared: namespaces that do not permit each other, or other external traffic policies or selectors"
+    )]
+    SharingNotPermitted { address: IpAddr },
 }
 
 impl Refusal {
@@ -56,12 +89,18 @@ impl Refusal {
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::PoolExhausted { .. } => "POOL_EXHAUSTED",
+            Self::PoolCoolingDown { .. } => "POOL_COOLING_DOWN",
+            Self::QuotaExceeded { .. } => "QUOTA_EXCEEDED",
             Self::NoPool { .. } => "NO_POOL",
             Self::PoolNotFound { .. } => "POOL_NOT_FOUND",
             Self::PoolNotAllowed { .. } => "POOL_NOT_ALLOWED",
-            Self::AddressInUse { .. } => "ADDRESS_IN_USE",
+            Self::PoolDisabled { .. } => "POOL_DISABLED",
+            Self::AddressInUse { .. } | Self::AddressReserved { .. } => "ADDRESS_IN_USE",
             Self::AddressNotInPool { .. } => "ADDRESS_NOT_IN_POOL",
             Self::AddressExcluded { .. } => "ADDRESS_EXCLUDED",
+            Self::SharingPortClash { .. } => "SHARING_PORT_CLASH",
+            Self::SharingKeyMismatch { .. } => "SHARING_KEY_MISMATCH",
+            Self::SharingNotPermitted { .. } => "SHARING_NOT_PERMITTED",
         }
     }
 }

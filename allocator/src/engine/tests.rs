@@ -1,4 +1,9 @@
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use proptest::{prelude::*, sample::select};
 
@@ -11,8 +16,28 @@ const STICKY: Duration = Duration::from_millis(100);
 struct Tables {
     revision: Revision,
     at: Timestamp,
-    allocations: BTreeMap<IpAddr, Arc<Allocation>>,
+    allocations: BTreeMap<(IpAddr, Arc<ServiceKey>), Arc<Allocation>>,
     last_held: BTreeMap<IpAddr, LastHeld>,
+    reservations: BTreeMap<IpAddr, Arc<Reservation>>,
+}
+
+/// The rule of sharing, as semantics has it.
+fn may_share(one: &Allocation, other: &Allocation) -> bool {
+    let (Some(a), Some(b)) = (&one.holder.sharing, &other.holder.sharing) else {
+        return false;
+    };
+    let permits = |permitted: &Permitted, namespace: &Namespace| match permitted {
+        Permitted::All => true,
+        Permitted::Only(set) => set.contains(namespace),
+    };
+    a.key == b.key
+        && one.key.cluster == other.key.cluster
+        && a.ports.is_disjoint(&b.ports)
+        && a.backend == b.backend
+        && !matches!(&a.backend, Backend::Local(selector) if selector.is_empty())
+        && (one.key.namespace == other.key.namespace
+            || (permits(&a.permitted, &other.key.namespace)
+                && permits(&b.permitted, &one.key.namespace)))
 }
 
 impl Tables {
@@ -20,17 +45,28 @@ impl Tables {
         assert_eq!(change.revision, self.revision.next(), "a revision is lost");
         assert!(change.at >= self.at, "time went back");
         (self.revision, self.at) = (change.revision, change.at);
-        let allocation = &change.allocation;
-        let address = allocation.address;
-        match change.kind {
-            ChangeKind::Allocated => {
-                let other = self.allocations.insert(address, Arc::clone(allocation));
-                assert_eq!(other, None, "{address} is given twice");
-                self.last_held.remove(&address);
+        match &change.kind {
+            ChangeKind::Allocated(allocation) => {
+                let place = (allocation.address, Arc::clone(&allocation.key));
+                for ((address, key), other) in &self.allocations {
+                    assert!(
+                        *address != allocation.address || may_share(other, allocation),
+                        "{address} is given to {key} and {}",
+                        allocation.key
+                    );
+                }
+                self.allocations.insert(place, Arc::clone(allocation));
+                self.last_held.remove(&allocation.address);
             }
-            ChangeKind::Released => {
-                let held = self.allocations.remove(&address);
+            ChangeKind::Released(allocation) => {
+                let place = (allocation.address, Arc::clone(&allocation.key));
+                let held = self.allocations.remove(&place);
                 assert_eq!(held.as_ref(), Some(allocation));
+                let address = allocation.address;
+                let is_held = self.allocations.keys().any(|(held, _)| *held == address);
+                if is_held || self.reservations.contains_key(&address) {
+                    return;
+                }
                 self.last_held.retain(|_, last| {
                     last.key != allocation.key || Family::of(last.address) != allocation.family()
                 });
@@ -41,12 +77,19 @@ impl Tables {
                 };
                 self.last_held.insert(address, last);
             }
-            ChangeKind::Updated => {
-                let held = self.allocations.insert(address, Arc::clone(allocation));
-                assert_eq!(
-                    held.map(|held| held.key.clone()),
-                    Some(allocation.key.clone())
-                );
+            ChangeKind::Updated(allocation) => {
+                let place = (allocation.address, Arc::clone(&allocation.key));
+                let held = self.allocations.insert(place, Arc::clone(allocation));
+                assert!(held.is_some());
+            }
+            ChangeKind::Reserved(reservation) => {
+                let address = reservation.address;
+                self.reservations.insert(address, Arc::clone(reservation));
+                self.last_held.remove(&address);
+            }
+            ChangeKind::Unreserved(reservation) => {
+                let gone = self.reservations.remove(&reservation.address);
+                assert_eq!(gone.as_ref(), Some(reservation));
             }
         }
     }
@@ -57,6 +100,7 @@ impl Tables {
             last_change_at: self.at,
             allocations: self.allocations.values().cloned().collect(),
             last_held: self.last_held.values().cloned().collect(),
+            reservations: self.reservations.values().cloned().collect(),
         };
         Engine::restore(Arc::clone(pools), snapshot).unwrap()
     }
@@ -72,11 +116,16 @@ struct Harness {
 
 impl Harness {
     fn new(pools: &[(&str, &[&str], &[&str])]) -> Self {
-        let specs = pools
-            .iter()
-            .map(|(name, namespaces, addresses)| pool(name, namespaces, addresses))
-            .collect();
-        let pools = Arc::new(Pools::new(specs).unwrap());
+        Self::with_rules(pools, |_| {})
+    }
+
+    fn with_rules(pools: &[(&str, &[&str], &[&str])], rules: impl Fn(&mut PoolSpec)) -> Self {
+        let specs = pools.iter().map(|(name, namespaces, addresses)| {
+            let mut spec = pool(name, namespaces, addresses);
+            rules(&mut spec);
+            spec
+        });
+        let pools = Arc::new(Pools::new(specs.collect()).unwrap());
         Self {
             engine: Tables::default().restart(&pools),
             pools,
@@ -85,16 +134,16 @@ impl Harness {
         }
     }
 
-    fn run(&mut self, command: &Command) -> Plan {
-        let plan = self.engine.plan(command, self.now);
-        for change in &plan.changes {
+    fn run(&mut self, command: &Command) -> (Reply, Outcome) {
+        let (reply, outcome) = self.engine.plan(command, self.now);
+        for change in &outcome.changes {
             self.tables.apply(change);
         }
-        plan
+        (reply, outcome)
     }
 
     fn acquire(&mut self, acquire: Acquire) -> Reply {
-        self.run(&Command::Acquire(acquire)).reply
+        self.run(&Command::Acquire(acquire)).0
     }
 
     /// The addresses a Service gets or keeps, or the refusal.
@@ -102,7 +151,7 @@ impl Harness {
         match self.acquire(acquire) {
             Reply::Acquired(acquired) => Ok(texts(&acquired.addresses)),
             Reply::Refused(refusal) => Err(refusal),
-            Reply::Released(_) => unreachable!(),
+            Reply::Released(_) | Reply::Reserved(_) | Reply::Unreserved(_) => unreachable!(),
         }
     }
 
@@ -111,9 +160,11 @@ impl Harness {
             key: key("default", name),
             uid: uid.map(|uid| Uid::parse(uid).unwrap()),
         });
-        match self.run(&command).reply {
+        match self.run(&command).0 {
             Reply::Released(released) => texts(&released),
-            Reply::Acquired(_) | Reply::Refused(_) => unreachable!(),
+            Reply::Acquired(_) | Reply::Refused(_) | Reply::Reserved(_) | Reply::Unreserved(_) => {
+                unreachable!()
+            }
         }
     }
 }
@@ -131,15 +182,15 @@ fn pool(name: &str, namespaces: &[&str], addresses: &[&str]) -> PoolSpec {
     let (exclude, addresses): (Vec<_>, Vec<_>) = addresses
         .iter()
         .partition(|text: &&&str| text.starts_with('!'));
+    let ranges = addresses.into_iter().copied().map(range).collect();
     PoolSpec {
-        name: PoolName::parse(name).unwrap(),
-        addresses: addresses.into_iter().copied().map(range).collect(),
         exclude: exclude.into_iter().map(|text| range(&text[1..])).collect(),
         namespaces: (!namespaces.is_empty()).then(|| {
             let parsed = namespaces.iter().map(|n| Namespace::parse(n).unwrap());
             parsed.collect()
         }),
         sticky_for: STICKY,
+        ..PoolSpec::new(PoolName::parse(name).unwrap(), ranges)
     }
 }
 
@@ -161,7 +212,9 @@ fn in_namespace(namespace: &str, name: &str) -> Acquire {
             policy: Policy::All,
             requested: PerFamily::default(),
             pool: None,
+            sharing: None,
             current: Vec::new(),
+            labels: Arc::default(),
         },
     }
 }
@@ -250,7 +303,7 @@ fn a_service_created_again_takes_over_and_the_late_old_one_changes_nothing() {
     assert_eq!(h.get(acquire("a").uid("new")), ok(&["192.0.2.1"]));
     assert_eq!(h.release("a", Some("old")), [""; 0]);
     let late = h.run(&Command::Acquire(acquire("a").uid("old")));
-    assert_eq!(late.changes, []);
+    assert_eq!(late.1.changes, []);
     assert_eq!(h.release("a", Some("old")), [""; 0], "still the new one's");
     assert_eq!(h.release("a", Some("new")), ["192.0.2.1"]);
 }
@@ -274,7 +327,7 @@ fn namespaces_use_their_own_pools_before_open_ones() {
 
 #[test]
 fn requests_are_granted_or_refused_with_the_reason() {
-    let taken = |holder: Option<ServiceKey>| Refusal::AddressInUse {
+    let taken = |holder: Option<Arc<ServiceKey>>| Refusal::AddressInUse {
         address: "192.0.2.1".parse().unwrap(),
         pool: name("p"),
         holder,
@@ -294,7 +347,7 @@ fn requests_are_granted_or_refused_with_the_reason() {
     let table = [
         (
             acquire("b").asking("192.0.2.1"),
-            taken(Some(key("default", "a"))),
+            taken(Some(Arc::new(key("default", "a")))),
         ),
         (elsewhere, taken(None)),
         (
@@ -336,9 +389,9 @@ fn requests_are_granted_or_refused_with_the_reason() {
         ),
     ];
     for (acquire, refusal) in table {
-        let plan = h.run(&Command::Acquire(acquire.clone()));
-        assert_eq!(plan.reply, Reply::Refused(refusal), "{acquire:?}");
-        assert_eq!(plan.changes, []);
+        let (reply, outcome) = h.run(&Command::Acquire(acquire.clone()));
+        assert_eq!(reply, Reply::Refused(refusal), "{acquire:?}");
+        assert_eq!(outcome.changes, []);
     }
     assert_eq!(
         h.get(acquire("b").asking("192.0.2.7").of_pool("p")),
@@ -435,6 +488,27 @@ fn an_address_in_status_is_adopted_when_it_is_free_and_allowed() {
 }
 
 #[test]
+fn addresses_that_end_in_0_and_255_are_left_out_of_ipv4_where_that_is_asked() {
+    let mut spec = pool("p", &[], &["10.0.0.254-10.0.2.1", "2001:db8::-2001:db8::1"]);
+    spec.avoid_buggy_ips = true;
+    let pools = Pools::new(vec![spec]).unwrap();
+    let ranges: Vec<_> = pools
+        .indexes()
+        .flat_map(|index| pools.ranges(index))
+        .map(|range| range.to_string())
+        .collect();
+    assert_eq!(
+        ranges,
+        [
+            "10.0.0.254",
+            "10.0.1.1-10.0.1.254",
+            "10.0.2.1",
+            "2001:db8::-2001:db8::1"
+        ]
+    );
+}
+
+#[test]
 fn a_slash_64_costs_one_range() {
     let mut h = Harness::new(&[("p", &[], &["2001:db8::-2001:db8::ffff:ffff:ffff:ffff"])]);
     let mut six = acquire("a");
@@ -515,8 +589,58 @@ fn any_acquire() -> impl Strategy<Value = Acquire> {
         )
 }
 
+fn any_sharing() -> impl Strategy<Value = Option<Arc<Terms>>> {
+    let terms = (
+        select(vec!["k1", "k2"]),
+        any::<bool>(),
+        prop::collection::btree_set(select(vec![80u16, 81, 82, 83]), 1..3),
+        select(vec![None, None, Some("app"), Some("")]),
+    );
+    let terms = terms.prop_map(|(key, everywhere, ports, local)| {
+        let tcp = |number| Port {
+            protocol: Protocol::Tcp,
+            number,
+        };
+        let label = |text: &str| (!text.is_empty()).then(|| (text.to_owned(), "x".to_owned()));
+        Arc::new(Terms {
+            key: SharingKey::parse(key).unwrap(),
+            permitted: if everywhere {
+                Permitted::All
+            } else {
+                Permitted::Only(BTreeSet::new())
+            },
+            ports: ports.into_iter().map(tcp).collect(),
+            backend: local.map_or(Backend::Cluster, |text| {
+                Backend::Local(label(text).into_iter().collect())
+            }),
+        })
+    });
+    prop::option::of(terms)
+}
+
+fn any_reservation() -> impl Strategy<Value = Command> {
+    let address = select(vec!["192.0.2.1", "192.0.2.5", "2001:db8::1"]);
+    let holder = select(vec![None, Some("s0"), Some("s1")]);
+    let expires = prop::option::of(1i64..300);
+    (address, holder, expires).prop_map(|(address, holder, expires)| {
+        Command::Reserve(Reserve {
+            address: address.parse().unwrap(),
+            key: holder.map(|name| Arc::new(key("default", name))),
+            expires: expires.map(Timestamp),
+            comment: String::new(),
+        })
+    })
+}
+
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
+        1 => any_reservation().prop_map(Step::Run),
+        1 => select(vec!["192.0.2.1", "192.0.2.5", "2001:db8::1"])
+            .prop_map(|address| Step::Run(Command::Unreserve(address.parse().unwrap()))),
+        5 => (any_acquire(), any_sharing()).prop_map(|(mut acquire, sharing)| {
+            acquire.wish.sharing = sharing;
+            Step::Run(Command::Acquire(acquire))
+        }),
         6 => any_acquire().prop_map(|acquire| Step::Run(Command::Acquire(acquire))),
         4 => any_acquire().prop_map(|acquire| Step::Run(Command::Release(Release {
             key: (*acquire.key).clone(),
@@ -533,6 +657,56 @@ fn nothing() -> Command {
         key: key("nowhere", "nothing"),
         uid: None,
     })
+}
+
+/// Nobody got an address that cools down for somebody else.
+fn cooled_down(
+    h: &Harness,
+    before: &BTreeMap<IpAddr, LastHeld>,
+    outcome: &Outcome,
+) -> Result<(), TestCaseError> {
+    for change in &outcome.changes {
+        if let ChangeKind::Allocated(allocation) = &change.kind
+            && let Some(last) = before.get(&allocation.address)
+            && last.key != allocation.key
+            && let Located::In(pool) = h.pools.locate(allocation.address)
+        {
+            let cooled = last.released_at.after(h.pools.spec(pool).cooldown);
+            prop_assert!(
+                change.at >= cooled,
+                "{:?} cools down until {}",
+                last,
+                cooled
+            );
+        }
+    }
+    Ok(())
+}
+
+/// No namespace and no cluster holds more than its pools allow.
+fn limits_hold(h: &Harness) -> Result<(), TestCaseError> {
+    let mut namespaces = BTreeSet::new();
+    let mut clusters = BTreeSet::new();
+    for allocation in h.tables.allocations.values() {
+        if let Located::In(pool) = h.pools.locate(allocation.address) {
+            let cluster = (pool, &allocation.key.cluster);
+            namespaces.insert((cluster, &allocation.key.namespace, allocation.address));
+            clusters.insert((cluster, allocation.address));
+        }
+    }
+    for (cluster, namespace, _) in &namespaces {
+        let used = namespaces
+            .iter()
+            .filter(|other| (&other.0, &other.1) == (cluster, namespace));
+        let limit = h.pools.spec(cluster.0).max_per_namespace;
+        prop_assert!(limit.is_none_or(|limit| used.count() as u64 <= limit));
+    }
+    for (cluster, _) in &clusters {
+        let used = clusters.iter().filter(|other| other.0 == *cluster);
+        let limit = h.pools.spec(cluster.0).max_per_cluster;
+        prop_assert!(limit.is_none_or(|limit| used.count() as u64 <= limit));
+    }
+    Ok(())
 }
 
 const POOLS: [(&str, &[&str], &[&str]); 2] = [
@@ -554,38 +728,55 @@ proptest! {
     // `Tables` asserts that no address is given twice and no revision is lost.
     #[test]
     fn any_history_keeps_the_promises(steps in prop::collection::vec(any_step(), 1..60)) {
-        let mut h = Harness::new(&POOLS);
+        let mut h = Harness::with_rules(&POOLS, |spec| {
+            if spec.name.as_str() == "p" {
+                spec.cooldown = Duration::from_millis(30);
+                spec.max_per_namespace = Some(3);
+            } else {
+                spec.max_per_cluster = Some(2);
+            }
+        });
         for step in steps {
             match step {
                 Step::Pass(millis) => h.now = Timestamp(h.now.0 + millis),
                 Step::Restart => h.engine = h.tables.restart(&h.pools),
-                Step::Run(command) => {
+                Step::Run(mut command) => {
+                    if let Command::Reserve(reserve) = &mut command {
+                        // Relative up to here; nobody reserves for the past.
+                        let later = |Timestamp(millis)| Timestamp(h.now.0 + millis);
+                        reserve.expires = reserve.expires.map(later);
+                    }
                     let mut restarted = h.tables.restart(&h.pools);
-                    let _ = h.engine.plan(&nothing(), h.now);
+                    let passed = h.run(&nothing());
+                    let repassed = restarted.plan(&nothing(), h.now);
+                    prop_assert_eq!(repassed.1.changes, passed.1.changes);
                     let foretold = h.engine.reply_without_change(&command);
+                    let before = h.tables.last_held.clone();
+
                     let plan = h.run(&command);
                     prop_assert_eq!(&restarted.plan(&command, h.now), &plan, "restarted differs");
+                    let (reply, outcome) = plan;
+                    let unchanged = outcome.changes.is_empty().then(|| reply.clone());
+                    prop_assert_eq!(foretold, unchanged);
+                    cooled_down(&h, &before, &outcome)?;
 
-                    let foretold_plan = foretold.map(|reply| Plan { reply, changes: vec![] });
-                    prop_assert_eq!(foretold_plan, Some(plan.clone()).filter(|p| p.changes.is_empty()));
-
-                    let again = h.run(&command);
-                    prop_assert_eq!(again.changes, vec![], "not idempotent");
-                    if let Reply::Acquired(_) | Reply::Refused(_) = plan.reply {
-                        prop_assert_eq!(again.reply, plan.reply);
+                    let (again, more) = h.run(&command);
+                    prop_assert_eq!(more.changes, vec![], "not idempotent");
+                    if let Reply::Acquired(_) | Reply::Refused(_) = reply {
+                        prop_assert_eq!(again, reply);
                     }
                 }
             }
+            limits_hold(&h)?;
             for allocation in h.tables.allocations.values() {
-                let Located::In(pool) = h.pools.locate(allocation.address) else {
-                    return Err(TestCaseError::fail(format!("{allocation:?} is in no pool")));
-                };
-                prop_assert!(h.pools.spec(pool).allows(&allocation.key.namespace));
+                prop_assert!(!is_stranded(&h.pools, allocation), "{:?}", allocation);
                 let family = allocation.family();
                 let same = h.tables.allocations.values().filter(|other| {
                     other.key == allocation.key && other.family() == family
                 });
                 prop_assert_eq!(same.count(), 1, "two addresses of one family");
+                let reserved = h.tables.reservations.get(&allocation.address);
+                prop_assert!(reserved.is_none_or(|r| r.key.as_ref() == Some(&allocation.key)));
             }
         }
     }

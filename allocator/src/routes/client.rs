@@ -2,7 +2,8 @@
 
 use jiff::{ZonedDateTime, tz::TimeZone};
 use lb_proto::v1::{
-    ListAllocationsRequest, ListPoolsRequest, pool_service_client::PoolServiceClient,
+    ListAllocationsRequest, ListPoolsRequest, ListReservationsRequest,
+    admin_service_client::AdminServiceClient, pool_service_client::PoolServiceClient,
 };
 use thiserror::Error;
 use tonic::transport::Endpoint;
@@ -40,7 +41,7 @@ pub async fn fetch(url: &str, zone: TimeZone) -> Result<String, RoutesError> {
     };
     let endpoint = Endpoint::from_shared(url.to_owned()).map_err(connect)?;
     let channel = endpoint.connect().await.map_err(connect)?;
-    let mut client = PoolServiceClient::new(channel);
+    let mut client = PoolServiceClient::new(channel.clone());
     let pools = client
         .list_pools(ListPoolsRequest {})
         .await
@@ -62,10 +63,29 @@ pub async fn fetch(url: &str, zone: TimeZone) -> Result<String, RoutesError> {
         }
         request.page_token = page.next_page_token;
     }
+    let mut admin = AdminServiceClient::new(channel);
+    let mut reservations = Vec::new();
+    let mut request = ListReservationsRequest {
+        page_size: 1000,
+        ..ListReservationsRequest::default()
+    };
+    loop {
+        let page = admin
+            .list_reservations(request.clone())
+            .await
+            .map_err(refused)?;
+        let page = page.into_inner();
+        reservations.extend(page.reservations);
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
     let time = ZonedDateTime::now().with_time_zone(zone);
     Ok(table::render(
         &pools.into_inner().pools,
         &allocations,
+        &reservations,
         &time,
     ))
 }

@@ -58,15 +58,23 @@ impl RoutesFile {
         let zone = self.zone.clone();
         // Rendering a large table would hold up requests.
         let written = tokio::task::spawn_blocking(move || {
-            let (pools, allocations) = {
+            let (pools, allocations, reservations) = {
                 let state = published.read();
                 let allocations = state.allocations_from(None);
-                let allocations: Vec<_> =
-                    allocations.map(|held| service::allocation(held)).collect();
-                (service::pools(&state), allocations)
+                let allocations: Vec<_> = allocations
+                    .map(|held| service::allocation(state.pools(), held))
+                    .collect();
+                let reservations = state.reservations_from(None);
+                let reservations: Vec<_> = reservations
+                    .map(|kept| service::reservation(kept))
+                    .collect();
+                (service::pools(&state), allocations, reservations)
             };
             let time = ZonedDateTime::now().with_time_zone(zone);
-            replace(&path, &table::render(&pools, &allocations, &time))
+            replace(
+                &path,
+                &table::render(&pools, &allocations, &reservations, &time),
+            )
         });
         let result = written.await.map_err(io::Error::other).flatten();
         if let Err(error) = &result

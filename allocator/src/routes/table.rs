@@ -20,10 +20,16 @@ const STYLE: TableStyle = TableStyle::new()
 /// together above it: nobody reads the lines of a /64.
 const LISTED: u128 = 1024;
 
-/// The time, then a line for every address: held ones with their holder, free
+/// The time, then a line for every address: held ones with their holder, reserved
+/// ones with whom they are kept for, free
 /// ones with the namespaces that may have them. A CLUSTER column comes last when
 /// there are several.
-pub fn render(pools: &[v1::Pool], allocations: &[v1::Allocation], time: &ZonedDateTime) -> String {
+pub fn render(
+    pools: &[v1::Pool],
+    allocations: &[v1::Allocation],
+    reservations: &[v1::Reservation],
+    time: &ZonedDateTime,
+) -> String {
     let clusters: std::collections::BTreeSet<_> =
         allocations.iter().map(|held| key(held).0).collect();
     let several_clusters = clusters.len() > 1;
@@ -34,7 +40,7 @@ pub fn render(pools: &[v1::Pool], allocations: &[v1::Allocation], time: &ZonedDa
         header.push("CLUSTER");
     }
     table.set_header(header);
-    for row in rows(pools, allocations) {
+    for row in rows(pools, allocations, reservations) {
         table.add_row(row.cells(several_clusters));
     }
     for column in table.column_iter_mut() {
@@ -46,6 +52,7 @@ pub fn render(pools: &[v1::Pool], allocations: &[v1::Allocation], time: &ZonedDa
 #[derive(Debug)]
 enum Row<'a> {
     Held(&'a v1::Allocation),
+    Reserved(&'a v1::Reservation),
     Free {
         range: AddressRange,
         namespaces: String,
@@ -71,6 +78,18 @@ impl Row<'_> {
                 ];
                 (cells, cluster.to_owned())
             }
+            Row::Reserved(reserved) => {
+                let key = reserved.service.clone().unwrap_or_default();
+                let or_none = |text: String| if text.is_empty() { none() } else { text };
+                let cells = vec![
+                    reserved.address.clone(),
+                    "y".to_owned(),
+                    or_none(key.namespace),
+                    or_none(key.name),
+                    none(),
+                ];
+                (cells, or_none(key.cluster))
+            }
             Row::Free { range, namespaces } => {
                 let cells = vec![
                     range.to_string(),
@@ -91,6 +110,7 @@ impl Row<'_> {
     fn first(&self) -> Option<IpAddr> {
         match self {
             Row::Held(held) => held.address.parse().ok(),
+            Row::Reserved(reserved) => reserved.address.parse().ok(),
             Row::Free { range, .. } => Some(range.first()),
         }
     }
@@ -106,8 +126,15 @@ fn key(held: &v1::Allocation) -> (&str, &str, &str) {
     })
 }
 
-fn rows<'a>(pools: &[v1::Pool], allocations: &'a [v1::Allocation]) -> Vec<Row<'a>> {
+fn rows<'a>(
+    pools: &[v1::Pool],
+    allocations: &'a [v1::Allocation],
+    reservations: &'a [v1::Reservation],
+) -> Vec<Row<'a>> {
     let mut rows: Vec<_> = allocations.iter().map(Row::Held).collect();
+    let holds = |address: &str| allocations.iter().any(|held| held.address == address);
+    let waiting = reservations.iter().filter(|kept| !holds(&kept.address));
+    rows.extend(waiting.map(Row::Reserved));
     let mut held: Vec<IpAddr> = rows.iter().filter_map(Row::first).collect();
     held.sort_unstable();
     for pool in pools {
@@ -208,7 +235,7 @@ mod tests {
             .at(21, 25, 2, 0)
             .in_tz("UTC")
             .unwrap();
-        render(pools, allocations, &time)
+        render(pools, allocations, &[], &time)
     }
 
     #[test]

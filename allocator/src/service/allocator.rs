@@ -57,7 +57,9 @@ impl AllocatorService for Allocator {
         match reply {
             Reply::Acquired(acquired) => Ok(Response::new(convert::acquired(&acquired, revision))),
             Reply::Refused(refusal) => Err(fault::refused(&refusal)),
-            Reply::Released(_) => Err(fault::internal(&WrongReply)),
+            Reply::Released(_) | Reply::Reserved(_) | Reply::Unreserved(_) => {
+                Err(fault::wrong_reply())
+            }
         }
     }
 
@@ -75,7 +77,9 @@ impl AllocatorService for Allocator {
                     .map(|held| convert::held_address(held))
                     .collect(),
             })),
-            Reply::Acquired(_) | Reply::Refused(_) => Err(fault::internal(&WrongReply)),
+            Reply::Acquired(_) | Reply::Refused(_) | Reply::Reserved(_) | Reply::Unreserved(_) => {
+                Err(fault::wrong_reply())
+            }
         }
     }
 
@@ -109,22 +113,18 @@ impl AllocatorService for Allocator {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("the engine answered another command than the one it was asked")]
-struct WrongReply;
-
 fn tell(event: Event) -> v1::WatchResponse {
     match event {
-        Event::Freed {
-            pool,
-            family,
-            revision,
-        } => {
+        Event::Freed { freed, revision } => {
             let freed = v1::watch_response::Freed {
-                pool: pool.to_string(),
-                family: convert::family(family).into(),
+                pool: freed.pool.to_string(),
+                family: convert::family(freed.family).into(),
             };
             message(revision.0, Message::Freed(freed))
+        }
+        Event::PoolsChanged { revision } => {
+            let changed = v1::watch_response::PoolsChanged {};
+            message(revision.0, Message::PoolsChanged(changed))
         }
         Event::Reloaded { revision } => {
             message(revision.0, Message::Lagged(v1::watch_response::Lagged {}))

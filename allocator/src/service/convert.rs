@@ -4,9 +4,12 @@ use lb_proto::v1;
 
 use super::fault;
 use crate::{
-    engine::{Acquired, Allocation, ChangeKind, Family, Revision, Timestamp},
+    engine::{
+        Acquired, Allocation, Family, Pools, Reservation, Revision, ServiceKey, Timestamp,
+        is_stranded,
+    },
     published::State,
-    store::HistoryRow,
+    store::{HistoryKind, HistoryRow},
 };
 
 pub const fn family(family: Family) -> v1::IpFamily {
@@ -16,7 +19,32 @@ pub const fn family(family: Family) -> v1::IpFamily {
     }
 }
 
-pub fn allocation(allocation: &Allocation) -> v1::Allocation {
+pub fn service_key(key: &ServiceKey) -> v1::ServiceKey {
+    v1::ServiceKey {
+        cluster: key.cluster.to_string(),
+        namespace: key.namespace.to_string(),
+        name: key.name.to_string(),
+    }
+}
+
+pub fn reservation(reservation: &Reservation) -> v1::Reservation {
+    let Reservation {
+        address,
+        key,
+        expires,
+        comment,
+    } = reservation;
+    v1::Reservation {
+        address: address.to_string(),
+        service: key.as_deref().map(service_key),
+        expires_at: expires.map(timestamp),
+        comment: comment.clone(),
+    }
+}
+
+/// An allocation as it is under these pools.
+pub fn allocation(pools: &Pools, allocation: &Allocation) -> v1::Allocation {
+    let stranded = is_stranded(pools, allocation);
     let Allocation {
         address,
         pool,
@@ -29,11 +57,7 @@ pub fn allocation(allocation: &Allocation) -> v1::Allocation {
         address: address.to_string(),
         family: family(allocation.family()).into(),
         pool: pool.to_string(),
-        service: Some(v1::ServiceKey {
-            cluster: key.cluster.to_string(),
-            namespace: key.namespace.to_string(),
-            name: key.name.to_string(),
-        }),
+        service: Some(service_key(key)),
         uid: holder
             .uid
             .as_ref()
@@ -45,6 +69,12 @@ pub fn allocation(allocation: &Allocation) -> v1::Allocation {
             .unwrap_or_default(),
         allocated_at: Some(timestamp(*since)),
         revision: revision.0,
+        sharing_key: holder
+            .sharing
+            .as_ref()
+            .map(|terms| terms.key.to_string())
+            .unwrap_or_default(),
+        stranded,
     }
 }
 
@@ -101,6 +131,7 @@ pub fn pools(state: &State) -> Vec<v1::Pool> {
                 .map(ToString::to_string)
                 .collect(),
             usage: usage.collect(),
+            disabled: spec.disabled,
         }
     });
     shown.collect()
@@ -108,21 +139,24 @@ pub fn pools(state: &State) -> Vec<v1::Pool> {
 
 pub fn history_entry(row: HistoryRow) -> v1::HistoryEntry {
     let kind = match row.kind {
-        ChangeKind::Allocated => v1::ChangeKind::Allocated,
-        ChangeKind::Released => v1::ChangeKind::Released,
-        ChangeKind::Updated => v1::ChangeKind::Updated,
+        HistoryKind::Allocated => v1::ChangeKind::Allocated,
+        HistoryKind::Released => v1::ChangeKind::Released,
+        HistoryKind::Updated => v1::ChangeKind::Updated,
+        HistoryKind::Reserved => v1::ChangeKind::Reserved,
+        HistoryKind::Unreserved => v1::ChangeKind::Unreserved,
     };
+    let service = (!row.cluster.is_empty()).then_some(v1::ServiceKey {
+        cluster: row.cluster,
+        namespace: row.namespace,
+        name: row.name,
+    });
     v1::HistoryEntry {
         revision: row.revision,
         at: Some(timestamp(Timestamp(row.at_millis))),
         kind: kind.into(),
         address: row.address,
         pool: row.pool,
-        service: Some(v1::ServiceKey {
-            cluster: row.cluster,
-            namespace: row.namespace,
-            name: row.name,
-        }),
+        service,
         uid: row.uid,
     }
 }

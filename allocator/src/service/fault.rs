@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
-    engine::{InvalidName, Refusal},
+    engine::{InvalidName, PoolName, Refusal},
     writer::WriteError,
 };
 
@@ -70,6 +70,14 @@ pub fn internal(error: &(dyn Error + 'static)) -> Status {
     Status::internal("internal error; the allocator's log has the cause")
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("the engine answered another command than the one it was asked")]
+struct WrongReply;
+
+pub fn wrong_reply() -> Status {
+    internal(&WrongReply)
+}
+
 pub fn not_written(error: WriteError) -> Status {
     match error {
         WriteError::Overloaded => overloaded(),
@@ -83,15 +91,32 @@ pub fn not_written(error: WriteError) -> Status {
     }
 }
 
+/// A pools file that would be refused.
+pub fn invalid_configuration(message: String) -> Status {
+    status(
+        Code::InvalidArgument,
+        message,
+        "INVALID_CONFIGURATION",
+        Metadata::new(),
+    )
+}
+
 pub fn refused(refusal: &Refusal) -> Status {
     let code = match refusal {
-        Refusal::PoolExhausted { .. } => Code::ResourceExhausted,
+        Refusal::PoolExhausted { .. }
+        | Refusal::PoolCoolingDown { .. }
+        | Refusal::QuotaExceeded { .. } => Code::ResourceExhausted,
         Refusal::NoPool { .. }
         | Refusal::PoolNotFound { .. }
         | Refusal::PoolNotAllowed { .. }
+        | Refusal::PoolDisabled { .. }
         | Refusal::AddressInUse { .. }
+        | Refusal::AddressReserved { .. }
         | Refusal::AddressNotInPool { .. }
-        | Refusal::AddressExcluded { .. } => Code::FailedPrecondition,
+        | Refusal::AddressExcluded { .. }
+        | Refusal::SharingPortClash { .. }
+        | Refusal::SharingKeyMismatch { .. }
+        | Refusal::SharingNotPermitted { .. } => Code::FailedPrecondition,
     };
     status(
         code,
@@ -103,44 +128,70 @@ pub fn refused(refusal: &Refusal) -> Status {
 
 /// What lets a person, or a program, act on a refusal.
 pub fn metadata(refusal: &Refusal) -> Metadata {
-    let mut pairs: Vec<(&str, String)> = Vec::new();
-    match refusal {
+    let list = |pools: &[PoolName]| {
+        let names: Vec<_> = pools.iter().map(PoolName::as_str).collect();
+        names.join(",")
+    };
+    let pairs: Vec<(&str, String)> = match refusal {
         Refusal::PoolExhausted { pools, family } => {
-            let names: Vec<_> = pools.iter().map(|pool| pool.as_str()).collect();
-            pairs.push(("pools", names.join(",")));
-            pairs.push(("family", family.to_string()));
+            vec![("pools", list(pools)), ("family", family.to_string())]
         }
-        Refusal::NoPool { namespace, family } => {
-            pairs.push(("namespace", namespace.to_string()));
-            pairs.push(("family", family.to_string()));
+        Refusal::PoolCoolingDown {
+            pools,
+            family,
+            until,
+        } => vec![
+            ("pools", list(pools)),
+            ("family", family.to_string()),
+            ("until", until.to_string()),
+        ],
+        Refusal::QuotaExceeded { pool, reached } => vec![
+            ("pool", pool.to_string()),
+            ("quota", reached.scope.key().to_owned()),
+            ("limit", reached.limit.to_string()),
+            ("used", reached.used.to_string()),
+        ],
+        Refusal::NoPool { namespace, family } => vec![
+            ("namespace", namespace.to_string()),
+            ("family", family.to_string()),
+        ],
+        Refusal::PoolNotFound { pool } | Refusal::PoolDisabled { pool } => {
+            vec![("pool", pool.to_string())]
         }
-        Refusal::PoolNotFound { pool } => pairs.push(("pool", pool.to_string())),
-        Refusal::PoolNotAllowed { pool, namespace } => {
-            pairs.push(("pool", pool.to_string()));
-            pairs.push(("namespace", namespace.to_string()));
-        }
+        Refusal::PoolNotAllowed { pool, namespace } => vec![
+            ("pool", pool.to_string()),
+            ("namespace", namespace.to_string()),
+        ],
         Refusal::AddressInUse {
             address,
             pool,
             holder,
         } => {
-            pairs.push(("address", address.to_string()));
-            pairs.push(("pool", pool.to_string()));
-            if let Some(holder) = holder {
-                pairs.push(("holder", holder.to_string()));
-            }
+            let mut pairs = vec![("address", address.to_string()), ("pool", pool.to_string())];
+            pairs.extend(holder.as_ref().map(|holder| ("holder", holder.to_string())));
+            pairs
         }
         Refusal::AddressNotInPool { address, pool } => {
-            pairs.push(("address", address.to_string()));
-            if let Some(pool) = pool {
-                pairs.push(("pool", pool.to_string()));
-            }
+            let mut pairs = vec![("address", address.to_string())];
+            pairs.extend(pool.as_ref().map(|pool| ("pool", pool.to_string())));
+            pairs
         }
-        Refusal::AddressExcluded { address, pool } => {
-            pairs.push(("address", address.to_string()));
-            pairs.push(("pool", pool.to_string()));
+        Refusal::AddressReserved { address, pool } | Refusal::AddressExcluded { address, pool } => {
+            vec![("address", address.to_string()), ("pool", pool.to_string())]
         }
-    }
+        Refusal::SharingPortClash {
+            address,
+            port,
+            holder,
+        } => vec![
+            ("address", address.to_string()),
+            ("port", port.to_string()),
+            ("holder", holder.to_string()),
+        ],
+        Refusal::SharingKeyMismatch { address } | Refusal::SharingNotPermitted { address } => {
+            vec![("address", address.to_string())]
+        }
+    };
     let owned = pairs
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value));

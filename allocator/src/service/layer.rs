@@ -110,10 +110,14 @@ impl Drop for InFlight {
 
 /// A label of few values: whatever else somebody calls is one of them.
 fn method(path: &str) -> &'static str {
-    const KNOWN: [&str; 7] = [
+    const KNOWN: [&str; 11] = [
         "/lballocator.v1.AllocatorService/Acquire",
         "/lballocator.v1.AllocatorService/Release",
         "/lballocator.v1.AllocatorService/Watch",
+        "/lballocator.v1.AdminService/Reserve",
+        "/lballocator.v1.AdminService/Unreserve",
+        "/lballocator.v1.AdminService/ListReservations",
+        "/lballocator.v1.AdminService/PlanConfiguration",
         "/lballocator.v1.PoolService/ListPools",
         "/lballocator.v1.PoolService/ListAllocations",
         "/lballocator.v1.PoolService/GetAllocation",

@@ -1,6 +1,7 @@
 //! The only tonic: parse a request, ask the writer or the published state,
 //! answer. One file a service.
 
+mod admin;
 mod allocator;
 mod convert;
 mod fault;
@@ -12,14 +13,17 @@ mod request;
 use std::{sync::Arc, time::Duration};
 
 use lb_proto::v1::{
-    allocator_service_server::AllocatorServiceServer, pool_service_server::PoolServiceServer,
+    admin_service_server::AdminServiceServer, allocator_service_server::AllocatorServiceServer,
+    pool_service_server::PoolServiceServer,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Router, Server};
 
-pub use self::convert::{allocation, pools};
-use self::{allocator::Allocator, layer::RpcLayer, pool::PoolReader};
-use crate::{metrics::RpcMetrics, published::Published, store::HistoryReader, writer::Writer};
+pub use self::convert::{allocation, pools, reservation};
+use self::{admin::Admin, allocator::Allocator, layer::RpcLayer, pool::PoolReader};
+use crate::{
+    config::Source, metrics::RpcMetrics, published::Published, store::HistoryReader, writer::Writer,
+};
 
 /// The largest request message, in bytes.
 const MAX_MESSAGE: usize = 256 * 1024;
@@ -40,6 +44,7 @@ pub struct Parts {
     pub writer: Writer,
     pub published: Arc<Published>,
     pub history: HistoryReader,
+    pub source: Source,
     pub metrics: RpcMetrics,
     pub shutdown: CancellationToken,
 }
@@ -55,18 +60,25 @@ pub async fn router(parts: Parts) -> Result<Router<Layers>, tonic_reflection::se
         writer,
         published,
         history,
+        source,
         metrics,
         shutdown,
     } = parts;
     let (health, health_service) = tonic_health::server::health_reporter();
-    let allocator =
-        AllocatorServiceServer::new(Allocator::new(writer, Arc::clone(&published), shutdown))
-            .max_decoding_message_size(MAX_MESSAGE);
+    let allocator = AllocatorServiceServer::new(Allocator::new(
+        writer.clone(),
+        Arc::clone(&published),
+        shutdown,
+    ))
+    .max_decoding_message_size(MAX_MESSAGE);
+    let admin = AdminServiceServer::new(Admin::new(writer.clone(), Arc::clone(&published), source))
+        .max_decoding_message_size(MAX_MESSAGE);
     let pools = PoolServiceServer::new(PoolReader::new(published, history))
         .max_decoding_message_size(MAX_MESSAGE);
     health
         .set_serving::<AllocatorServiceServer<Allocator>>()
         .await;
+    health.set_serving::<AdminServiceServer<Admin>>().await;
     health.set_serving::<PoolServiceServer<PoolReader>>().await;
 
     let reflection = || {
@@ -86,5 +98,6 @@ pub async fn router(parts: Parts) -> Result<Router<Layers>, tonic_reflection::se
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .add_service(allocator)
+        .add_service(admin)
         .add_service(pools))
 }

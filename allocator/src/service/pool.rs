@@ -1,14 +1,14 @@
 //! `PoolService`: reads of the published state, and of history.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use lb_proto::v1::{self, get_allocation_request::Of, pool_service_server::PoolService};
 use tonic::{Request, Response, Status};
 
 use super::{convert, fault, page, request};
 use crate::{
-    engine::{Allocation, Revision},
-    published::Published,
+    engine::{Allocation, Revision, ServiceKey},
+    published::{Place, Published, State},
     store::{HistoryFilter, HistoryReader},
 };
 
@@ -34,6 +34,7 @@ impl PoolService for PoolReader {
         Ok(Response::new(v1::ListPoolsResponse {
             revision: state.revision().0,
             pools: convert::pools(&state),
+            stranded: state.stranded(),
         }))
     }
 
@@ -51,9 +52,7 @@ impl PoolService for PoolReader {
         } = request.into_inner();
         let size = page::size(page_size)?;
         let only = request::optional("address", &address, request::address)?;
-        let start: Option<IpAddr> = (!page_token.is_empty())
-            .then(|| page_token.parse().map_err(|_| page::bad_token(&page_token)))
-            .transpose()?;
+        let start = request::optional("page_token", &page_token, |_, text| place(text))?;
         let matches = |held: &Allocation| {
             (pool.is_empty() || held.pool.as_str() == pool)
                 && (cluster.is_empty() || held.key.cluster.as_str() == cluster)
@@ -65,21 +64,18 @@ impl PoolService for PoolReader {
             revision: state.revision().0,
             ..v1::ListAllocationsResponse::default()
         };
-        if let Some(only) = only {
-            let found = state.by_address(only).filter(|held| matches(held));
-            response.allocations = found
-                .map(|held| convert::allocation(held))
-                .into_iter()
-                .collect();
-            return Ok(Response::new(response));
-        }
-        for (looked_at, held) in state.allocations_from(start).enumerate() {
+        let pools = state.pools();
+        let from = only.map(|address| (address, None));
+        for (looked_at, held) in state.allocations_from(start.or(from)).enumerate() {
+            if only.is_some_and(|only| only != held.address) {
+                break;
+            }
             if response.allocations.len() == size || looked_at == page::MAX_SCAN {
-                response.next_page_token = held.address.to_string();
+                response.next_page_token = token(held);
                 break;
             }
             if matches(held) {
-                response.allocations.push(convert::allocation(held));
+                response.allocations.push(convert::allocation(pools, held));
             }
         }
         Ok(Response::new(response))
@@ -95,20 +91,13 @@ impl PoolService for PoolReader {
             Of::Service(key) => {
                 let key = request::service_key("service", Some(key))?;
                 let state = self.published.read();
-                let held: Vec<_> = state
-                    .by_key(&key)
-                    .map(|held| convert::allocation(held))
-                    .collect();
+                let held = shown(&state, state.by_key(&key));
                 (format!("{key} holds nothing"), state, held)
             }
             Of::Address(text) => {
                 let address = request::address("address", &text)?;
                 let state = self.published.read();
-                let held = state.by_address(address);
-                let held: Vec<_> = held
-                    .map(|held| convert::allocation(held))
-                    .into_iter()
-                    .collect();
+                let held = shown(&state, state.by_address(address));
                 (format!("nobody holds {address}"), state, held)
             }
         };
@@ -169,4 +158,28 @@ impl PoolService for PoolReader {
                 .unwrap_or_default(),
         }))
     }
+}
+
+fn shown<'a>(
+    state: &State,
+    held: impl Iterator<Item = &'a Arc<Allocation>>,
+) -> Vec<v1::Allocation> {
+    let pools = state.pools();
+    held.map(|held| convert::allocation(pools, held)).collect()
+}
+
+/// Where a page of allocations starts.
+fn token(held: &Allocation) -> String {
+    format!("{}/{}", held.address, held.key)
+}
+
+fn place(token: &str) -> Result<Place, Status> {
+    let bad = || page::bad_token(token);
+    let parts: Vec<_> = token.split('/').collect();
+    let [address, cluster, namespace, name] = parts.as_slice() else {
+        return Err(bad());
+    };
+    let address = address.parse().map_err(|_| bad())?;
+    let key = ServiceKey::parse(cluster, namespace, name).map_err(|_| bad())?;
+    Ok((address, Some(Arc::new(key))))
 }

@@ -1,19 +1,26 @@
 //! From messages to commands: everything is checked here, once.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use lb_proto::v1;
 use tonic::Status;
 
 use super::fault::{conflicting, invalid, invalid_name};
 use crate::engine::{
-    Acquire, ClusterName, Command, Family, Namespace, PerFamily, Policy, PoolName, Release,
-    ServiceKey, ServiceName, Uid, Wish,
+    Acquire, Backend, ClusterName, Command, Family, LabelMap, Labels, Namespace, PerFamily,
+    Permitted, Policy, PoolName, Port, Protocol, Release, Reserve, ServiceKey, ServiceName,
+    SharingKey, Terms, Timestamp, Uid, Wish,
 };
+use crate::writer::wall_clock;
 
 const MAX_PORTS: usize = 1000;
 const MAX_LABELS: usize = 1000;
 const MAX_CURRENT: usize = 16;
+const MAX_COMMENT: usize = 1000;
 /// A label's key is a DNS subdomain, '/' and a name.
 const MAX_LABEL_KEY: usize = 317;
 const MAX_LABEL_VALUE: usize = 63;
@@ -37,6 +44,37 @@ pub fn release(request: v1::ReleaseRequest) -> Result<Command, Status> {
         key: service_key("service", service)?,
         uid: optional_uid(&uid)?,
     }))
+}
+
+pub fn reserve(request: v1::ReserveRequest) -> Result<Command, Status> {
+    let v1::ReserveRequest {
+        address: text,
+        service,
+        expires_at,
+        comment,
+    } = request;
+    at_most("comment", comment.chars().count(), MAX_COMMENT)?;
+    let key = service.map(|key| service_key("service", Some(key)));
+    let expires = expires_at.map(|at| {
+        let millis = i128::from(at.seconds) * 1000 + i128::from(at.nanos) / 1_000_000;
+        i64::try_from(millis)
+            .map(Timestamp)
+            .map_err(|error| invalid("expires_at", error))
+    });
+    let expires = expires.transpose()?;
+    if expires.is_some_and(|at| at <= wall_clock()) {
+        return Err(invalid("expires_at", "is in the past"));
+    }
+    Ok(Command::Reserve(Reserve {
+        address: address("address", &text)?,
+        key: key.transpose()?.map(Arc::new),
+        expires,
+        comment,
+    }))
+}
+
+pub fn unreserve(request: &v1::UnreserveRequest) -> Result<Command, Status> {
+    address("address", &request.address).map(Command::Unreserve)
 }
 
 pub fn cluster(field: &str, text: &str) -> Result<ClusterName, Status> {
@@ -89,17 +127,51 @@ fn wish(raw: v1::Wish) -> Result<Wish, Status> {
     let current = raw.current_addresses.iter();
     let current = current.map(|text| address("wish.current_addresses", text));
     let current = current.collect::<Result<_, _>>()?;
-    ports(&raw.ports)?;
-    v1::ExternalTrafficPolicy::try_from(raw.external_traffic_policy)
-        .map_err(|error| invalid("wish.external_traffic_policy", error))?;
-    labels("wish.selector", &raw.selector)?;
-    labels("wish.service_labels", &raw.service_labels)?;
+    let ports = ports(&raw.ports)?;
+    let backend = backend(raw.external_traffic_policy, raw.selector)?;
+    let labels = Labels {
+        service: labels("wish.service_labels", raw.service_labels)?,
+        namespace: labels("wish.namespace_labels", raw.namespace_labels)?,
+    };
+    let sharing = raw.sharing.map(|sharing| terms(sharing, ports, backend));
     Ok(Wish {
         families,
         policy,
         requested,
         pool,
+        sharing: sharing.transpose()?.map(Arc::new),
         current,
+        labels: Arc::new(labels),
+    })
+}
+
+fn backend(policy: i32, selector: HashMap<String, String>) -> Result<Backend, Status> {
+    let policy = v1::ExternalTrafficPolicy::try_from(policy)
+        .map_err(|error| invalid("wish.external_traffic_policy", error))?;
+    let selector = labels("wish.selector", selector)?;
+    Ok(match policy {
+        v1::ExternalTrafficPolicy::Unspecified | v1::ExternalTrafficPolicy::Cluster => {
+            Backend::Cluster
+        }
+        v1::ExternalTrafficPolicy::Local => Backend::Local(selector),
+    })
+}
+
+fn terms(raw: v1::Sharing, ports: BTreeSet<Port>, backend: Backend) -> Result<Terms, Status> {
+    let field = "wish.sharing.namespaces";
+    at_most(field, raw.namespaces.len(), MAX_LABELS)?;
+    let permitted = if raw.namespaces == ["*"] {
+        Permitted::All
+    } else {
+        let parsed = raw.namespaces.iter();
+        let parsed = parsed.map(|text| Namespace::parse(text).map_err(invalid_name(field)));
+        Permitted::Only(parsed.collect::<Result<_, _>>()?)
+    };
+    Ok(Terms {
+        key: SharingKey::parse(&raw.key).map_err(invalid_name("wish.sharing.key"))?,
+        permitted,
+        ports,
+        backend,
     })
 }
 
@@ -162,21 +234,30 @@ fn requested(raw: &[String], families: &[Family]) -> Result<PerFamily<Option<IpA
     Ok(requested)
 }
 
-fn ports(raw: &[v1::ServicePort]) -> Result<(), Status> {
+fn ports(raw: &[v1::ServicePort]) -> Result<BTreeSet<Port>, Status> {
     let field = "wish.ports";
     at_most(field, raw.len(), MAX_PORTS)?;
-    for port in raw {
-        v1::Protocol::try_from(port.protocol).map_err(|error| invalid(field, error))?;
-        if !(1..=65_535).contains(&port.port) {
-            return Err(invalid(field, format!("{} is not a port", port.port)));
-        }
-    }
-    Ok(())
+    let parsed = raw.iter().map(|port| {
+        let protocol = v1::Protocol::try_from(port.protocol).map_err(|e| invalid(field, e))?;
+        let not_a_port = || invalid(field, format!("{} is not a port", port.port));
+        Ok(Port {
+            protocol: match protocol {
+                v1::Protocol::Unspecified | v1::Protocol::Tcp => Protocol::Tcp,
+                v1::Protocol::Udp => Protocol::Udp,
+                v1::Protocol::Sctp => Protocol::Sctp,
+            },
+            number: u16::try_from(port.port)
+                .ok()
+                .filter(|number| *number > 0)
+                .ok_or_else(not_a_port)?,
+        })
+    });
+    parsed.collect()
 }
 
-fn labels(field: &str, raw: &HashMap<String, String>) -> Result<(), Status> {
+fn labels(field: &str, raw: HashMap<String, String>) -> Result<LabelMap, Status> {
     at_most(field, raw.len(), MAX_LABELS)?;
-    for (key, value) in raw {
+    for (key, value) in &raw {
         if key.is_empty() || key.len() > MAX_LABEL_KEY || value.len() > MAX_LABEL_VALUE {
             let message = format!(
                 "a key has 1 to {MAX_LABEL_KEY} characters and a value at most {MAX_LABEL_VALUE}"
@@ -184,7 +265,7 @@ fn labels(field: &str, raw: &HashMap<String, String>) -> Result<(), Status> {
             return Err(invalid(field, message));
         }
     }
-    Ok(())
+    Ok(raw.into_iter().collect())
 }
 
 fn at_most(field: &str, count: usize, limit: usize) -> Result<(), Status> {

@@ -2,13 +2,17 @@
 
 use std::{net::IpAddr, path::Path, sync::Arc};
 
+use serde::de::DeserializeOwned;
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use thiserror::Error;
 
-use super::StoreError;
+use super::{
+    StoreError,
+    details::{HolderDetails, ReservationDetails},
+};
 use crate::engine::{
-    Allocation, Holder, InvalidName, LastHeld, PoolName, Revision, ServiceKey, Snapshot, Timestamp,
-    Uid,
+    Allocation, Holder, InvalidName, LastHeld, PoolName, Reservation, Revision, ServiceKey,
+    SharingKey, Snapshot, Timestamp, Uid,
 };
 
 /// A value that does not parse.
@@ -18,6 +22,11 @@ pub enum Corrupt {
     Address { text: String },
     #[error(transparent)]
     Name(#[from] InvalidName),
+    #[error("details {text:?} are not what this program writes")]
+    Details {
+        text: String,
+        source: serde_json::Error,
+    },
 }
 
 enum RowError {
@@ -64,8 +73,8 @@ async fn rows(connection: &mut SqliteConnection) -> Result<Snapshot, RowError> {
         snapshot.last_change_at = Timestamp(row.try_get(1)?);
     }
     let allocations = sqlx::query(
-        "SELECT cluster, namespace, name, address, pool, uid, replaced_uid, cluster_ip, since,
-                revision
+        "SELECT cluster, namespace, name, address, pool, uid, replaced_uid, cluster_ip,
+                sharing_key, details, since, revision
          FROM allocations",
     )
     .fetch_all(&mut *connection)
@@ -82,6 +91,14 @@ async fn rows(connection: &mut SqliteConnection) -> Result<Snapshot, RowError> {
         .iter()
         .map(last_held_row)
         .collect::<Result<_, _>>()?;
+    let reservations =
+        sqlx::query("SELECT cluster, namespace, name, address, details FROM reservations")
+            .fetch_all(&mut *connection)
+            .await?;
+    snapshot.reservations = reservations
+        .iter()
+        .map(reservation)
+        .collect::<Result<_, _>>()?;
     Ok(snapshot)
 }
 
@@ -91,18 +108,48 @@ fn allocation(row: &SqliteRow) -> Result<Arc<Allocation>, RowError> {
         Ok(text.map(Uid::parse).transpose()?)
     };
     let cluster_ip: Option<&str> = row.try_get("cluster_ip")?;
+    let sharing_key: Option<&str> = row.try_get("sharing_key")?;
+    let sharing_key = sharing_key.map(SharingKey::parse).transpose()?;
+    let details: HolderDetails = details(row)?;
+    let (labels, sharing) = details.into_parts(sharing_key)?;
     Ok(Arc::new(Allocation {
         key: key(row)?,
         address: address(row.try_get("address")?)?,
         pool: PoolName::parse(row.try_get("pool")?)?,
-        holder: Holder {
+        holder: Arc::new(Holder {
             uid: uid("uid")?,
             replaced_uid: uid("replaced_uid")?,
             cluster_ip: cluster_ip.map(address).transpose()?,
-        },
+            labels,
+            sharing,
+        }),
         since: Timestamp(row.try_get("since")?),
         revision: Revision(row.try_get("revision")?),
     }))
+}
+
+fn reservation(row: &SqliteRow) -> Result<Arc<Reservation>, RowError> {
+    let ReservationDetails { expires, comment } = details(row)?;
+    let cluster: &str = row.try_get("cluster")?;
+    Ok(Arc::new(Reservation {
+        address: address(row.try_get("address")?)?,
+        key: (!cluster.is_empty()).then(|| key(row)).transpose()?,
+        expires: expires.map(Timestamp),
+        comment,
+    }))
+}
+
+fn details<T: Default + DeserializeOwned>(row: &SqliteRow) -> Result<T, RowError> {
+    let text: Option<&str> = row.try_get("details")?;
+    let Some(text) = text else {
+        return Ok(T::default());
+    };
+    serde_json::from_str(text).map_err(|source| {
+        RowError::Corrupt(Corrupt::Details {
+            text: text.to_owned(),
+            source,
+        })
+    })
 }
 
 fn last_held_row(row: &SqliteRow) -> Result<LastHeld, RowError> {

@@ -6,8 +6,10 @@
 //! takes the write lock at its start as `BEGIN IMMEDIATE` would, and costs one
 //! hand-over to sqlx's thread however many rows it has.
 
+mod details;
 mod load;
 mod lock;
+mod row;
 
 use std::{
     fmt::Write as _,
@@ -26,15 +28,15 @@ use sqlx::{
 use thiserror::Error;
 
 pub use self::lock::LockError;
-use self::{load::Corrupt, lock::Lock};
-use crate::engine::{Change, ChangeKind, Family, Revision, Snapshot};
+use self::{load::Corrupt, lock::Lock, row::HistoryInsert};
+use crate::engine::{Change, Revision, Snapshot, Timestamp};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
-/// Changes in one [`Store::commit`] at most: 12 variables each, of the 32,766
+/// Changes in one [`Store::commit`] at most: 14 variables each, of the 32,766
 /// that SQLite allows in a statement.
 pub const MAX_CHANGES: usize = 1024;
-const COLUMNS: usize = 12;
+const COLUMNS: usize = 14;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What went wrong with the database. Every message names the file.
@@ -95,12 +97,22 @@ pub struct HistoryFilter {
     pub name: Option<String>,
 }
 
+/// What a row of history tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HistoryKind {
+    Allocated,
+    Released,
+    Updated,
+    Reserved,
+    Unreserved,
+}
+
 /// One row of history as text, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryRow {
     pub revision: i64,
     pub at_millis: i64,
-    pub kind: ChangeKind,
+    pub kind: HistoryKind,
     pub address: String,
     pub pool: String,
     pub cluster: String,
@@ -183,27 +195,52 @@ impl Store {
         let rows = changes.len().next_power_of_two();
         let mut query = sqlx::query(AssertSqlSafe(insert_history(rows)));
         for change in changes {
-            let allocation = &change.allocation;
-            let key = &allocation.key;
-            let holder = &allocation.holder;
+            let row = HistoryInsert::of(change)
+                .map_err(|error| self.write_error(sqlx::Error::Encode(error.into())))?;
             query = query
                 .bind(change.revision.0)
                 .bind(change.at.0)
-                .bind(kind_text(change.kind))
-                .bind(allocation.address.to_string())
-                .bind(family_number(allocation.family()))
-                .bind(allocation.pool.to_string())
-                .bind(key.cluster.to_string())
-                .bind(key.namespace.to_string())
-                .bind(key.name.to_string())
-                .bind(holder.uid.as_ref().map(ToString::to_string))
-                .bind(holder.replaced_uid.as_ref().map(ToString::to_string))
-                .bind(holder.cluster_ip.map(|address| address.to_string()));
+                .bind(row.kind)
+                .bind(row.address)
+                .bind(row.family)
+                .bind(row.pool)
+                .bind(row.cluster)
+                .bind(row.namespace)
+                .bind(row.name)
+                .bind(row.uid)
+                .bind(row.replaced_uid)
+                .bind(row.cluster_ip)
+                .bind(row.sharing_key)
+                .bind(row.details);
         }
         for _ in 0..(rows - changes.len()) * COLUMNS {
             query = query.bind(None::<i64>);
         }
         let result = query.execute(&mut self.writer).await;
+        result.map(drop).map_err(|source| self.write_error(source))
+    }
+
+    /// Records that pools are in force from a revision on, as JSON, unless the
+    /// last record says so already.
+    ///
+    /// # Errors
+    /// If it cannot be written; the allocator works all the same.
+    pub async fn record_pools(
+        &mut self,
+        revision: Revision,
+        at: Timestamp,
+        pools: &str,
+    ) -> Result<(), StoreError> {
+        let result = sqlx::query(
+            "INSERT INTO configurations (revision, at, pools)
+             SELECT ?1, ?2, ?3
+             WHERE ?3 IS NOT (SELECT pools FROM configurations ORDER BY id DESC LIMIT 1)",
+        )
+        .bind(revision.0)
+        .bind(at.0)
+        .bind(pools)
+        .execute(&mut self.writer)
+        .await;
         result.map(drop).map_err(|source| self.write_error(source))
     }
 
@@ -288,9 +325,11 @@ fn history_row(row: &SqliteRow) -> Result<HistoryRow, sqlx::Error> {
         revision: row.try_get("revision")?,
         at_millis: row.try_get("at")?,
         kind: match row.try_get("kind")? {
-            "ALLOCATED" => ChangeKind::Allocated,
-            "RELEASED" => ChangeKind::Released,
-            "UPDATED" => ChangeKind::Updated,
+            "ALLOCATED" => HistoryKind::Allocated,
+            "RELEASED" => HistoryKind::Released,
+            "UPDATED" => HistoryKind::Updated,
+            "RESERVED" => HistoryKind::Reserved,
+            "UNRESERVED" => HistoryKind::Unreserved,
             other => {
                 let text = format!("unknown kind {other:?}");
                 return Err(sqlx::Error::Decode(text.into()));
@@ -310,24 +349,9 @@ fn insert_history(rows: usize) -> String {
     for row in 0..rows {
         let separator = if row == 0 { "" } else { "," };
         // Writing to a String cannot fail.
-        let _ = write!(sql, "{separator}(?,?,?,?,?,?,?,?,?,?,?,?)");
+        let _ = write!(sql, "{separator}(?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
     }
     sql + ") WHERE column1 IS NOT NULL"
-}
-
-const fn kind_text(kind: ChangeKind) -> &'static str {
-    match kind {
-        ChangeKind::Allocated => "ALLOCATED",
-        ChangeKind::Released => "RELEASED",
-        ChangeKind::Updated => "UPDATED",
-    }
-}
-
-const fn family_number(family: Family) -> i64 {
-    match family {
-        Family::V4 => 4,
-        Family::V6 => 6,
-    }
 }
 
 fn migration_error(path: &Path, error: MigrateError) -> StoreError {

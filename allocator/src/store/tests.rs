@@ -4,8 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::engine::{
-    Acquire, AddressRange, Command, Engine, PerFamily, Policy, PoolName, PoolSpec, Pools, Release,
-    ServiceKey, Timestamp, Uid, Wish,
+    Acquire, AddressRange, Backend, Command, Engine, Family, PerFamily, Permitted, Policy,
+    PoolName, PoolSpec, Pools, Port, Protocol, Release, Reserve, ServiceKey, SharingKey, Terms,
+    Uid, Wish,
 };
 
 fn url(directory: &tempfile::TempDir) -> String {
@@ -16,15 +17,14 @@ fn pools() -> Arc<Pools> {
     let range = |first: &str, last: &str| {
         AddressRange::new(first.parse().unwrap(), last.parse().unwrap()).unwrap()
     };
+    let addresses = vec![
+        range("192.0.2.1", "192.0.2.4"),
+        range("2001:db8::1", "2001:db8::3"),
+    ];
     let spec = PoolSpec {
-        name: PoolName::parse("p").unwrap(),
-        addresses: vec![
-            range("192.0.2.1", "192.0.2.4"),
-            range("2001:db8::1", "2001:db8::3"),
-        ],
-        exclude: Vec::new(),
-        namespaces: None,
         sticky_for: Duration::from_millis(50),
+        cooldown: Duration::from_millis(30),
+        ..PoolSpec::new(PoolName::parse("p").unwrap(), addresses)
     };
     Arc::new(Pools::new(vec![spec]).unwrap())
 }
@@ -43,7 +43,9 @@ fn acquire(name: &str, uid: &str, families: &[Family]) -> Command {
             },
             requested: PerFamily::default(),
             pool: None,
+            sharing: None,
             current: Vec::new(),
+            labels: Arc::default(),
         },
     })
 }
@@ -52,6 +54,36 @@ fn release(name: &str) -> Command {
     Command::Release(Release {
         key: ServiceKey::parse("a", "default", name).unwrap(),
         uid: None,
+    })
+}
+
+/// The same with a sharing key, labels, and a port of its own.
+fn sharing(command: Command, port: u8) -> Command {
+    let Command::Acquire(mut acquire) = command else {
+        return command;
+    };
+    acquire.wish.sharing = Some(Arc::new(Terms {
+        key: SharingKey::parse("k").unwrap(),
+        permitted: Permitted::All,
+        ports: [Port {
+            protocol: Protocol::Udp,
+            number: 80 + u16::from(port) / 2,
+        }]
+        .into(),
+        backend: Backend::Local([("app".to_owned(), "x".to_owned())].into()),
+    }));
+    let labels = Arc::make_mut(&mut acquire.wish.labels);
+    labels.service.insert("tier".to_owned(), "web".to_owned());
+    Command::Acquire(acquire)
+}
+
+fn reserve(who: u8) -> Command {
+    let key = ServiceKey::parse("a", "default", &format!("s{who}")).unwrap();
+    Command::Reserve(Reserve {
+        address: "192.0.2.3".parse().unwrap(),
+        key: (who > 1).then(|| Arc::new(key)),
+        expires: (who > 2).then_some(Timestamp(300)),
+        comment: "the router's".to_owned(),
     })
 }
 
@@ -132,7 +164,9 @@ async fn history_can_only_be_added_to() {
     let directory = tempfile::tempdir().unwrap();
     let mut store = Store::open(&url(&directory)).await.unwrap();
     let mut engine = Engine::restore(pools(), Snapshot::default()).unwrap();
-    let plan = engine.plan(&acquire("s", "u", &[Family::V4]), Timestamp(1));
+    let plan = engine
+        .plan(&acquire("s", "u", &[Family::V4]), Timestamp(1))
+        .1;
     store.commit(&plan.changes).await.unwrap();
     for statement in ["UPDATE history SET name = 'x'", "DELETE FROM history"] {
         let refused = sqlx::query(statement)
@@ -153,6 +187,7 @@ async fn a_batch_that_gives_an_address_twice_is_refused_whole() {
     let mut one = Engine::restore(pools(), Snapshot::default()).unwrap();
     let mut changes = one
         .plan(&acquire("one", "u", &[Family::V6]), Timestamp(1))
+        .1
         .changes;
     store.commit(&changes).await.unwrap();
 
@@ -163,6 +198,7 @@ async fn a_batch_that_gives_an_address_twice_is_refused_whole() {
             &acquire("other", "u", &[Family::V4, Family::V6]),
             Timestamp(2),
         )
+        .1
         .changes;
     let refused = store.commit(&changes).await.unwrap_err();
     assert!(matches!(refused, StoreError::Write { .. }), "{refused}");
@@ -183,7 +219,7 @@ async fn history_is_read_newest_first_within_its_filter() {
         acquire("a", "u3", &[Family::V4]),
     ];
     for command in &commands {
-        let changes = engine.plan(command, Timestamp(7)).changes;
+        let changes = engine.plan(command, Timestamp(7)).1.changes;
         store.commit(&changes).await.unwrap();
     }
     let reader = store.history_reader();
@@ -202,9 +238,9 @@ async fn history_is_read_newest_first_within_its_filter() {
     assert_eq!(
         shown,
         [
-            (4, ChangeKind::Allocated, "u3"),
-            (3, ChangeKind::Released, "u1"),
-            (1, ChangeKind::Allocated, "u1")
+            (4, HistoryKind::Allocated, "u3"),
+            (3, HistoryKind::Released, "u1"),
+            (1, HistoryKind::Allocated, "u1")
         ]
     );
     let limited = reader
@@ -218,7 +254,7 @@ proptest! {
 
     #[test]
     fn a_restart_from_the_database_decides_as_if_there_had_been_none(
-        steps in prop::collection::vec((0..4u8, 0..5u8, 0..3u8, any::<bool>()), 1..40)
+        steps in prop::collection::vec((0..7u8, 0..5u8, 0..3u8, any::<bool>()), 1..40)
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -231,6 +267,9 @@ proptest! {
                 let name = format!("s{who}");
                 let command = match what {
                     0 => release(&name),
+                    4 => sharing(acquire(&name, &format!("u{uid}"), &[Family::V4]), who),
+                    5 => reserve(who),
+                    6 => Command::Unreserve("192.0.2.3".parse().unwrap()),
                     1 => acquire(&name, &format!("u{uid}"), &[Family::V6, Family::V4]),
                     _ => acquire(&name, &format!("u{uid}"), &[Family::V4]),
                 };
@@ -240,9 +279,10 @@ proptest! {
                 }
                 let mut restarted = Engine::restore(pools(), store.load().await.unwrap()).unwrap();
                 let plan = engine.plan(&command, now);
-                prop_assert_eq!(&restarted.plan(&command, now), &plan);
-                if !plan.changes.is_empty() {
-                    store.commit(&plan.changes).await.unwrap();
+                let (reply, outcome) = restarted.plan(&command, now);
+                prop_assert_eq!((&reply, &outcome.changes), (&plan.0, &plan.1.changes));
+                if !plan.1.changes.is_empty() {
+                    store.commit(&plan.1.changes).await.unwrap();
                 }
             }
             Ok(())
