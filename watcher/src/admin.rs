@@ -12,6 +12,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -22,11 +23,24 @@ use crate::{ledger::Ledger, metrics::Metrics, queue::Queue};
 /// ready when the allocator goes away: held addresses are as good as before.
 #[derive(Debug, Default)]
 pub struct Health {
+    namespaces_listed: AtomicBool,
+    /// Why not.
+    namespaces_error: Mutex<String>,
     services_listed: AtomicBool,
     allocator_answered: AtomicBool,
 }
 
 impl Health {
+    /// The first list of namespaces is complete.
+    pub fn namespaces_listed(&self) {
+        self.namespaces_listed.store(true, Ordering::Relaxed);
+    }
+
+    /// Namespaces cannot be watched, for this reason.
+    pub fn namespaces_broken(&self, error: String) {
+        *self.namespaces_error.lock() = error;
+    }
+
     /// The first list of Services is complete.
     pub fn services_listed(&self) {
         self.services_listed.store(true, Ordering::Relaxed);
@@ -37,8 +51,12 @@ impl Health {
         self.allocator_answered.store(true, Ordering::Relaxed);
     }
 
-    fn checks(&self) -> [(&'static str, bool); 2] {
+    fn checks(&self) -> [(&'static str, bool); 3] {
         [
+            (
+                "namespaces-listed",
+                self.namespaces_listed.load(Ordering::Relaxed),
+            ),
             (
                 "services-listed",
                 self.services_listed.load(Ordering::Relaxed),
@@ -102,6 +120,11 @@ fn report(health: &Health, verbose: bool) -> (bool, String) {
         let (sign, word) = if *ok { ('+', "ok") } else { ('-', "not yet") };
         text += &format!("[{sign}]{name} {word}\n");
     }
+    if !health.namespaces_listed.load(Ordering::Relaxed) {
+        let error = health.namespaces_error.lock();
+        text += &error;
+        text += if error.is_empty() { "" } else { "\n" };
+    }
     text += if ready { "ok\n" } else { "not ready\n" };
     (ready, text)
 }
@@ -127,6 +150,12 @@ mod tests {
     fn readiness_waits_for_the_list_and_the_allocator_and_says_for_which() {
         let health = Health::default();
         assert!(!report(&health, false).0);
+        health.namespaces_broken("cannot watch Namespaces: forbidden".into());
+        let (ready, text) = report(&health, false);
+        assert!(!ready && text.contains("[-]namespaces-listed not yet\n"));
+        assert!(text.contains("cannot watch Namespaces: forbidden\n"));
+        health.namespaces_listed();
+        health.namespaces_broken("for a moment".into());
         health.services_listed();
         let (ready, text) = report(&health, false);
         assert_eq!(
@@ -135,7 +164,8 @@ mod tests {
         );
         health.allocator_answered();
         assert_eq!(report(&health, false), (true, "ok\n".into()));
-        let verbose = "[+]services-listed ok\n[+]allocator-answered ok\nok\n";
+        let verbose =
+            "[+]namespaces-listed ok\n[+]services-listed ok\n[+]allocator-answered ok\nok\n";
         assert_eq!(report(&health, true), (true, verbose.into()));
     }
 }

@@ -6,6 +6,8 @@ use clap::{Parser, ValueEnum};
 use jiff::tz::TimeZone;
 use tonic::transport::Endpoint;
 
+use crate::annotations::Peer;
+
 /// Gives the Services of one Kubernetes cluster the addresses that lb-allocator
 /// grants.
 #[derive(Clone, Debug, Parser)]
@@ -42,6 +44,16 @@ pub struct Args {
     /// With a class, serve Services that name none as well.
     #[arg(long, env = "LB_WATCHER_HANDLE_UNCLASSED")]
     pub handle_unclassed: bool,
+
+    /// Read the annotations of these load balancers as well, where a Service has
+    /// none of lb-allocator.io for the same thing. Separated by commas.
+    #[arg(
+        long,
+        env = "LB_WATCHER_ANNOTATION_ALIASES",
+        value_name = "NAMES",
+        value_delimiter = ','
+    )]
+    pub annotation_aliases: Vec<Peer>,
 
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(
@@ -215,6 +227,7 @@ mod tests {
             &["--concurrency", "0"],
             &["--concurrency", "257"],
             &["--log-format", "xml"],
+            &["--annotation-aliases", "metallb,openelb"],
         ] {
             let args: Vec<_> = ["lb-watcher"].iter().chain(bad).collect();
             let args = Args::try_parse_from(if bad[0] == "--cluster" {
@@ -237,5 +250,14 @@ mod tests {
         ] {
             assert!(parse(good).is_ok(), "{good:?}");
         }
+    }
+
+    #[test]
+    fn the_peers_whose_annotations_are_read_are_a_comma_list() {
+        use Peer::{Cilium, KubeVip, Metallb, Purelb};
+        let peers = |args: &[&str]| parse(args).unwrap().annotation_aliases;
+        assert_eq!(peers(&[]), []);
+        let all = peers(&["--annotation-aliases", "metallb,cilium,purelb,kube-vip"]);
+        assert_eq!(all, [Metallb, Cilium, Purelb, KubeVip]);
     }
 }

@@ -52,6 +52,10 @@ pub struct Record {
     pub reply: Option<Reply>,
     /// Since when the Service has no address, and what it waits for.
     pub waiting: Option<Waiting>,
+    /// The allocator took back what the status may still show.
+    lost: bool,
+    /// In this epoch the allocator granted what is held.
+    granted_in: Option<u64>,
     forced: Vec<Instant>,
 }
 
@@ -167,6 +171,8 @@ impl Ledger {
         };
         let record = state.record(key, uid);
         record.held = grant.addresses();
+        record.lost = false;
+        record.granted_in = Some(asked.epoch);
         record.reply = Some(Reply {
             wish,
             outcome: Ok(grant.clone()),
@@ -177,6 +183,10 @@ impl Ledger {
     }
 
     /// The allocator refused. Says whether the answer stands.
+    ///
+    /// Who is refused holds nothing. An allocator that has lost its database may
+    /// refuse a holder only because its pools are not what they were, and nobody
+    /// else has the address: then only one that granted it before is believed.
     pub fn refused(
         &self,
         key: &Key,
@@ -188,8 +198,27 @@ impl Ledger {
         let mut state = self.state.lock();
         let stands = state.news == asked.news;
         let reply = Reply::new(wish, Err(refusal.clone()), asked, stands);
-        state.record(key, uid).reply = Some(reply);
+        let epoch = state.epoch;
+        let record = state.record(key, uid);
+        record.reply = Some(reply);
+        let decided = match refusal.remedy {
+            Remedy::WaitForFreed | Remedy::WaitForPools | Remedy::WaitForEither => true,
+            Remedy::WaitForEdit | Remedy::RetrySoon | Remedy::RetrySeldom => false,
+        };
+        let believed = record.granted_in == Some(epoch) || !refusal.is_about_pools();
+        if decided && believed {
+            record.lost = true;
+            record.granted_in = None;
+            record.held.clear();
+        }
         stands
+    }
+
+    /// Whether the allocator took back what the status of this uid may still show.
+    pub fn is_lost(&self, key: &Key, uid: &str) -> bool {
+        let state = self.state.lock();
+        let record = state.records.get(key);
+        record.is_some_and(|record| record.uid == uid && record.lost)
     }
 
     /// What the Service waits for from now on.
@@ -420,5 +449,53 @@ mod tests {
         ledger.granted(&key(), "u", 7, &grant(), ledger.moment());
         let census = ledger.census();
         assert_eq!((census.held, census.pending, census.oldest), (1, 0, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_refused_has_lost_what_it_held_unless_only_the_pools_may_be_to_blame() {
+        #[derive(Clone, Copy, PartialEq, Debug)]
+        enum Before {
+            Nothing,
+            Granted,
+            GrantedByAnAllocatorThatWasLost,
+        }
+        use Before::{Granted, GrantedByAnAllocatorThatWasLost as Unproven, Nothing};
+        for (before, reason, lost) in [
+            (Granted, Reason::PoolExhausted, true),
+            (Granted, Reason::SharingPortClash, true),
+            (Granted, Reason::NoPool, true),
+            (Granted, Reason::AddressNotInPool, true),
+            (Granted, Reason::InvalidRequest, false),
+            (Granted, Reason::ConflictingRequest, false),
+            (Granted, Reason::PermissionDenied, false),
+            (Unproven, Reason::PoolExhausted, true),
+            (Unproven, Reason::AddressInUse, true),
+            (Unproven, Reason::SharingKeyMismatch, true),
+            (Unproven, Reason::NoPool, false),
+            (Unproven, Reason::PoolDisabled, false),
+            (Unproven, Reason::AddressNotInPool, false),
+            (Nothing, Reason::SharingNotPermitted, true),
+            (Nothing, Reason::PoolNotFound, false),
+        ] {
+            let ledger = Ledger::default();
+            if before != Nothing {
+                ledger.granted(&key(), "u", 7, &grant(), ledger.moment());
+            }
+            if before == Unproven {
+                ledger.lost();
+            }
+            let refusal = Refusal::new(reason, "why");
+            ledger.refused(&key(), "u", 8, &refusal, ledger.moment());
+            assert_eq!(ledger.is_lost(&key(), "u"), lost, "{before:?} {reason:?}");
+            assert!(!ledger.is_lost(&key(), "other"));
+            let held = &ledger.get(&key()).unwrap().held;
+            assert_eq!(
+                held.is_empty(),
+                lost || before == Nothing,
+                "{before:?} {reason:?}"
+            );
+            ledger.granted(&key(), "u", 8, &grant(), ledger.moment());
+            assert!(!ledger.is_lost(&key(), "u"));
+        }
     }
 }

@@ -15,13 +15,18 @@
 //!  after each list             └─► news: the Event and the log line, once
 //! ```
 //!
-//! Start reading at [`sync`]; [`wish`], [`grant`], [`view`] and [`status`] are its
-//! pure parts. [`queue`] says who is looked at when, [`ledger`] what this process
+//! Before the first list of Services, [`namespace_watch`] reads the labels of all
+//! namespaces, which are part of each wish; when they change, the namespace's
+//! Services are queued.
+//!
+//! Start reading at [`sync`]; [`wish`] (with [`annotations`] and [`sharing`]),
+//! [`grant`], [`view`] and [`status`] are its pure parts. [`queue`] says who is looked at when, [`ledger`] what this process
 //! remembers meanwhile, [`reason`] what each refusal leads to, [`scope`] which
 //! Services are ours. [`run`] puts the tasks together.
 
 pub mod admin;
 pub mod allocator;
+pub mod annotations;
 pub mod announcements;
 pub mod args;
 pub mod decision_log;
@@ -31,6 +36,8 @@ pub mod key;
 pub mod ledger;
 pub mod logging;
 pub mod metrics;
+pub mod namespace_store;
+pub mod namespace_watch;
 pub mod news;
 pub mod orphans;
 pub mod queue;
@@ -41,6 +48,7 @@ pub mod scope;
 pub mod service_api;
 pub mod service_store;
 pub mod service_watch;
+pub mod sharing;
 pub mod status;
 pub mod status_writer;
 pub mod sync;

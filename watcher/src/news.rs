@@ -27,6 +27,7 @@ impl News {
         let decision = match transition {
             Transition::Assigned(to) => Decision::Added(to),
             Transition::Changed { to, .. } => Decision::Modified(to),
+            Transition::Lost(had) => Decision::Deleted(had),
             Transition::Failed {
                 reason, holding, ..
             } => Decision::Pending {

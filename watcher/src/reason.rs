@@ -95,7 +95,8 @@ reasons! {
         "use the same sharing key on both Services";
     /// It may not share for its namespace.
     SharingNotPermitted = "SHARING_NOT_PERMITTED" => WaitForEither,
-        "both Services must allow the other's namespace";
+        "share within one cluster, let both Services name the other's namespace, and use the same \
+         externalTrafficPolicy and selector";
     /// The wish cannot be read.
     InvalidRequest = "INVALID_REQUEST" => WaitForEdit,
         "correct the Service";
@@ -147,6 +148,16 @@ impl Refusal {
             message: message.to_string(),
             advice: reason.advice(),
         }
+    }
+
+    /// Whether it may be for the allocator's pools alone, whoever holds what.
+    pub fn is_about_pools(&self) -> bool {
+        let reason = Reason::parse(&self.reason);
+        self.remedy == Remedy::WaitForPools
+            || matches!(
+                reason,
+                Some(Reason::AddressNotInPool | Reason::AddressExcluded)
+            )
     }
 
     /// All that people are told.
@@ -250,6 +261,58 @@ mod tests {
         for reason in Reason::ALL {
             assert_eq!(Reason::parse(reason.as_str()), Some(*reason));
             assert!(is_reason(reason.as_str()));
+        }
+    }
+
+    #[test]
+    fn each_reason_leads_to_what_the_specification_says() {
+        for (reasons, remedy) in [
+            (
+                &["POOL_EXHAUSTED", "POOL_COOLING_DOWN", "QUOTA_EXCEEDED"][..],
+                Remedy::WaitForFreed,
+            ),
+            (
+                &[
+                    "NO_POOL",
+                    "POOL_NOT_FOUND",
+                    "POOL_NOT_ALLOWED",
+                    "POOL_DISABLED",
+                ],
+                Remedy::WaitForPools,
+            ),
+            (
+                &[
+                    "ADDRESS_IN_USE",
+                    "ADDRESS_NOT_IN_POOL",
+                    "ADDRESS_EXCLUDED",
+                    "SHARING_PORT_CLASH",
+                    "SHARING_KEY_MISMATCH",
+                    "SHARING_NOT_PERMITTED",
+                ],
+                Remedy::WaitForEither,
+            ),
+            (
+                &["INVALID_REQUEST", "CONFLICTING_REQUEST"],
+                Remedy::WaitForEdit,
+            ),
+            (&["PERMISSION_DENIED"], Remedy::RetrySeldom),
+            (
+                &[
+                    "AWAITING_SYNC",
+                    "STORE_UNAVAILABLE",
+                    "SHUTTING_DOWN",
+                    "OVERLOADED",
+                ],
+                Remedy::RetrySoon,
+            ),
+        ] {
+            for reason in reasons {
+                assert_eq!(
+                    Reason::parse(reason).map(Reason::remedy),
+                    Some(remedy),
+                    "{reason}"
+                );
+            }
         }
     }
 

@@ -25,6 +25,8 @@ use crate::{
     ledger::Ledger,
     logging,
     metrics::Metrics,
+    namespace_store::NamespaceStore,
+    namespace_watch::NamespaceWatch,
     news::News,
     orphans::Orphans,
     queue::{Next, Queue},
@@ -50,6 +52,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         context,
         load_balancer_class,
         handle_unclassed,
+        annotation_aliases,
         admin_listen,
         concurrency,
         log_format,
@@ -68,6 +71,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let rule = ClassRule::new(load_balancer_class.map(|class| class.0), handle_unclassed);
     let (metrics, registry) = Metrics::new();
     let store = Arc::new(ServiceStore::new(rule));
+    let namespaces = Arc::new(NamespaceStore::default());
     let ledger = Arc::new(Ledger::default());
     let queue = Arc::new(Queue::default());
     let health = Arc::new(Health::default());
@@ -76,9 +80,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (events, sender) = events::channel(client.clone(), instance, metrics.clone());
     let (link_sender, link) = watch::channel(Link::Connecting);
     let (lists, lists_receiver) = watch::channel(0);
+    let (namespaces_listed, namespaces_listed_receiver) = watch::channel(false);
     let news = News { events, decisions };
     let syncer = Arc::new(Syncer {
         store: store.clone(),
+        namespaces: namespaces.clone(),
+        peers: annotation_aliases,
         ledger: ledger.clone(),
         allocator: allocator.clone(),
         link,
@@ -125,6 +132,18 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         .run(lists_receiver),
     ));
     spawn(boxed(
+        NamespaceWatch {
+            namespaces,
+            services: store.clone(),
+            ledger: ledger.clone(),
+            queue: queue.clone(),
+            listed: namespaces_listed,
+            health: health.clone(),
+            metrics: metrics.clone(),
+        }
+        .run(client.clone()),
+    ));
+    spawn(boxed(
         ServiceWatch {
             store,
             ledger,
@@ -133,7 +152,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             health,
             metrics: metrics.clone(),
         }
-        .run(client),
+        .run(client, namespaces_listed_receiver),
     ));
     let events = tokio::spawn(sender.run(queue.busy()));
     for _ in 0..concurrency {

@@ -51,8 +51,12 @@ fn events(client: Client) -> BoxStream<'static, Result<Event<Service>, Error>> {
 }
 
 impl ServiceWatch {
-    /// Watches for ever.
-    pub async fn run(self, client: Client) {
+    /// Watches for ever, once the namespaces are known: what holds an address must be
+    /// asked for before what waits, and for either the labels must be there.
+    pub async fn run(self, client: Client, mut namespaces_listed: watch::Receiver<bool>) {
+        if namespaces_listed.wait_for(|listed| *listed).await.is_err() {
+            return;
+        }
         let mut events = events(client);
         let mut broken = false;
         while let Some(event) = events.next().await {

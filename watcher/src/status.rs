@@ -12,6 +12,7 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use crate::{
+    annotations,
     grant::Grant,
     reason::Refusal,
     wish::{join, parse_address},
@@ -38,6 +39,8 @@ pub struct Verdict {
 pub struct Desired {
     /// Exactly these addresses; `None` leaves the list as it is.
     pub addresses: Option<Vec<IpAddr>>,
+    /// The addresses that are ours are to go.
+    pub withdrawn: bool,
     /// Our condition.
     pub verdict: Verdict,
 }
@@ -62,6 +65,7 @@ impl Desired {
         };
         Self {
             addresses: Some(grant.addresses()),
+            withdrawn: false,
             verdict,
         }
     }
@@ -70,11 +74,20 @@ impl Desired {
     pub fn refused(refusal: &Refusal) -> Self {
         Self {
             addresses: None,
+            withdrawn: false,
             verdict: Verdict {
                 satisfied: false,
                 reason: refusal.reason.clone(),
                 message: refusal.words(),
             },
+        }
+    }
+
+    /// For a Service that gets nothing, and lost what it had.
+    pub fn lost(refusal: &Refusal) -> Self {
+        Self {
+            withdrawn: true,
+            ..Self::refused(refusal)
         }
     }
 }
@@ -148,7 +161,7 @@ pub fn trim(service: &mut Service) {
         .retain(|entry| ours(&entry.manager));
     service
         .annotations_mut()
-        .retain(|name, _| name.starts_with("lb-allocator.io/"));
+        .retain(|name, _| annotations::is_known(name));
     service.metadata.owner_references = None;
     if let Some(conditions) = service.status.as_mut().and_then(|s| s.conditions.as_mut()) {
         conditions.retain(|condition| condition.type_ == CONDITION);
@@ -178,12 +191,15 @@ pub fn patch(service: &Service, desired: &Desired, now: Timestamp) -> Option<Val
     // Applying without a field that we own would remove it.
     let addresses = match &desired.addresses {
         Some(addresses) => addresses.iter().map(entry).collect(),
-        None if owns_addresses(service) => current.to_vec(),
+        None if owns_addresses(service) && !desired.withdrawn => current.to_vec(),
         None => Vec::new(),
     };
     let verdict = &desired.verdict;
     let before = condition(service);
-    let same_list = desired.addresses.is_none() || addresses == current;
+    let same_list = match &desired.addresses {
+        Some(_) => addresses == current,
+        None => !withdraws(service, desired),
+    };
     let same_words = before.is_some_and(|c| {
         c.status == verdict.status() && c.reason == verdict.reason && c.message == verdict.message
     });
@@ -204,6 +220,11 @@ pub fn patch(service: &Service, desired: &Desired, now: Timestamp) -> Option<Val
         status["loadBalancer"] = json!({"ingress": addresses});
     }
     Some(body(service, status))
+}
+
+/// Whether addresses of ours go.
+fn withdraws(service: &Service, desired: &Desired) -> bool {
+    desired.withdrawn && owns_addresses(service) && !ingress(service).is_empty()
 }
 
 /// The body of the server-side apply that takes back all we ever wrote.
@@ -248,6 +269,8 @@ pub enum Transition {
         /// What it has.
         to: Vec<IpAddr>,
     },
+    /// What it had was taken back.
+    Lost(Vec<IpAddr>),
     /// Something it asks for is refused, for this reason and in these words.
     Failed {
         /// As in the condition.
@@ -273,10 +296,13 @@ pub fn transitions(before: &Service, desired: &Desired, published: &[IpAddr]) ->
             news.push(Transition::Assigned(to.clone()));
         } else if from != *to && !restored {
             news.push(Transition::Changed {
-                from,
+                from: from.clone(),
                 to: to.clone(),
             });
         }
+    }
+    if withdraws(before, desired) {
+        news.push(Transition::Lost(from));
     }
     let verdict = &desired.verdict;
     let known = was.is_some_and(|c| c.status == "False" && c.reason == verdict.reason);
@@ -296,6 +322,7 @@ impl Transition {
         match self {
             Self::Assigned(addresses) => format!("assigned {}", join(addresses)),
             Self::Changed { from, to } => format!("changed from {} to {}", join(from), join(to)),
+            Self::Lost(addresses) => format!("released {}", join(addresses)),
             Self::Failed {
                 reason, message, ..
             } => format!("{reason}: {message}"),
@@ -444,6 +471,30 @@ mod tests {
     }
 
     #[test]
+    fn a_service_that_lost_its_address_shows_it_no_more_and_says_why() {
+        let well = ours("True", "Satisfied", "192.0.2.1 from pool red");
+        let shows = json!({"conditions": [well], "loadBalancer": {"ingress": [vip("192.0.2.1")]}});
+        let lost = Desired::lost(&exhausted());
+        let holder = owned(service(shows.clone()));
+        let body = write(&holder, &lost).unwrap();
+        assert_eq!(body["status"]["loadBalancer"], Value::Null);
+        assert_eq!(body["status"]["conditions"][0]["status"], "False");
+        let news = transitions(&holder, &lost, &["192.0.2.1".parse().unwrap()]);
+        assert!(
+            matches!(&news[..], [Transition::Lost(had), Transition::Failed { holding: false, .. }] if had.len() == 1)
+        );
+
+        // The condition was written while the list could not be.
+        let told = ours("False", "POOL_EXHAUSTED", &exhausted().words());
+        let half = json!({"conditions": [told], "loadBalancer": {"ingress": [vip("192.0.2.1")]}});
+        assert!(write(&owned(service(half.clone())), &lost).is_some());
+        assert_eq!(write(&service(half), &lost), None, "somebody else's");
+        let done = service(json!({"conditions": [told]}));
+        assert_eq!(write(&owned(done.clone()), &lost), None);
+        assert_eq!(transitions(&done, &lost, &[]), []);
+    }
+
+    #[test]
     fn what_could_not_be_granted_to_a_holder_is_told_beside_what_it_keeps() {
         let mut part = grant(&["192.0.2.1"]);
         part.unmet = vec![exhausted()];
@@ -535,7 +586,15 @@ mod tests {
                  "lastTransitionTime": NOW},
             ],
         })));
+        for name in [
+            "lb-allocator.io/ips",
+            "metallb.io/address-pool",
+            "example.org/x",
+        ] {
+            service.annotations_mut().insert(name.into(), "x".into());
+        }
         trim(&mut service);
+        assert_eq!(service.annotations().len(), 2);
         assert!(owns_addresses(&service) && says_satisfied(&service));
         assert_eq!(shown(&service).len(), 1);
         assert_eq!(service.status.unwrap().conditions.unwrap().len(), 1);

@@ -107,6 +107,8 @@ impl StatusWriter {
     fn published(&self, view: &View<'_>, desired: &Desired) {
         if let Some(addresses) = &desired.addresses {
             self.ledger.published(view.key, addresses);
+        } else if desired.withdrawn {
+            self.ledger.unpublished(view.key);
         }
     }
 

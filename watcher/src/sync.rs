@@ -3,17 +3,19 @@
 use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::{api::core::v1::Service, jiff::Timestamp};
 use kube::ResourceExt;
 use tokio::sync::watch;
 use tracing::{debug, error, instrument, warn};
 
 use crate::{
     allocator::Allocator,
+    annotations::Peer,
     announcements::Link,
     grant::Grant,
     key::Key,
     ledger::{ANSWER_LIFETIME, Ledger, Record, Waiting},
+    namespace_store::NamespaceStore,
     news::News,
     queue::{Job, Next},
     reason::{Refusal, Remedy},
@@ -35,6 +37,10 @@ const NET: ExponentialBuilder = ExponentialBuilder::new()
 pub struct Syncer {
     /// The Services as last told.
     pub store: Arc<ServiceStore>,
+    /// The labels of their namespaces.
+    pub namespaces: Arc<NamespaceStore>,
+    /// Whose annotations are read besides our own.
+    pub peers: Vec<Peer>,
     /// What is known beyond them.
     pub ledger: Arc<Ledger>,
     /// Whom to ask.
@@ -81,7 +87,13 @@ impl Syncer {
         };
         match self.store.rule().scope(&service) {
             Scope::Ours => {
-                let view = View::new(key, &service, record.as_ref());
+                // A wish without them could be granted from the wrong pool. The
+                // watch tells of a namespace as soon as it can.
+                let Some(labels) = self.namespaces.labels(&key.namespace) else {
+                    debug!("the labels of its namespace are not known yet");
+                    return Next::Retry;
+                };
+                let view = View::new(key, &service, record.as_ref(), &self.peers, &labels);
                 self.ensure(&view, record.as_ref(), job.failures).await
             }
             Scope::OtherType => self.leave(key, &service, record).await,
@@ -102,10 +114,13 @@ impl Syncer {
             self.ledger.waits_no_more(view.key);
             return Next::Done;
         }
-        let local = view.reading.refusal.as_ref().filter(|_| !view.holds());
-        let answer = match local {
-            Some(refusal) => Answer::now(Err(refusal.clone())),
-            None => self.ask(view).await,
+        let reading = &view.reading;
+        let local = reading.refusal.as_ref();
+        let local = local.filter(|_| !view.holds() || !reading.askable);
+        let answer = match (local, view.granted()) {
+            (Some(_), Some(grant)) => Answer::now(Ok(grant.clone())),
+            (Some(refusal), None) => Answer::now(Err(refusal.clone())),
+            (None, _) => self.ask(view).await,
         };
         match &answer.outcome {
             Ok(grant) => self.give(view, grant, &answer).await,
@@ -220,13 +235,25 @@ impl Syncer {
         outdated: bool,
         failures: u32,
     ) -> Next {
-        let waiting = view.waits_for(refusal.remedy);
+        let lost = self.ledger.is_lost(view.key, &view.uid);
+        let mut waiting = view.waits_for(refusal.remedy);
+        if lost {
+            waiting.pending = true;
+            if status::says_satisfied(view.service) {
+                waiting.since = Timestamp::now().as_second();
+            }
+        }
         self.ledger.waits(view.key, &view.uid, waiting);
+        let desired = if lost {
+            Desired::lost(refusal)
+        } else {
+            Desired::refused(refusal)
+        };
         let connecting = matches!(*self.link.borrow(), Link::Connecting);
         let early = connecting && refusal.remedy == Remedy::RetrySoon;
         if !early
             && view.is_worth_telling(refusal, failures)
-            && let Err(next) = self.writer.write(view, &Desired::refused(refusal)).await
+            && let Err(next) = self.writer.write(view, &desired).await
         {
             return next;
         }

@@ -6,8 +6,11 @@ use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
 
 use crate::{
+    annotations::Peer,
+    grant::Grant,
     key::Key,
     ledger::{Record, Waiting},
+    namespace_store::Labels,
     rank::created,
     reason::{Reason, Refusal, Remedy},
     status,
@@ -33,10 +36,17 @@ pub struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// `record` is what is known of its key.
-    pub fn new(key: &'a Key, service: &'a Service, record: Option<&'a Record>) -> Self {
+    /// `record` is what is known of its key, `peers` and `labels` are as in
+    /// [`wish::read`].
+    pub fn new(
+        key: &'a Key,
+        service: &'a Service,
+        record: Option<&'a Record>,
+        peers: &[Peer],
+        labels: &Labels,
+    ) -> Self {
         let uid = service.uid().unwrap_or_default();
-        let reading = wish::read(service);
+        let reading = wish::read(service, peers, labels);
         Self {
             key,
             service,
@@ -59,6 +69,11 @@ impl<'a> View<'a> {
     /// It holds or shows an address, whosever that is.
     pub fn has_address(&self) -> bool {
         self.holds() || !self.shown.is_empty()
+    }
+
+    /// What was granted to this uid last, whatever was asked for.
+    pub fn granted(&self) -> Option<&Grant> {
+        self.known?.reply.as_ref()?.outcome.as_ref().ok()
     }
 
     /// It is being deleted, and somebody's finalizer keeps it.

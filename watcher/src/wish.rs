@@ -12,12 +12,12 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use kube::ResourceExt;
 use lb_proto::v1;
 
-use crate::reason::{Reason, Refusal};
-
-/// Addresses asked for, a comma list, at most one per family.
-pub const IPS: &str = "lb-allocator.io/ips";
-/// The only pool to take addresses from.
-pub const POOL: &str = "lb-allocator.io/pool";
+use crate::{
+    annotations::{IPS, POOL, Peer, Said, said},
+    namespace_store::Labels,
+    reason::{Reason, Refusal},
+    sharing::{self, Sharing},
+};
 
 /// An IP family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,6 +78,8 @@ pub struct Wish {
     traffic_policy: v1::ExternalTrafficPolicy,
     selector: BTreeMap<String, String>,
     labels: BTreeMap<String, String>,
+    namespace_labels: Labels,
+    sharing: Option<Sharing>,
 }
 
 /// A Service as it was read.
@@ -87,6 +89,9 @@ pub struct Reading {
     pub wish: Wish,
     /// What cannot.
     pub refusal: Option<Refusal>,
+    /// Whether the wish may be asked for where the Service holds something. Without
+    /// the terms on which it shares an address, it would lose it.
+    pub askable: bool,
 }
 
 impl Wish {
@@ -127,31 +132,46 @@ impl Wish {
             external_traffic_policy: self.traffic_policy.into(),
             selector: self.selector.clone().into_iter().collect(),
             service_labels: self.labels.clone().into_iter().collect(),
+            namespace_labels: self.namespace_labels.as_ref().clone().into_iter().collect(),
+            sharing: self.sharing.as_ref().map(Sharing::message),
         }
     }
 }
 
-/// Reads a Service of ours.
-pub fn read(service: &Service) -> Reading {
+/// Reads a Service of ours, in a namespace of these labels. The annotations of
+/// `peers` count where our own are missing.
+pub fn read(service: &Service, peers: &[Peer], namespace_labels: &Labels) -> Reading {
     let default = ServiceSpec::default();
     let spec = service.spec.as_ref().unwrap_or(&default);
     let families = families(spec);
-    let (addresses, refusal) = match requested(service, spec, &families) {
-        Ok(addresses) => (addresses, None),
-        Err(refusal) => (Vec::new(), Some(refusal)),
-    };
+    let addresses = requested(service, peers, spec, &families);
+    let pool = said(service, peers, &POOL, |_, pool| Ok(pool.to_owned()));
+    let sharing = sharing::read(service, peers);
+    let askable = sharing.is_ok();
+    let refusals = [
+        addresses.as_ref().err(),
+        pool.as_ref().err(),
+        sharing.as_ref().err(),
+    ];
+    let refusal = refusals.into_iter().flatten().next().cloned();
     let wish = Wish {
         policy: policy(spec),
-        addresses,
-        pool: annotation(service, POOL).map(str::to_owned),
+        addresses: addresses.unwrap_or_default(),
+        pool: pool.ok().flatten().map(|said| said.value),
         cluster_ip: spec.cluster_ip.as_deref().and_then(parse_address),
         ports: spec.ports.iter().flatten().map(port).collect(),
         traffic_policy: traffic_policy(spec),
         selector: spec.selector.clone().unwrap_or_default(),
         labels: service.labels().clone(),
+        namespace_labels: namespace_labels.clone(),
+        sharing: sharing.ok().flatten(),
         families,
     };
-    Reading { wish, refusal }
+    Reading {
+        wish,
+        refusal,
+        askable,
+    }
 }
 
 /// An address in canonical form, or nothing.
@@ -209,18 +229,10 @@ fn port(port: &ServicePort) -> (v1::Protocol, u32) {
     (protocol, u32::try_from(port.port).unwrap_or_default())
 }
 
-/// The value of an annotation, where a blank one is the same as none.
-fn annotation<'a>(service: &'a Service, name: &str) -> Option<&'a str> {
-    service
-        .annotations()
-        .get(name)
-        .map(|value| value.trim())
-        .filter(|value| !value.is_empty())
-}
-
 /// The addresses asked for, in the order of the families.
 fn requested(
     service: &Service,
+    peers: &[Peer],
     spec: &ServiceSpec,
     families: &[Family],
 ) -> Result<Vec<IpAddr>, Refusal> {
@@ -228,10 +240,7 @@ fn requested(
     if families.is_empty() {
         return Err(invalid("the Service has no IP family yet".into()));
     }
-    let listed = match annotation(service, IPS) {
-        Some(list) => parse_list(list)?,
-        None => Vec::new(),
-    };
+    let listed = said(service, peers, &IPS, parse_list)?;
     let field = spec.load_balancer_ip.as_deref().map(str::trim);
     let field = match field.filter(|text| !text.is_empty()) {
         None => None,
@@ -242,17 +251,17 @@ fn requested(
         })?),
     };
     let addresses = match (listed, field) {
-        (listed, Some(field)) if listed.is_empty() => vec![field],
-        (listed, Some(field)) if !listed.contains(&field) => {
+        (None, field) => field.into_iter().collect(),
+        (Some(Said { by, value }), Some(field)) if !value.contains(&field) => {
             return Err(Refusal::new(
                 Reason::ConflictingRequest,
                 format_args!(
-                    "spec.loadBalancerIP asks for {field}, and the annotation {IPS} for {}",
-                    join(&listed)
+                    "spec.loadBalancerIP asks for {field}, and the annotation {by} for {}",
+                    join(&value)
                 ),
             ));
         }
-        (listed, _) => listed,
+        (Some(Said { value, .. }), _) => value,
     };
     if let Some(address) = addresses
         .iter()
@@ -270,13 +279,15 @@ fn requested(
         .collect())
 }
 
-fn parse_list(list: &str) -> Result<Vec<IpAddr>, Refusal> {
+/// The addresses of an annotation, in the order of their families: how they were
+/// ordered means nothing.
+fn parse_list(name: &'static str, list: &str) -> Result<Vec<IpAddr>, Refusal> {
     let mut addresses: Vec<IpAddr> = Vec::new();
     for item in list.split(',').map(str::trim) {
         let refuse = |what: &str| {
             Refusal::new(
                 Reason::InvalidRequest,
-                format_args!("annotation {IPS}: {what}"),
+                format_args!("annotation {name}: {what}"),
             )
         };
         let address =
@@ -287,6 +298,7 @@ fn parse_list(list: &str) -> Result<Vec<IpAddr>, Refusal> {
         }
         addresses.push(address);
     }
+    addresses.sort();
     Ok(addresses)
 }
 
@@ -310,10 +322,14 @@ mod tests {
         .unwrap()
     }
 
+    fn read_own(service: &Service) -> Reading {
+        read(service, &[], &Labels::default())
+    }
+
     fn request(families: &[&str], ips: Option<&str>, field: Option<&str>) -> Reading {
-        read(&service(
+        read_own(&service(
             json!({"type": "LoadBalancer", "ipFamilies": families, "loadBalancerIP": field}),
-            ips.map_or(json!({}), |ips| json!({IPS: ips})),
+            ips.map_or(json!({}), |ips| json!({IPS.own: ips})),
         ))
     }
 
@@ -440,7 +456,7 @@ mod tests {
             (json!({"clusterIP": "fd00::1"}), vec![V6]),
             (json!({"clusterIP": "None"}), vec![]),
         ] {
-            assert_eq!(read(&service(spec, json!({}))).wish.families, expected);
+            assert_eq!(read_own(&service(spec, json!({}))).wish.families, expected);
         }
     }
 
@@ -453,9 +469,18 @@ mod tests {
                 "externalTrafficPolicy": "Local", "selector": {"app": "web"},
                 "ports": [{"port": 80}, {"port": 53, "protocol": "UDP"}],
             }),
-            json!({POOL: " red "}),
+            json!({POOL.own: " red ", "lb-allocator.io/sharing-key": "web",
+                   "lb-allocator.io/sharing-namespaces": "b, a"}),
         );
-        let message = read(&service).wish.message(&["192.0.2.7".parse().unwrap()]);
+        let labels = BTreeMap::from([("team".to_owned(), "red".to_owned())]);
+        let wish = read(&service, &[], &Labels::new(labels)).wish;
+        let message = wish.message(&["192.0.2.7".parse().unwrap()]);
+        assert_eq!(message.namespace_labels["team"], "red");
+        let sharing = message.sharing.clone().unwrap();
+        assert_eq!(
+            (sharing.key.as_str(), sharing.namespaces.join(",").as_str()),
+            ("web", "a,b")
+        );
         assert_eq!(message.families, [i32::from(v1::IpFamily::Ipv4)]);
         assert_eq!(
             message.ip_family_policy(),
@@ -486,5 +511,105 @@ mod tests {
             request(&["IPv4"], None, None).wish.fingerprint()
         );
         assert_ne!(wish.fingerprint(), other.fingerprint());
+    }
+
+    #[test]
+    fn the_labels_of_the_namespace_are_part_of_the_wish() {
+        let service = service(json!({"ipFamilies": ["IPv4"]}), json!({}));
+        let labels = BTreeMap::from([("team".to_owned(), "red".to_owned())]);
+        let red = read(&service, &[], &Labels::new(labels)).wish;
+        assert_ne!(red.fingerprint(), read_own(&service).wish.fingerprint());
+    }
+
+    #[test]
+    fn annotations_of_peers_are_read_where_they_were_asked_for_and_must_not_contradict() {
+        const PEERS: &[Peer] = &[Peer::Metallb, Peer::Cilium, Peer::Purelb, Peer::KubeVip];
+        let spec = json!({"ipFamilies": ["IPv4", "IPv6"], "loadBalancerIP": "192.0.2.1"});
+        let reading = |annotations: Value, peers| {
+            read(
+                &service(spec.clone(), annotations),
+                peers,
+                &Labels::default(),
+            )
+        };
+        let said = json!({
+            "metallb.io/loadBalancerIPs": "192.0.2.1,2001:db8::1",
+            "lbipam.cilium.io/ips": "2001:DB8::1, 192.0.2.1",
+            "kube-vip.io/loadbalancerIPs": "0.0.0.0",
+            "purelb.io/service-group": "red",
+            "purelb.io/allow-shared-ip": "web",
+            "lbipam.cilium.io/sharing-cross-namespace": "*",
+        });
+        let message = reading(said.clone(), PEERS).wish.message(&[]);
+        assert_eq!(message.addresses, ["192.0.2.1", "2001:db8::1"]);
+        assert_eq!(message.pool, "red");
+        let sharing = message.sharing.unwrap();
+        assert_eq!(
+            (sharing.key.as_str(), &*sharing.namespaces),
+            ("web", &["*".to_owned()][..])
+        );
+        let message = reading(said, &[]).wish.message(&[]);
+        assert_eq!(
+            (message.addresses.len(), &*message.pool, message.sharing),
+            (1, "", None)
+        );
+
+        for (annotations, reason, words, askable) in [
+            (
+                json!({"metallb.io/loadBalancerIPs": "192.0.2.1", "purelb.io/addresses": "192.0.2.2"}),
+                "CONFLICTING_REQUEST",
+                ["metallb.io/loadBalancerIPs", "purelb.io/addresses"],
+                true,
+            ),
+            (
+                json!({"purelb.io/addresses": "192.0.2.2"}),
+                "CONFLICTING_REQUEST",
+                ["spec.loadBalancerIP", "purelb.io/addresses"],
+                true,
+            ),
+            (
+                json!({"metallb.universe.tf/address-pool": "a", "purelb.io/service-group": "b"}),
+                "CONFLICTING_REQUEST",
+                [
+                    "metallb.universe.tf/address-pool",
+                    "purelb.io/service-group",
+                ],
+                true,
+            ),
+            (
+                json!({"metallb.io/allow-shared-ip": "a", "lbipam.cilium.io/sharing-key": "b"}),
+                "CONFLICTING_REQUEST",
+                ["metallb.io/allow-shared-ip", "lbipam.cilium.io/sharing-key"],
+                false,
+            ),
+            (
+                json!({"lbipam.cilium.io/ips": "nonsense"}),
+                "INVALID_REQUEST",
+                ["lbipam.cilium.io/ips", "\"nonsense\""],
+                true,
+            ),
+            (
+                json!({"lbipam.cilium.io/sharing-cross-namespace": "*"}),
+                "INVALID_REQUEST",
+                [
+                    "lbipam.cilium.io/sharing-cross-namespace",
+                    "lb-allocator.io/sharing-key",
+                ],
+                false,
+            ),
+        ] {
+            let reading = reading(annotations.clone(), PEERS);
+            let refusal = reading.refusal.unwrap();
+            assert_eq!(
+                (&*refusal.reason, reading.askable),
+                (reason, askable),
+                "{annotations}"
+            );
+            assert!(
+                words.iter().all(|word| refusal.message.contains(word)),
+                "{}",
+                refusal.message
+            );
+        }
     }
 }

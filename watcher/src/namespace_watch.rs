@@ -1,0 +1,137 @@
+//! The watch on the cluster's namespaces, of which only the labels are kept: rules
+//! of pools may look at them. What changes is queued.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, stream::BoxStream};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{
+    Api, Client, ResourceExt,
+    core::PartialObjectMeta,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Error, Event},
+    },
+};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::{
+    admin::Health, key::Key, ledger::Ledger, metrics::Metrics, namespace_store::NamespaceStore,
+    queue::Queue, rank::rank, service_api::chain, service_store::ServiceStore,
+    service_watch::WATCH_SECONDS,
+};
+
+type Meta = PartialObjectMeta<Namespace>;
+
+/// The task's parts.
+pub struct NamespaceWatch {
+    /// Filled here.
+    pub namespaces: Arc<NamespaceStore>,
+    /// Whose wishes change with the labels.
+    pub services: Arc<ServiceStore>,
+    /// To know which of them hold something.
+    pub ledger: Arc<Ledger>,
+    /// Filled here.
+    pub queue: Arc<Queue>,
+    /// Becomes true with the first complete list.
+    pub listed: watch::Sender<bool>,
+    /// What readiness looks at.
+    pub health: Arc<Health>,
+    /// Counts.
+    pub metrics: Metrics,
+}
+
+fn events(client: Client) -> BoxStream<'static, Result<Event<Meta>, Error>> {
+    let config = watcher::Config::default().timeout(WATCH_SECONDS);
+    watcher::watcher(Api::<Meta>::all(client), config)
+        .default_backoff()
+        .boxed()
+}
+
+impl NamespaceWatch {
+    /// Watches for ever.
+    pub async fn run(self, client: Client) {
+        let mut events = events(client);
+        let mut broken = false;
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => {
+                    broken = false;
+                    self.event(event);
+                }
+                Err(error) => {
+                    self.metrics.stream_error("namespaces");
+                    self.health.namespaces_broken(words(&error));
+                    if !broken {
+                        self.tell(&error);
+                    }
+                    broken = true;
+                }
+            }
+        }
+    }
+
+    fn event(&self, event: Event<Meta>) {
+        match event {
+            Event::Apply(mut meta) => {
+                let name = meta.name_any();
+                let labels = std::mem::take(meta.labels_mut());
+                if self.namespaces.apply(name.clone(), labels) {
+                    self.push(&|namespace| namespace == name);
+                }
+            }
+            Event::Delete(meta) => self.namespaces.delete(&meta.name_any()),
+            Event::Init => self.namespaces.list_begins(),
+            Event::InitApply(mut meta) => {
+                let labels = std::mem::take(meta.labels_mut());
+                self.namespaces.listed(meta.name_any(), labels);
+            }
+            Event::InitDone => {
+                let changed = self.namespaces.list_ends();
+                info!(changed = changed.len(), "namespaces listed");
+                self.push(&|namespace| changed.contains(namespace));
+                self.health.namespaces_listed();
+                self.listed.send_replace(true);
+            }
+        }
+    }
+
+    /// The labels are part of the wish of every Service there.
+    fn push(&self, concerns: &dyn Fn(&str) -> bool) {
+        let services = self.services.ours();
+        let keys = services.iter().map(|service| Key::of(service));
+        let batch: Vec<_> = keys
+            .filter(|key| concerns(&key.namespace))
+            .map(|key| {
+                let rank = rank(&self.services, &self.ledger, &key);
+                (key, rank)
+            })
+            .collect();
+        self.queue.push_batch(batch);
+    }
+
+    fn tell(&self, error: &Error) {
+        let listed = *self.listed.borrow();
+        match (is_forbidden(error), listed) {
+            (true, false) => error!(
+                "no Service is served: {}: the service account of lb-watcher needs the verbs \
+                 list and watch on namespaces",
+                words(error)
+            ),
+            (_, false) => error!("no Service is served: {}", words(error)),
+            (_, true) => warn!("{}, trying again with back-off", words(error)),
+        }
+    }
+}
+
+fn words(error: &Error) -> String {
+    format!("cannot watch Namespaces: {}", chain(error))
+}
+
+fn is_forbidden(error: &Error) -> bool {
+    let (Error::InitialListFailed(cause) | Error::WatchStartFailed(cause)) = error else {
+        return false;
+    };
+    matches!(cause, kube::Error::Api(status) if status.is_forbidden())
+}
