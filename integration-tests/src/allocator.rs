@@ -123,6 +123,17 @@ impl Allocator {
         }
     }
 
+    /// Writes another pools file over the one it was started with.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn write_config(&self, text: &str) {
+        let file = self.folder.path().join("pools.yaml");
+        if let Err(error) = fs::write(&file, text) {
+            panic!("cannot write {}: {error}", file.display());
+        }
+    }
+
     fn prepare(options: Options) -> Result<Self> {
         let folder = Scratch::new("allocator")?;
         if let Some(config) = &options.config {

@@ -74,6 +74,16 @@ impl Namespace {
         }
     }
 
+    /// Sets a label of the Namespace object.
+    pub async fn label(&self, name: &str, value: &str) {
+        let api: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(self.client.clone());
+        let patch = serde_json::json!({"metadata": {"labels": {name: value}}});
+        let patched = api
+            .patch(&self.name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await;
+        must(patched, format_args!("cannot label {}", self.name));
+    }
+
     /// The Services of the namespace.
     #[must_use]
     pub fn services(&self) -> Api<Service> {

@@ -49,6 +49,26 @@ impl ServiceBuilder {
         })
     }
 
+    /// The one port it has.
+    #[must_use]
+    pub fn port(self, port: i32) -> Self {
+        self.spec(|spec| {
+            let port = ServicePort {
+                port,
+                ..Default::default()
+            };
+            spec.ports = Some(vec![port]);
+        })
+    }
+
+    /// A label.
+    #[must_use]
+    pub fn label(mut self, name: &str, value: &str) -> Self {
+        let labels = self.0.metadata.labels.get_or_insert_default();
+        labels.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
     /// `spec.loadBalancerClass`.
     #[must_use]
     pub fn class(self, class: &str) -> Self {

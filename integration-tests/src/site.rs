@@ -30,8 +30,20 @@ impl Site {
     /// # Panics
     /// When one of them does not get ready.
     pub async fn start(control_plane: &ControlPlane, ip_list: String) -> Self {
+        Self::with_options(control_plane, allocator::Options::ip_list(ip_list)).await
+    }
+
+    /// Starts both, with this pools file.
+    ///
+    /// # Panics
+    /// When one of them does not get ready.
+    pub async fn with_pools(control_plane: &ControlPlane, pools: &str) -> Self {
+        Self::with_options(control_plane, allocator::Options::config(pools)).await
+    }
+
+    async fn with_options(control_plane: &ControlPlane, options: allocator::Options) -> Self {
         let class = random_class();
-        let allocator = Allocator::start(allocator::Options::ip_list(ip_list)).await;
+        let allocator = Allocator::start(options).await;
         let options = watcher::Options::cluster(CLUSTER).class(&class);
         let watcher = Watcher::start(control_plane, &allocator.url(), options).await;
         Self {
