@@ -23,6 +23,7 @@
 pub mod acquire;
 pub mod address;
 pub mod change;
+mod choose;
 pub mod free;
 pub mod key;
 pub mod labels;
@@ -31,6 +32,7 @@ pub mod quota;
 pub mod ranges;
 pub mod refusal;
 pub mod reservations;
+mod settle;
 pub mod sharing;
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
