@@ -9,6 +9,7 @@ mod layer;
 mod page;
 mod pool;
 mod request;
+mod sync;
 
 use std::{sync::Arc, time::Duration};
 
