@@ -21,6 +21,7 @@ use crate::{
     allocator::Allocator,
     announcements::{Announcements, Link},
     args::{Args, time_zone},
+    cluster_sync::ClusterSync,
     events,
     ledger::Ledger,
     logging,
@@ -28,7 +29,6 @@ use crate::{
     namespace_store::NamespaceStore,
     namespace_watch::NamespaceWatch,
     news::News,
-    orphans::Orphans,
     queue::{Next, Queue},
     scope::ClassRule,
     service_api::ServiceApi,
@@ -85,7 +85,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let syncer = Arc::new(Syncer {
         store: store.clone(),
         namespaces: namespaces.clone(),
-        peers: annotation_aliases,
+        peers: annotation_aliases.clone(),
         ledger: ledger.clone(),
         allocator: allocator.clone(),
         link,
@@ -111,7 +111,15 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tasks.spawn(admin.serve(listener, stop.clone()));
     spawn(boxed(
         Announcements {
+            cluster: ClusterSync {
+                allocator: allocator.clone(),
+                store: store.clone(),
+                namespaces: namespaces.clone(),
+                peers: annotation_aliases.clone(),
+                ledger: ledger.clone(),
+            },
             allocator: allocator.clone(),
+            lists: lists_receiver,
             link: link_sender,
             ledger: ledger.clone(),
             store: store.clone(),
@@ -120,16 +128,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             metrics: metrics.clone(),
         }
         .run(),
-    ));
-    spawn(boxed(
-        Orphans {
-            allocator,
-            api,
-            store: store.clone(),
-            ledger: ledger.clone(),
-            queue: queue.clone(),
-        }
-        .run(lists_receiver),
     ));
     spawn(boxed(
         NamespaceWatch {
