@@ -124,6 +124,13 @@ impl Ledger {
         self.state.lock().records.remove(key);
     }
 
+    /// Nothing is known of any Service any more.
+    pub fn clear(&self) {
+        let mut state = self.state.lock();
+        state.records.clear();
+        state.news += 1;
+    }
+
     /// The allocator has an address for a Service that nothing is known of.
     pub fn learn(&self, key: &Key, uid: &str, address: IpAddr) {
         let mut state = self.state.lock();

@@ -30,6 +30,7 @@ const CHECKS: usize = 8;
 const BACKOFF: ExponentialBuilder = ExponentialBuilder::new().with_jitter().without_max_times();
 
 /// The task's parts.
+#[derive(Clone)]
 pub struct Orphans {
     /// Who knows what this cluster holds.
     pub allocator: Allocator,

@@ -21,7 +21,11 @@ use crate::{
     allocator::Allocator,
     announcements::{Announcements, Link},
     args::{Args, time_zone},
+    election::{Election, Place},
     events,
+    leadership::Leadership,
+    lease::Candidate,
+    lease_name::lease_name,
     ledger::Ledger,
     logging,
     metrics::Metrics,
@@ -53,6 +57,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         load_balancer_class,
         handle_unclassed,
         annotation_aliases,
+        leader_elect,
+        leader_elect_lease_namespace,
         admin_listen,
         concurrency,
         log_format,
@@ -63,6 +69,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let stop_signal = stop_signal()?;
     let config = kube_config(kubeconfig, context).await?;
     info!(cluster = cluster.0, api_server = %config.cluster_url, allocator = allocator.text, "starting");
+    let place = Place {
+        namespace: leader_elect_lease_namespace.unwrap_or_else(|| own_namespace(&config)),
+        name: lease_name(&cluster, load_balancer_class.as_ref(), handle_unclassed),
+    };
     let client = Client::try_from(config).context("cannot make a Kubernetes client")?;
     let listener = TcpListener::bind(admin_listen)
         .await
@@ -75,8 +85,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let ledger = Arc::new(Ledger::default());
     let queue = Arc::new(Queue::default());
     let health = Arc::new(Health::default());
+    let leadership = Arc::new(Leadership::default());
+    queue.stand_by();
     let allocator = Allocator::new(&allocator.endpoint, cluster.0, metrics.clone());
     let api = ServiceApi::new(client.clone(), metrics.clone());
+    let identity = format!("{instance}_{:016x}", fastrand::u64(..));
     let (events, sender) = events::channel(client.clone(), instance, metrics.clone());
     let (link_sender, link) = watch::channel(Link::Connecting);
     let (lists, lists_receiver) = watch::channel(0);
@@ -103,6 +116,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let spawn = |task| tasks.spawn(stop.clone().run_until_cancelled_owned(task));
     let admin = Admin {
         health: health.clone(),
+        leadership: leadership.clone(),
         metrics: metrics.clone(),
         registry,
         queue: queue.clone(),
@@ -121,16 +135,34 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         }
         .run(),
     ));
-    spawn(boxed(
-        Orphans {
-            allocator,
-            api,
-            store: store.clone(),
-            ledger: ledger.clone(),
-            queue: queue.clone(),
-        }
-        .run(lists_receiver),
-    ));
+    let orphans = Orphans {
+        allocator,
+        api,
+        store: store.clone(),
+        ledger: ledger.clone(),
+        queue: queue.clone(),
+    };
+    let lists_of_term = lists_receiver.clone();
+    spawn(boxed(in_each_term(leadership.clone(), move || {
+        orphans.clone().run(lists_of_term.clone())
+    })));
+    let election = Election {
+        leadership: leadership.clone(),
+        store: store.clone(),
+        ledger: ledger.clone(),
+        queue: queue.clone(),
+        health: health.clone(),
+    };
+    let resign = CancellationToken::new();
+    let election = if leader_elect {
+        let Place { namespace, name } = &place;
+        info!(namespace, name, identity, "standing for election");
+        let candidate = Candidate::new(client.clone(), namespace, name.clone(), identity);
+        tokio::spawn(election.run(candidate, place, lists_receiver, resign.clone()))
+    } else {
+        election.unopposed();
+        tokio::spawn(async {})
+    };
     spawn(boxed(
         NamespaceWatch {
             namespaces,
@@ -156,7 +188,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     ));
     let events = tokio::spawn(sender.run(queue.busy()));
     for _ in 0..concurrency {
-        tasks.spawn(work(queue.clone(), syncer.clone(), metrics.clone()));
+        let (queue, syncer, metrics) = (queue.clone(), syncer.clone(), metrics.clone());
+        tasks.spawn(in_each_term(leadership.clone(), move || {
+            work(queue.clone(), syncer.clone(), metrics.clone())
+        }));
     }
     drop(syncer);
 
@@ -164,11 +199,15 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     info!("stopping");
     stop.cancel();
     queue.close();
+    leadership.retire();
     tasks.close();
     if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
         warn!("gave up on what was still under way; it is taken up at the next start");
     }
-    let _rest_is_lost = tokio::time::timeout(EVENTS_GRACE, events).await;
+    // What is told now was done while this replica led.
+    resign.cancel();
+    let farewell = async { tokio::join!(election, events) };
+    let _rest_is_lost = tokio::time::timeout(EVENTS_GRACE, farewell).await;
     Ok(())
 }
 
@@ -176,6 +215,10 @@ fn boxed(
     task: impl Future<Output = ()> + Send + 'static,
 ) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(task)
+}
+
+async fn in_each_term<F: Future<Output = ()>>(leadership: Arc<Leadership>, start: impl Fn() -> F) {
+    leadership.each_term(start).await;
 }
 
 /// One worker.
@@ -224,6 +267,14 @@ async fn kube_config(
     config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS) + 10));
     config.reset_reader_on_write = true;
     Ok(config)
+}
+
+/// The Pod's namespace where the cluster is the Pod's own.
+fn own_namespace(config: &Config) -> String {
+    match Config::incluster() {
+        Ok(own) if own.cluster_url == config.cluster_url => own.default_namespace,
+        Ok(_) | Err(_) => "kube-system".to_owned(),
+    }
 }
 
 /// SIGTERM or SIGINT, also if it comes before this is waited for.
