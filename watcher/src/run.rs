@@ -44,8 +44,8 @@ use crate::{
 
 /// How long what is under way may take once the end was asked for.
 const GRACE: Duration = Duration::from_secs(10);
-/// How long Events may still be sent after that.
-const EVENTS_GRACE: Duration = Duration::from_secs(1);
+/// How long Events may still be sent, and the lease released, after that.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(args: Args) -> anyhow::Result<()> {
@@ -207,7 +207,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     // What is told now was done while this replica led.
     resign.cancel();
     let farewell = async { tokio::join!(election, events) };
-    let _rest_is_lost = tokio::time::timeout(EVENTS_GRACE, farewell).await;
+    let _rest_is_lost = tokio::time::timeout(FAREWELL, farewell).await;
     Ok(())
 }
 
