@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(name("prod-eu", None, false), "lb-watcher-prod-eu-d02a44d8");
         assert_eq!(
             name("one", Some("example.org/In_ternal"), true),
-            "lb-watcher-one-example-org-in-ternal-TODO"
+            "lb-watcher-one-example-org-in-ternal-39165610"
         );
     }
 }
