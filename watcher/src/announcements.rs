@@ -60,6 +60,7 @@ impl Link {
 }
 
 /// The task's parts.
+#[derive(Clone)]
 pub struct Announcements {
     /// Where the stream comes from.
     pub allocator: Allocator,
@@ -82,8 +83,10 @@ pub struct Announcements {
 }
 
 impl Announcements {
-    /// Holds the stream open for ever.
+    /// Holds the stream open for as long as this process leads.
     pub async fn run(mut self) {
+        // What another replica was told meanwhile is not known.
+        self.link.send_replace(Link::Connecting);
         let mut backoff = BACKOFF.build();
         let mut lost_before = false;
         let mut resume = 0;

@@ -20,6 +20,7 @@ pub const EVERY: Duration = Duration::from_secs(5 * 60);
 const MESSAGE_BYTES: usize = 200 * 1024;
 
 /// What it takes to tell.
+#[derive(Clone)]
 pub struct ClusterSync {
     /// Whom to tell.
     pub allocator: Allocator,

@@ -124,6 +124,13 @@ impl Ledger {
         self.state.lock().records.remove(key);
     }
 
+    /// Nothing is known of any Service any more.
+    pub fn clear(&self) {
+        let mut state = self.state.lock();
+        state.records.clear();
+        state.news += 1;
+    }
+
     /// A Service is gone that may have been granted something before this process
     /// began.
     pub fn departed(&self, key: &Key, uid: &str) {

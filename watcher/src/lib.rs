@@ -23,6 +23,9 @@
 //! namespaces, which are part of each wish; when they change, the namespace's
 //! Services are queued.
 //!
+//! Of several replicas only one acts: [`election`] says which, by a [`lease`], and
+//! [`leadership`] sees to it that queue, workers and orphans do nothing elsewhere.
+//!
 //! Start reading at [`sync`]; [`wish`] (with [`annotations`] and [`sharing`]),
 //! [`grant`], [`view`] and [`status`] are its pure parts. [`queue`] says who is looked at when, [`ledger`] what this process
 //! remembers meanwhile, [`reason`] what each refusal leads to, [`scope`] which
@@ -35,9 +38,13 @@ pub mod announcements;
 pub mod args;
 pub mod cluster_sync;
 pub mod decision_log;
+pub mod election;
 pub mod events;
 pub mod grant;
 pub mod key;
+pub mod leadership;
+pub mod lease;
+pub mod lease_name;
 pub mod ledger;
 pub mod logging;
 pub mod metrics;

@@ -22,7 +22,11 @@ use crate::{
     announcements::{Announcements, Link},
     args::{Args, time_zone},
     cluster_sync::ClusterSync,
+    election::{Election, Place},
     events,
+    leadership::Leadership,
+    lease::Candidate,
+    lease_name::lease_name,
     ledger::Ledger,
     logging,
     metrics::Metrics,
@@ -40,8 +44,8 @@ use crate::{
 
 /// How long what is under way may take once the end was asked for.
 const GRACE: Duration = Duration::from_secs(10);
-/// How long Events may still be sent after that.
-const EVENTS_GRACE: Duration = Duration::from_secs(1);
+/// How long Events may still be sent, and the lease released, after that.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(args: Args) -> anyhow::Result<()> {
@@ -53,6 +57,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         load_balancer_class,
         handle_unclassed,
         annotation_aliases,
+        leader_elect,
+        leader_elect_lease_namespace,
         admin_listen,
         concurrency,
         log_format,
@@ -63,6 +69,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let stop_signal = stop_signal()?;
     let config = kube_config(kubeconfig, context).await?;
     info!(cluster = cluster.0, api_server = %config.cluster_url, allocator = allocator.text, "starting");
+    let place = Place {
+        namespace: leader_elect_lease_namespace.unwrap_or_else(|| own_namespace(&config)),
+        name: lease_name(&cluster, load_balancer_class.as_ref(), handle_unclassed),
+    };
     let client = Client::try_from(config).context("cannot make a Kubernetes client")?;
     let listener = TcpListener::bind(admin_listen)
         .await
@@ -75,8 +85,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let ledger = Arc::new(Ledger::default());
     let queue = Arc::new(Queue::default());
     let health = Arc::new(Health::default());
+    let leadership = Arc::new(Leadership::default());
+    queue.stand_by();
     let allocator = Allocator::new(&allocator.endpoint, cluster.0, metrics.clone());
     let api = ServiceApi::new(client.clone(), metrics.clone());
+    let identity = format!("{instance}_{:016x}", fastrand::u64(..));
     let (events, sender) = events::channel(client.clone(), instance, metrics.clone());
     let (link_sender, link) = watch::channel(Link::Connecting);
     let (lists, lists_receiver) = watch::channel(0);
@@ -103,32 +116,50 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let spawn = |task| tasks.spawn(stop.clone().run_until_cancelled_owned(task));
     let admin = Admin {
         health: health.clone(),
+        leadership: leadership.clone(),
         metrics: metrics.clone(),
         registry,
         queue: queue.clone(),
         ledger: ledger.clone(),
     };
     tasks.spawn(admin.serve(listener, stop.clone()));
-    spawn(boxed(
-        Announcements {
-            cluster: ClusterSync {
-                allocator: allocator.clone(),
-                store: store.clone(),
-                namespaces: namespaces.clone(),
-                peers: annotation_aliases.clone(),
-                ledger: ledger.clone(),
-            },
+    let announcements = Announcements {
+        cluster: ClusterSync {
             allocator: allocator.clone(),
-            lists: lists_receiver,
-            link: link_sender,
-            ledger: ledger.clone(),
             store: store.clone(),
-            queue: queue.clone(),
-            health: health.clone(),
-            metrics: metrics.clone(),
-        }
-        .run(),
-    ));
+            namespaces: namespaces.clone(),
+            peers: annotation_aliases,
+            ledger: ledger.clone(),
+        },
+        allocator,
+        lists: lists_receiver.clone(),
+        link: link_sender,
+        ledger: ledger.clone(),
+        store: store.clone(),
+        queue: queue.clone(),
+        health: health.clone(),
+        metrics: metrics.clone(),
+    };
+    spawn(boxed(in_each_term(leadership.clone(), move || {
+        announcements.clone().run()
+    })));
+    let election = Election {
+        leadership: leadership.clone(),
+        store: store.clone(),
+        ledger: ledger.clone(),
+        queue: queue.clone(),
+        health: health.clone(),
+    };
+    let resign = CancellationToken::new();
+    let election = if leader_elect {
+        let Place { namespace, name } = &place;
+        info!(namespace, name, identity, "standing for election");
+        let candidate = Candidate::new(client.clone(), namespace, name.clone(), identity);
+        tokio::spawn(election.run(candidate, place, lists_receiver, resign.clone()))
+    } else {
+        election.unopposed();
+        tokio::spawn(async {})
+    };
     spawn(boxed(
         NamespaceWatch {
             namespaces,
@@ -154,7 +185,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     ));
     let events = tokio::spawn(sender.run(queue.busy()));
     for _ in 0..concurrency {
-        tasks.spawn(work(queue.clone(), syncer.clone(), metrics.clone()));
+        let (queue, syncer, metrics) = (queue.clone(), syncer.clone(), metrics.clone());
+        tasks.spawn(in_each_term(leadership.clone(), move || {
+            work(queue.clone(), syncer.clone(), metrics.clone())
+        }));
     }
     drop(syncer);
 
@@ -162,11 +196,15 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     info!("stopping");
     stop.cancel();
     queue.close();
+    leadership.retire();
     tasks.close();
     if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
         warn!("gave up on what was still under way; it is taken up at the next start");
     }
-    let _rest_is_lost = tokio::time::timeout(EVENTS_GRACE, events).await;
+    // What is told now was done while this replica led.
+    resign.cancel();
+    let farewell = async { tokio::join!(election, events) };
+    let _rest_is_lost = tokio::time::timeout(FAREWELL, farewell).await;
     Ok(())
 }
 
@@ -174,6 +212,10 @@ fn boxed(
     task: impl Future<Output = ()> + Send + 'static,
 ) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(task)
+}
+
+async fn in_each_term<F: Future<Output = ()>>(leadership: Arc<Leadership>, start: impl Fn() -> F) {
+    leadership.each_term(start).await;
 }
 
 /// One worker.
@@ -222,6 +264,14 @@ async fn kube_config(
     config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS) + 10));
     config.reset_reader_on_write = true;
     Ok(config)
+}
+
+/// The Pod's namespace where the cluster is the Pod's own.
+fn own_namespace(config: &Config) -> String {
+    match Config::incluster() {
+        Ok(own) if own.cluster_url == config.cluster_url => own.default_namespace,
+        Ok(_) | Err(_) => "kube-system".to_owned(),
+    }
 }
 
 /// SIGTERM or SIGINT, also if it comes before this is waited for.

@@ -31,6 +31,9 @@ pub enum ApiError {
     /// The Service is gone, or there is another one of its name.
     #[error("the Service is gone")]
     Gone,
+    /// The Service has changed since it was looked at.
+    #[error("the Service has changed")]
+    Outdated,
     /// What was written is not valid: the Service is of another type by now.
     #[error("the API server rejects the status: {0}")]
     Invalid(String),
@@ -119,6 +122,9 @@ fn manager(message: &str) -> &str {
     message.split('"').nth(1).unwrap_or(message)
 }
 
+/// The API server's words for a version that is not the present one.
+const MODIFIED: &str = "the object has been modified";
+
 fn classify(status: &Status) -> ApiError {
     let causes = status.details.iter().flat_map(|details| &details.causes);
     let conflicts: Vec<_> = causes
@@ -134,6 +140,7 @@ fn classify(status: &Status) -> ApiError {
         });
     }
     match status.code {
+        409 if status.message.contains(MODIFIED) => ApiError::Outdated,
         // An apply with a uid on a name that is not there is a conflict; with the
         // uid of an earlier Service of the name, the uid is an immutable field.
         404 | 409 => ApiError::Gone,
@@ -198,6 +205,10 @@ mod tests {
                 "{answer}"
             );
         }
+        let modified = "Operation cannot be fulfilled on services \"a\": the object has been \
+                        modified; please apply your changes to the latest version and try again";
+        let modified = json!({"code": 409, "reason": "Conflict", "message": modified});
+        assert!(matches!(status(modified), ApiError::Outdated));
         for code in [403, 429, 500, 503, 504] {
             assert!(matches!(
                 status(json!({"code": code})),

@@ -66,6 +66,11 @@ impl ServiceStore {
         services
     }
 
+    /// All that are kept, also those of which only our condition is to be removed.
+    pub fn all(&self) -> Vec<Arc<Service>> {
+        self.state.lock().services.values().cloned().collect()
+    }
+
     /// A watch event. Says whether it is news: the answer to our own write comes
     /// back as an event too.
     pub fn apply(&self, service: Service) -> bool {

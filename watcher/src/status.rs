@@ -233,16 +233,21 @@ pub fn withdrawal(service: &Service) -> Value {
 }
 
 /// The uid makes the API server refuse to write to a Service that was created
-/// again under the same name.
+/// again under the same name; the version, to one that changed since we looked at
+/// it, as when another replica has taken over.
 fn body(service: &Service, status: Value) -> Value {
+    let mut metadata = json!({
+        "name": service.name_any(),
+        "namespace": service.namespace(),
+        "uid": service.uid(),
+    });
+    if let Some(version) = service.resource_version() {
+        metadata["resourceVersion"] = version.into();
+    }
     json!({
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {
-            "name": service.name_any(),
-            "namespace": service.namespace(),
-            "uid": service.uid(),
-        },
+        "metadata": metadata,
         "status": status,
     })
 }
