@@ -96,6 +96,8 @@ impl Engine {
             refused,
             satisfied,
         } = decision;
+        // Before anything is let go, so that nothing is forgotten of who held it.
+        let holder = self.next_holder(acquire);
         if satisfied {
             self.release_other_families(key, wish, outcome);
         }
@@ -103,11 +105,11 @@ impl Engine {
         if satisfied {
             for (_, choice) in choices {
                 if let Choice::Take { address, pool, .. } = choice {
-                    self.move_to(acquire, address, pool, outcome);
+                    self.move_to(key, &holder, (address, pool), outcome);
                 }
             }
         }
-        self.update_holder(acquire, outcome);
+        self.update_holder(key, &holder, outcome);
         self.answer(key, wish, refused, satisfied)
     }
 
@@ -221,20 +223,19 @@ impl Engine {
 
     fn move_to(
         &mut self,
-        acquire: &Acquire,
-        address: IpAddr,
-        pool: PoolIndex,
+        key: &Arc<ServiceKey>,
+        holder: &Arc<Holder>,
+        (address, pool): (IpAddr, PoolIndex),
         outcome: &mut Outcome,
     ) {
-        let holder = self.next_holder(acquire);
-        if let Some(held) = self.held_by(&acquire.key, Family::of(address)).cloned() {
+        if let Some(held) = self.held_by(key, Family::of(address)).cloned() {
             self.commit(ChangeKind::Released(held), outcome);
         }
         let allocation = Arc::new(Allocation {
             address,
             pool: self.pools.spec(pool).name.clone(),
-            key: Arc::clone(&acquire.key),
-            holder,
+            key: Arc::clone(key),
+            holder: Arc::clone(holder),
             since: self.now,
             revision: self.revision.next(),
         });
@@ -242,16 +243,15 @@ impl Engine {
     }
 
     /// Tells every address that the key keeps of what is new about the holder.
-    fn update_holder(&mut self, acquire: &Acquire, outcome: &mut Outcome) {
-        let holder = self.next_holder(acquire);
+    fn update_holder(&mut self, key: &ServiceKey, holder: &Arc<Holder>, outcome: &mut Outcome) {
         let stale: Vec<_> = self
-            .holding(&acquire.key)
-            .filter(|held| held.holder != holder)
+            .holding(key)
+            .filter(|held| held.holder != *holder)
             .cloned()
             .collect();
         for held in stale {
             let updated = Arc::new(Allocation {
-                holder: Arc::clone(&holder),
+                holder: Arc::clone(holder),
                 revision: self.revision.next(),
                 ..(*held).clone()
             });
