@@ -104,7 +104,7 @@ pub struct Change {
     pub kind: ChangeKind,
 }
 
-/// A free address and who held it last.
+/// An address that nobody holds, and who held it last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastHeld {
     pub address: IpAddr,

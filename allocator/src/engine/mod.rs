@@ -148,6 +148,9 @@ pub struct Engine {
     free: Free,
     quotas: Quotas,
     reservations: Reservations,
+    /// What a database calls the pool of an address, where that has another name
+    /// by now.
+    recorded: HashMap<(IpAddr, Arc<ServiceKey>), PoolName>,
 }
 
 impl Engine {
@@ -171,6 +174,7 @@ impl Engine {
             held: Held::default(),
             quotas: Quotas::default(),
             reservations: Reservations::default(),
+            recorded: HashMap::new(),
         };
         for allocation in allocations {
             engine.check(&allocation)?;
@@ -182,7 +186,7 @@ impl Engine {
             engine.keep(reservation);
         }
         for last in last_held {
-            engine.free.give_back(&engine.pools, last, engine.now);
+            engine.remember(last);
         }
         Ok(engine)
     }
@@ -192,7 +196,7 @@ impl Engine {
         Snapshot {
             revision: self.revision,
             last_change_at: self.last_change_at,
-            allocations: self.allocations().cloned().collect(),
+            allocations: self.allocations().map(|a| self.as_recorded(a)).collect(),
             last_held: self.free.marks().collect(),
             reservations: self.reservations.iter().cloned().collect(),
         }
@@ -205,6 +209,7 @@ impl Engine {
     pub fn with_pools(&self, pools: Arc<Pools>) -> Result<Self, Inconsistent> {
         let mut engine = Self::restore(pools, self.snapshot())?;
         engine.now = self.now;
+        engine.free.end_stages(self.now);
         Ok(engine)
     }
 
@@ -401,9 +406,11 @@ impl Engine {
     }
 
     /// A pool may have been renamed or split while its addresses were held.
-    fn in_todays_pool(&self, allocation: Arc<Allocation>) -> Arc<Allocation> {
+    fn in_todays_pool(&mut self, allocation: Arc<Allocation>) -> Arc<Allocation> {
         match self.pools.locate(allocation.address) {
             Located::In(pool) if self.pools.spec(pool).name != allocation.pool => {
+                let of = (allocation.address, Arc::clone(&allocation.key));
+                self.recorded.insert(of, allocation.pool.clone());
                 Arc::new(Allocation {
                     pool: self.pools.spec(pool).name.clone(),
                     ..(*allocation).clone()
@@ -411,6 +418,22 @@ impl Engine {
             }
             Located::In(_) | Located::Excluded(_) | Located::Nowhere => allocation,
         }
+    }
+
+    fn as_recorded(&self, allocation: &Arc<Allocation>) -> Arc<Allocation> {
+        let of = (allocation.address, Arc::clone(&allocation.key));
+        match self.recorded.get(&of) {
+            None => Arc::clone(allocation),
+            Some(pool) => Arc::new(Allocation {
+                pool: pool.clone(),
+                ..(**allocation).clone()
+            }),
+        }
+    }
+
+    fn is_recorded(&mut self, allocation: &Allocation) {
+        let of = (allocation.address, Arc::clone(&allocation.key));
+        self.recorded.remove(&of);
     }
 
     /// Gives a change its revision, and moves the state on by it.
@@ -423,6 +446,7 @@ impl Engine {
                 self.hold(Arc::clone(allocation));
             }
             ChangeKind::Updated(allocation) => {
+                self.is_recorded(allocation);
                 self.hold(Arc::clone(allocation));
                 if allocation.holder.sharing.is_some() {
                     self.tell_freed(allocation.address, outcome);
@@ -434,7 +458,7 @@ impl Engine {
                 let address = reservation.address;
                 self.reservations.remove(address);
                 if self.held.get(address).is_none() {
-                    self.free.give(&self.pools, address);
+                    self.free.give(&self.pools, address, self.now);
                     self.tell_freed(address, outcome);
                 }
             }
@@ -455,12 +479,21 @@ impl Engine {
     }
 
     fn keep(&mut self, reservation: Arc<Reservation>) {
-        self.free.take(&self.pools, reservation.address);
+        self.free.withhold(&self.pools, reservation.address);
         self.reservations.add(reservation);
+    }
+
+    fn remember(&mut self, last: LastHeld) {
+        let address = last.address;
+        self.free.mark(&self.pools, last);
+        if self.reservations.get(address).is_none() {
+            self.free.give(&self.pools, address, self.now);
+        }
     }
 
     fn let_go(&mut self, allocation: &Allocation, outcome: &mut Outcome) {
         let address = allocation.address;
+        self.is_recorded(allocation);
         if let Some(holding) = self.holdings.get_mut(&allocation.key) {
             *holding.get_mut(allocation.family()) = None;
             if holding.iter().all(|(_, held)| held.is_none()) {
@@ -470,13 +503,12 @@ impl Engine {
         self.count_out(allocation);
         let nobody_is_left = self.held.remove(allocation);
         let mut cools = false;
-        if nobody_is_left && self.reservations.get(address).is_none() {
-            let last = LastHeld {
+        if nobody_is_left {
+            self.remember(LastHeld {
                 address,
                 key: Arc::clone(&allocation.key),
                 released_at: self.now,
-            };
-            self.free.give_back(&self.pools, last, self.now);
+            });
             cools = match self.pools.locate(address) {
                 Located::In(pool) => !self.pools.spec(pool).cooldown.is_zero(),
                 Located::Excluded(_) | Located::Nowhere => false,

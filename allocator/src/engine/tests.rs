@@ -64,12 +64,9 @@ impl Tables {
                 assert_eq!(held.as_ref(), Some(allocation));
                 let address = allocation.address;
                 let is_held = self.allocations.keys().any(|(held, _)| *held == address);
-                if is_held || self.reservations.contains_key(&address) {
+                if is_held {
                     return;
                 }
-                self.last_held.retain(|_, last| {
-                    last.key != allocation.key || Family::of(last.address) != allocation.family()
-                });
                 let last = LastHeld {
                     address,
                     key: Arc::clone(&allocation.key),
@@ -85,7 +82,6 @@ impl Tables {
             ChangeKind::Reserved(reservation) => {
                 let address = reservation.address;
                 self.reservations.insert(address, Arc::clone(reservation));
-                self.last_held.remove(&address);
             }
             ChangeKind::Unreserved(reservation) => {
                 let gone = self.reservations.remove(&reservation.address);
@@ -294,6 +290,43 @@ fn protection_ends_with_its_time_but_the_claim_does_not() {
     assert_eq!(h.get(acquire("b")), ok(&["192.0.2.2"]), "nobody took it");
     assert_eq!(h.get(acquire("c")), ok(&["192.0.2.1"]), "lowest again");
     assert_eq!(h.get(acquire("a")), ok(&["192.0.2.3"]), "its own is taken");
+}
+
+#[test]
+fn an_address_cools_down_whatever_its_last_holder_or_an_operator_does_next() {
+    let mut h = Harness::with_rules(&[("p", &[], &["192.0.2.1-192.0.2.3"])], |spec| {
+        spec.cooldown = Duration::from_millis(50);
+    });
+    for address in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+        h.get(acquire("a").asking(address)).unwrap();
+    }
+    h.release("a", None);
+    let reserve = Command::Reserve(Reserve {
+        address: "192.0.2.2".parse().unwrap(),
+        key: None,
+        expires: None,
+        comment: String::new(),
+    });
+    h.run(&reserve);
+    h.run(&Command::Unreserve("192.0.2.2".parse().unwrap()));
+    for address in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+        let refused = h.get(acquire("b").asking(address));
+        assert!(matches!(refused, Err(Refusal::PoolCoolingDown { .. })));
+    }
+    assert_eq!(h.get(acquire("a")), ok(&["192.0.2.3"]), "the latest");
+    h.now = h.now.after(Duration::from_millis(50));
+    assert_eq!(h.get(acquire("b")), ok(&["192.0.2.1"]));
+}
+
+#[test]
+fn the_old_uid_is_remembered_when_every_address_changes_at_once() {
+    let mut h = Harness::new(&[("p", &[], &["192.0.2.1", "2001:db8::1"])]);
+    h.get(acquire("a").uid("old")).unwrap();
+    let mut six = acquire("a").uid("new");
+    six.wish.families = vec![Family::V6];
+    assert_eq!(h.get(six), ok(&["2001:db8::1"]));
+    let late = h.run(&Command::Acquire(acquire("a").uid("old")));
+    assert_eq!(late.1.changes, []);
 }
 
 #[test]
@@ -659,7 +692,8 @@ fn nothing() -> Command {
     })
 }
 
-/// Nobody got an address that cools down for somebody else.
+/// Nobody got an address that cools down for somebody else, unless it is kept for
+/// just that Service.
 fn cooled_down(
     h: &Harness,
     before: &BTreeMap<IpAddr, LastHeld>,
@@ -669,6 +703,7 @@ fn cooled_down(
         if let ChangeKind::Allocated(allocation) = &change.kind
             && let Some(last) = before.get(&allocation.address)
             && last.key != allocation.key
+            && !h.tables.reservations.contains_key(&allocation.address)
             && let Located::In(pool) = h.pools.locate(allocation.address)
         {
             let cooled = last.released_at.after(h.pools.spec(pool).cooldown);

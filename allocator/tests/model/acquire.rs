@@ -172,9 +172,10 @@ impl Book {
         if let Some(terms) = &acquire.wish.sharing {
             familiar.extend(self.of_group(&acquire.key, terms, family));
         }
-        let shown = acquire.wish.current.iter().filter(|shown| {
-            Family::of(**shown) == family && self.stage(**shown) != Stage::Held
-        });
+        let shown =
+            acquire.wish.current.iter().filter(|shown| {
+                Family::of(**shown) == family && self.stage(**shown) != Stage::Held
+            });
         familiar.extend(shown);
         familiar.extend(self.last_held(&acquire.key, family));
         familiar
@@ -267,7 +268,10 @@ impl Book {
         match self.stage(address) {
             Stage::Held => self.may_hold(key, wish.sharing.as_deref(), address)?,
             Stage::Cooling(until) => {
-                if self.last_holder(address).is_some_and(|last| last.key != **key) {
+                if self
+                    .last_holder(address)
+                    .is_some_and(|last| last.key != **key)
+                {
                     return Err(Refusal::PoolCoolingDown {
                         pools: vec![pool.name.clone()],
                         family,
@@ -363,19 +367,21 @@ impl Book {
             return None;
         };
         let leaving = self.leaving(acquire, choices);
-        pools.iter().find(|name| {
-            let pool = self.pool(name).expect("a candidate");
-            let first = self.lowest(pool, *one, Stage::Fresh);
-            let second = self.lowest(pool, *other, Stage::Fresh);
-            let (Some(first), Some(second)) = (first, second) else {
-                return false;
-            };
-            others.contains(name)
-                && self
-                    .limit(pool, &acquire.key, &leaving, &[first], Some(second))
-                    .is_none()
-        })
-        .cloned()
+        pools
+            .iter()
+            .find(|name| {
+                let pool = self.pool(name).expect("a candidate");
+                let first = self.lowest(pool, *one, Stage::Fresh);
+                let second = self.lowest(pool, *other, Stage::Fresh);
+                let (Some(first), Some(second)) = (first, second) else {
+                    return false;
+                };
+                others.contains(name)
+                    && self
+                        .limit(pool, &acquire.key, &leaving, &[first], Some(second))
+                        .is_none()
+            })
+            .cloned()
     }
 
     /// The lowest address that nobody has a claim to, and only when there is none,
@@ -454,7 +460,11 @@ fn next_holder(holding: &[Held], acquire: &Acquire) -> Holder {
     let is_new = known.uid.is_some() && known.uid != uid;
     let labels = &acquire.wish.labels;
     Holder {
-        replaced_uid: if is_new { known.uid } else { known.replaced_uid },
+        replaced_uid: if is_new {
+            known.uid
+        } else {
+            known.replaced_uid
+        },
         uid,
         cluster_ip: acquire.cluster_ip.or(known.cluster_ip),
         labels: (!labels.is_empty()).then(|| labels.clone()),

@@ -59,16 +59,28 @@ fn rules(spec: &PoolSpec, f: &mut Formatter<'_>) -> Result {
     for (is_set, text) in [
         (namespaces.is_some(), format!("namespaces={namespaces:?}")),
         (clusters.is_some(), format!("clusters={clusters:?}")),
-        (namespace_selector.is_some(), format!("namespaces={namespace_selector:?}")),
-        (service_selector.is_some(), format!("services={service_selector:?}")),
+        (
+            namespace_selector.is_some(),
+            format!("namespaces={namespace_selector:?}"),
+        ),
+        (
+            service_selector.is_some(),
+            format!("services={service_selector:?}"),
+        ),
         (priority.is_some(), format!("priority={priority:?}")),
         (!auto_assign, "on-request".to_owned()),
         (*avoid_buggy_ips, "no-buggy".to_owned()),
         (*fenced, "fenced".to_owned()),
         (!cooldown.is_zero(), format!("cooldown={cooldown:?}")),
         (!sticky_for.is_zero(), format!("sticky={sticky_for:?}")),
-        (max_per_namespace.is_some(), format!("per-namespace={max_per_namespace:?}")),
-        (max_per_cluster.is_some(), format!("per-cluster={max_per_cluster:?}")),
+        (
+            max_per_namespace.is_some(),
+            format!("per-namespace={max_per_namespace:?}"),
+        ),
+        (
+            max_per_cluster.is_some(),
+            format!("per-cluster={max_per_cluster:?}"),
+        ),
         (*disabled, "disabled".to_owned()),
     ] {
         if is_set {
@@ -101,9 +113,17 @@ impl Debug for Step {
                     write!(f, "release {} uid={:?}", release.key, release.uid)
                 }
                 Command::Reserve(reserve) => {
-                    let Reserve { address, key, expires, comment } = reserve;
+                    let Reserve {
+                        address,
+                        key,
+                        expires,
+                        comment,
+                    } = reserve;
                     let key = key.as_ref().map(ToString::to_string);
-                    write!(f, "reserve {address} for {key:?} until now+{expires:?} {comment}")
+                    write!(
+                        f,
+                        "reserve {address} for {key:?} until now+{expires:?} {comment}"
+                    )
                 }
                 Command::Unreserve(address) => write!(f, "unreserve {address}"),
             },
@@ -137,9 +157,18 @@ fn wish(acquire: &Acquire, f: &mut Formatter<'_>) -> Result {
         write!(f, " cluster-ip={address}")?;
     }
     if let Some(terms) = &wish.sharing {
-        let Terms { key, permitted, ports, backend } = &**terms;
+        let Terms {
+            key,
+            permitted,
+            ports,
+            backend,
+        } = &**terms;
         let ports: Vec<_> = ports.iter().copied().collect();
-        write!(f, " shares={key} with {permitted:?} ports={} {backend:?}", list(&ports))?;
+        write!(
+            f,
+            " shares={key} with {permitted:?} ports={} {backend:?}",
+            list(&ports)
+        )?;
     }
     let Labels { service, namespace } = &*wish.labels;
     if !wish.labels.is_empty() {

@@ -102,23 +102,25 @@ fn any_wish() -> impl Strategy<Value = Wish> {
         prop_oneof![6 => vec(any_address(), 0..1), 1 => vec(any_address(), 1..4)],
         any_labels(),
     )
-        .prop_map(|((families, policy), asked, pool, sharing, current, labels)| {
-            let mut requested = PerFamily::default();
-            for address in [asked.0, asked.1].into_iter().flatten() {
-                if families.contains(&Family::of(address)) {
-                    *requested.get_mut(Family::of(address)) = Some(address);
+        .prop_map(
+            |((families, policy), asked, pool, sharing, current, labels)| {
+                let mut requested = PerFamily::default();
+                for address in [asked.0, asked.1].into_iter().flatten() {
+                    if families.contains(&Family::of(address)) {
+                        *requested.get_mut(Family::of(address)) = Some(address);
+                    }
                 }
-            }
-            Wish {
-                families,
-                policy,
-                requested,
-                pool: pool.map(|pool| PoolName::parse(pool).expect("a name")),
-                sharing: sharing.map(Arc::new),
-                current,
-                labels: Arc::new(labels),
-            }
-        })
+                Wish {
+                    families,
+                    policy,
+                    requested,
+                    pool: pool.map(|pool| PoolName::parse(pool).expect("a name")),
+                    sharing: sharing.map(Arc::new),
+                    current,
+                    labels: Arc::new(labels),
+                }
+            },
+        )
 }
 
 /// Mostly of pools.

@@ -1,10 +1,8 @@
 //! The promises, looked at from outside: from the changes alone.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
-use lb_allocator::engine::{
-    Allocation, Change, ChangeKind, ServiceKey, Timestamp,
-};
+use lb_allocator::engine::{Allocation, Change, ChangeKind, ServiceKey, Timestamp};
 use proptest::prelude::*;
 
 use crate::{book::Book, rules::may_share, tables::Tables};
@@ -20,15 +18,20 @@ pub struct Witness {
 impl Witness {
     /// Looks at a change before it is written down.
     pub fn see(&mut self, change: &Change, tables: &Tables, book: &Book) -> Checked {
-        prop_assert_eq!(change.revision, tables.revision.next(), "a revision is lost");
+        prop_assert_eq!(
+            change.revision,
+            tables.revision.next(),
+            "a revision is lost"
+        );
         prop_assert!(change.at >= tables.at, "time went back");
         match &change.kind {
             ChangeKind::Allocated(allocation) => self.granted(allocation, change.at, tables, book),
             ChangeKind::Released(allocation) => {
                 let address = allocation.address;
-                let is_held = tables.allocations.iter().any(|row| {
-                    row.address == address && row.key == allocation.key
-                });
+                let is_held = tables
+                    .allocations
+                    .iter()
+                    .any(|row| row.address == address && row.key == allocation.key);
                 prop_assert!(is_held, "{} was not held", address);
                 if tables.holders(address).len() == 1 {
                     self.released.retain(|(other, _, _)| *other != address);
@@ -41,8 +44,8 @@ impl Witness {
         }
     }
 
-    /// Nobody gets an address that is reserved for others, cools down for others,
-    /// or is one too many.
+    /// Nobody gets an address that is reserved for others or cools down for others,
+    /// or one of a pool that does not serve it.
     fn granted(
         &self,
         allocation: &Allocation,
@@ -59,7 +62,11 @@ impl Witness {
         prop_assert!(book.serves(pool, key, &labels) && !pool.disabled);
 
         let reserved = tables.reservations.iter().find(|r| r.address == address);
-        prop_assert!(reserved.is_none_or(|r| r.key.as_ref() == Some(key)), "{} is reserved", address);
+        prop_assert!(
+            reserved.is_none_or(|r| r.key.as_ref() == Some(key)),
+            "{} is reserved",
+            address
+        );
         let last = self.released.iter().find(|(other, _, _)| *other == address);
         if let Some((_, last, released_at)) = last
             && tables.holders(address).is_empty()
@@ -70,30 +77,43 @@ impl Witness {
             prop_assert!(cooled <= at, "{} cools down until {}", address, cooled);
         }
 
-        let counted = |is_counted: &dyn Fn(&ServiceKey) -> bool| {
-            let rows = tables.allocations.iter();
-            let mut addresses: Vec<_> = rows
-                .filter(|row| is_counted(&row.key))
+        Ok(())
+    }
+}
+
+/// Whoever got an address has no more than its pool allows, or than it had before.
+pub fn limits_hold(changes: &[Change], before: &Tables, after: &Tables, book: &Book) -> Checked {
+    for change in changes {
+        let ChangeKind::Allocated(allocation) = &change.kind else {
+            continue;
+        };
+        let key = &allocation.key;
+        let Some(pool) = book.pool_of(allocation.address) else {
+            continue;
+        };
+        let counted = |tables: &Tables, is_counted: &dyn Fn(&ServiceKey) -> bool| {
+            let rows = tables.allocations.iter().filter(|row| is_counted(&row.key));
+            let addresses: BTreeSet<_> = rows
                 .map(|row| row.address)
                 .filter(|held| book.pool_of(*held).is_some_and(|p| p.name == pool.name))
                 .collect();
-            addresses.sort();
-            addresses.dedup();
-            let is_new = !addresses.contains(&address);
-            (addresses.len() as u64 + 1, is_new)
+            addresses.len() as u64
         };
-        let of_cluster = counted(&|other| other.cluster == key.cluster);
-        let of_namespace = counted(&|other| {
-            other.cluster == key.cluster && other.namespace == key.namespace
-        });
-        for ((count, is_new), limit) in [
-            (of_cluster, pool.max_per_cluster),
-            (of_namespace, pool.max_per_namespace),
-        ] {
-            prop_assert!(!is_new || limit.is_none_or(|limit| count <= limit), "over a limit");
-        }
-        Ok(())
+        let of_cluster = |other: &ServiceKey| other.cluster == key.cluster;
+        let of_namespace =
+            |other: &ServiceKey| of_cluster(other) && other.namespace == key.namespace;
+        let within = |limit: Option<u64>, is_counted: &dyn Fn(&ServiceKey) -> bool| {
+            let limit = limit.map(|limit| limit.max(counted(before, is_counted)));
+            limit.is_none_or(|limit| counted(after, is_counted) <= limit)
+        };
+        prop_assert!(within(pool.max_per_cluster, &of_cluster), "{} is over", key);
+        prop_assert!(
+            within(pool.max_per_namespace, &of_namespace),
+            "{} is over",
+            key
+        );
     }
+    Ok(())
 }
 
 /// What is true after every step.
@@ -103,17 +123,26 @@ pub fn hold(tables: &Tables) -> Checked {
         for other in &rows[index + 1..] {
             prop_assert!(
                 one.address != other.address || may_share(one, other),
-                "{} is held by {} and {}", one.address, one.key, other.key
+                "{} is held by {} and {}",
+                one.address,
+                one.key,
+                other.key
             );
             prop_assert!(
                 one.key != other.key || one.family() != other.family(),
-                "{} holds {} and {}", one.key, one.address, other.address
+                "{} holds {} and {}",
+                one.key,
+                one.address,
+                other.address
             );
         }
-        let reserved = tables.reservations.iter().find(|r| r.address == one.address);
+        let reserved = tables
+            .reservations
+            .iter()
+            .find(|r| r.address == one.address);
         prop_assert!(reserved.is_none_or(|r| r.key.as_ref() == Some(&one.key)));
     }
-    let revisions: std::collections::BTreeSet<_> = rows.iter().map(|row| row.revision).collect();
+    let revisions: BTreeSet<_> = rows.iter().map(|row| row.revision).collect();
     prop_assert_eq!(revisions.len(), rows.len(), "a revision is used twice");
     Ok(())
 }

@@ -117,7 +117,8 @@ fn millis(choices: &[u64]) -> impl Strategy<Value = Duration> + use<> {
 
 /// A pool without addresses.
 fn any_rules() -> impl Strategy<Value = PoolSpec> {
-    let namespaces = select(vec!["default", "web"]).prop_map(|n| Namespace::parse(n).expect("name"));
+    let namespaces =
+        select(vec!["default", "web"]).prop_map(|n| Namespace::parse(n).expect("name"));
     let clusters = select(vec!["a", "b"]).prop_map(|n| ClusterName::parse(n).expect("name"));
     let whom = (
         weighted(0.15, prop::collection::btree_set(namespaces, 1..3)),

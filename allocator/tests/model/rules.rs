@@ -3,8 +3,8 @@
 use std::{cmp::Reverse, net::IpAddr};
 
 use lb_allocator::engine::{
-    Allocation, Backend, Family, LabelMap, Labels, Namespace, Permitted, PoolName, PoolSpec, Port, Refusal,
-    Requirement, Selector, ServiceKey, Terms,
+    Allocation, Backend, Family, LabelMap, Labels, Namespace, Permitted, PoolName, PoolSpec, Port,
+    Refusal, Requirement, Selector, ServiceKey, Terms,
     quota::{Reached, Scope},
 };
 

@@ -24,7 +24,10 @@ impl Tables {
                 self.last_held.retain(|l| l.address != allocation.address);
             }
             ChangeKind::Updated(allocation) => {
-                let row = self.allocations.iter_mut().find(|row| is_of(row, allocation));
+                let row = self
+                    .allocations
+                    .iter_mut()
+                    .find(|row| is_of(row, allocation));
                 *row.expect("updated what was held") = Arc::clone(allocation);
             }
             ChangeKind::Released(allocation) => {
@@ -39,11 +42,13 @@ impl Tables {
                 }
             }
             ChangeKind::Reserved(reservation) => {
-                self.reservations.retain(|r| r.address != reservation.address);
+                self.reservations
+                    .retain(|r| r.address != reservation.address);
                 self.reservations.push(Arc::clone(reservation));
             }
             ChangeKind::Unreserved(reservation) => {
-                self.reservations.retain(|r| r.address != reservation.address);
+                self.reservations
+                    .retain(|r| r.address != reservation.address);
             }
         }
     }

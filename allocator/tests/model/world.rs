@@ -110,21 +110,33 @@ impl World {
         let (reply, outcome) = self.engine.plan(&command, self.clock);
         let (expected, changes) = self.book.run(&command, self.clock);
         prop_assert_eq!(&reply, &expected, "engine and model, asked {:?}", command);
-        prop_assert_eq!(&outcome.changes, &changes, "engine and model, asked {:?}", command);
+        prop_assert_eq!(
+            &outcome.changes,
+            &changes,
+            "engine and model, asked {:?}",
+            command
+        );
         self.write_down(&changes)?;
 
         let unchanged = changes.is_empty().then(|| reply.clone());
         prop_assert_eq!(foretold, unchanged, "foretold, asked {:?}", command);
         if !is_behind {
             let again = twin.plan(&command, self.clock);
-            prop_assert_eq!(again, (reply.clone(), outcome), "restarted, asked {:?}", command);
+            prop_assert_eq!(
+                again,
+                (reply.clone(), outcome),
+                "restarted, asked {:?}",
+                command
+            );
         }
         self.is_idempotent(&command, reply)
     }
 
     fn is_idempotent(&mut self, command: &Command, reply: Reply) -> Checked {
         if let Command::Reserve(reserve) = command
-            && reserve.expires.is_some_and(|expires| expires <= self.book.now)
+            && reserve
+                .expires
+                .is_some_and(|expires| expires <= self.book.now)
         {
             return Ok(());
         }
@@ -141,11 +153,12 @@ impl World {
     }
 
     fn write_down(&mut self, changes: &[Change]) -> Checked {
+        let before = self.tables.clone();
         for change in changes {
             self.witness.see(change, &self.tables, &self.book)?;
             self.tables.apply(change);
         }
-        Ok(())
+        invariants::limits_hold(changes, &before, &self.tables, &self.book)
     }
 
     /// Engine, model and tables hold the same.
@@ -156,7 +169,12 @@ impl World {
         expected.sort_by(|one, other| (one.address, &one.key).cmp(&(other.address, &other.key)));
         prop_assert_eq!(held, expected);
         let mut kept: Vec<_> = self.engine.reservations().cloned().collect();
-        let mut expected: Vec<_> = self.book.kept.iter().map(crate::book::Kept::shown).collect();
+        let mut expected: Vec<_> = self
+            .book
+            .kept
+            .iter()
+            .map(crate::book::Kept::shown)
+            .collect();
         kept.sort_by_key(|kept| kept.address);
         expected.sort_by_key(|kept| kept.address);
         prop_assert_eq!(kept, expected);
@@ -167,7 +185,11 @@ impl World {
 
     fn nobody_is_renumbered(&self) -> Checked {
         let who = |(address, key): (IpAddr, &ServiceKey)| (address, key.clone());
-        let held: BTreeSet<_> = self.engine.allocations().map(|a| who((a.address, &a.key))).collect();
+        let held: BTreeSet<_> = self
+            .engine
+            .allocations()
+            .map(|a| who((a.address, &a.key)))
+            .collect();
         let rows = self.tables.allocations.iter();
         let before: BTreeSet<_> = rows.map(|a| who((a.address, &a.key))).collect();
         prop_assert_eq!(held, before, "a configuration changed who holds what");
@@ -188,7 +210,9 @@ impl World {
             };
             let mut acquire = plain(key, labels, Family::of(address));
             *acquire.wish.requested.get_mut(Family::of(address)) = Some(address);
-            let reply = self.engine.reply_without_change(&Command::Acquire(acquire.clone()));
+            let reply = self
+                .engine
+                .reply_without_change(&Command::Acquire(acquire.clone()));
             let (expected, changes) = self.book.clone().acquire(&acquire);
             let expected = changes.is_empty().then_some(expected);
             prop_assert_eq!(reply, expected, "{}", address);
@@ -229,7 +253,9 @@ fn strangers(name: &str) -> Vec<(ServiceKey, Arc<Labels>)> {
                 let pairs = labels.split_whitespace().filter_map(|l| l.split_once('='));
                 let of = |wanted: &str| {
                     let pairs = pairs.clone().filter(|(name, _)| *name == wanted);
-                    pairs.map(|(name, value)| (name.into(), value.into())).collect()
+                    pairs
+                        .map(|(name, value)| (name.into(), value.into()))
+                        .collect()
                 };
                 let labels = Labels {
                     service: of("tier"),
