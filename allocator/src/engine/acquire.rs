@@ -2,13 +2,13 @@
 //!
 //! 1. What the key holds is kept, as long as the wish asks for nothing else and
 //!    whoever shares it still may.
-//! 2. Every family that needs an address gets a [`Choice`] (see `choose`): an address it asked
-//!    for, one reserved for it, one of its sharing key, the one its status shows,
-//!    the one it held last, or any of the pools that serve it.
-//! 3. (See `settle`.) The families that may get any address are served from one pool if one can
-//!    give all, else each from the first that can: the lowest address nobody has
-//!    a claim to, and only when there is none, the lowest that is kept for its
-//!    last holder.
+//! 2. Every family that needs an address gets a [`Choice`] (see `choose`): an address
+//!    that was asked for, or whatever the pools that serve it have.
+//! 3. (See `settle`.) The latter is one reserved for it, one of its sharing key, the
+//!    one its status shows, the one it held last; else both families are served
+//!    from one pool if one can give both, or each from the first that can: the
+//!    lowest address nobody has a claim to, and only when there is none, the
+//!    lowest that is kept for its last holder.
 //! 4. All that the policy demands is granted, or nothing changes; only an address
 //!    that may not be shared any more is lost in any case.
 
@@ -104,7 +104,7 @@ impl Engine {
         self.release_what_may_not_stay(acquire, outcome);
         if satisfied {
             for (_, choice) in choices {
-                if let Choice::Take { address, pool, .. } = choice {
+                if let Choice::Take { address, pool } = choice {
                     self.move_to(key, &holder, (address, pool), outcome);
                 }
             }
@@ -304,7 +304,7 @@ fn refusals(choices: &Choices) -> Vec<Unmet> {
             family: *family,
             refusal: refusal.clone(),
         }),
-        Choice::Keep(_) | Choice::Take { .. } | Choice::AnyOf(_) => None,
+        Choice::Keep(_) | Choice::Take { .. } | Choice::Open(_) => None,
     });
     refused.collect()
 }

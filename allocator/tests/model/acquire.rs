@@ -12,12 +12,9 @@ use crate::book::{Book, Held, Place, Stage};
 #[derive(Clone, Debug)]
 enum Choice {
     Keep(IpAddr),
-    Take {
-        address: IpAddr,
-        /// Pools to look in, if this address breaks a limit after all.
-        or: Vec<PoolName>,
-    },
-    AnyOf(Vec<PoolName>),
+    Take(IpAddr),
+    /// Something of these pools, or else an address that it has to do with.
+    Open(Result<Vec<PoolName>, Refusal>),
     Refused(Refusal),
 }
 
@@ -43,7 +40,7 @@ impl Book {
                     family: *family,
                     refusal: refusal.clone(),
                 }),
-                Choice::Keep(_) | Choice::Take { .. } | Choice::AnyOf(_) => None,
+                Choice::Keep(_) | Choice::Take(_) | Choice::Open(_) => None,
             })
             .collect();
         let satisfied = match wish.policy {
@@ -70,7 +67,7 @@ impl Book {
             }
         }
         for (family, choice) in &choices {
-            if let Choice::Take { address, .. } = choice
+            if let Choice::Take(address) = choice
                 && satisfied
             {
                 if let Some(held) = self.held_by(key, *family).cloned() {
@@ -122,10 +119,7 @@ impl Book {
                 return Choice::Keep(address);
             }
             return match self.may_get(acquire, address) {
-                Ok(()) => Choice::Take {
-                    address,
-                    or: Vec::new(),
-                },
+                Ok(()) => Choice::Take(address),
                 Err(refusal) => Choice::Refused(refusal),
             };
         }
@@ -135,50 +129,40 @@ impl Book {
                 return Choice::Keep(address);
             }
         }
-        let pools = self.candidates(acquire, family);
+        Choice::Open(self.candidates(acquire, family))
+    }
+
+    /// Addresses that a Service has something to do with and may have, the best
+    /// first: reserved for it, of its sharing key, shown in its status, held last.
+    fn familiar(&self, acquire: &Acquire, family: Family, pools: &[PoolName]) -> Vec<IpAddr> {
+        let key = &acquire.key;
         let mut reserved: Vec<_> = self
             .kept
             .iter()
             .filter(|kept| kept.key.as_ref() == Some(&**key))
             .map(|kept| kept.address)
             .filter(|address| Family::of(*address) == family)
+            .filter(|address| self.may_get(acquire, *address).is_ok())
             .collect();
         reserved.sort();
-        for address in reserved {
-            if self.may_get(acquire, address).is_ok() {
-                let or = pools.unwrap_or_default();
-                return Choice::Take { address, or };
-            }
-        }
-        let pools = match pools {
-            Ok(pools) => pools,
-            Err(refusal) => return Choice::Refused(refusal),
-        };
-        for address in self.familiar(acquire, family) {
-            let pool = self.pool_of(address).map(|pool| &pool.name);
-            if pool.is_some_and(|pool| pools.contains(pool))
-                && self.is_grantable(acquire, address).is_ok()
-            {
-                return Choice::Take { address, or: pools };
-            }
-        }
-        Choice::AnyOf(pools)
-    }
-
-    /// Addresses that a Service has something to do with, the best first: of its
-    /// sharing key, shown in its status, held last.
-    fn familiar(&self, acquire: &Acquire, family: Family) -> Vec<IpAddr> {
         let mut familiar = Vec::new();
         if let Some(terms) = &acquire.wish.sharing {
-            familiar.extend(self.of_group(&acquire.key, terms, family));
+            familiar.extend(self.of_group(key, terms, family));
         }
-        let shown =
-            acquire.wish.current.iter().filter(|shown| {
-                Family::of(**shown) == family && self.stage(**shown) != Stage::Held
-            });
+        let shown = acquire
+            .wish
+            .current
+            .iter()
+            .filter(|shown| Family::of(**shown) == family && self.holders(**shown).is_empty());
         familiar.extend(shown);
-        familiar.extend(self.last_held(&acquire.key, family));
-        familiar
+        familiar.extend(self.last_held(key, family));
+        familiar.retain(|address| {
+            let pool = self.pool_of(*address).map(|pool| &pool.name);
+            pool.is_some_and(|pool| pools.contains(pool))
+                && self.is_grantable(acquire, *address).is_ok()
+        });
+        reserved.extend(familiar);
+        reserved
     }
 
     /// Pools that may give a Service any address of a family.
@@ -253,7 +237,7 @@ impl Book {
         self.is_grantable(acquire, address)
     }
 
-    /// Whether a Service may have an address of a pool that it may use.
+    /// Whether a Service may have an address of a pool that it may use, limits aside.
     fn is_grantable(&self, acquire: &Acquire, address: IpAddr) -> Result<(), Refusal> {
         let (key, wish) = (&acquire.key, &acquire.wish);
         let family = Family::of(address);
@@ -281,107 +265,157 @@ impl Book {
             }
             Stage::Reserved | Stage::Sticky | Stage::Fresh => {}
         }
-        let leaving = self.held_of(acquire, &[family]);
-        match self.limit(pool, key, &leaving, &[], Some(address)) {
-            None => Ok(()),
-            Some(refusal) => Err(refusal),
-        }
-    }
-
-    fn held_of(&self, acquire: &Acquire, families: &[Family]) -> Vec<IpAddr> {
-        let holding = self.holding(&acquire.key).into_iter();
-        let addresses = holding.map(|held| held.address);
-        addresses
-            .filter(|address| families.contains(&Family::of(*address)))
-            .collect()
-    }
-
-    /// What the Service lets go where all goes as chosen.
-    fn leaving(&self, acquire: &Acquire, choices: &[(Family, Choice)]) -> Vec<IpAddr> {
-        let moving: Vec<_> = choices
-            .iter()
-            .filter(|(_, choice)| matches!(choice, Choice::Take { .. } | Choice::AnyOf(_)))
-            .map(|(family, _)| *family)
-            .collect();
-        self.held_of(acquire, &moving)
+        Ok(())
     }
 
     /// What all families get.
     fn choices(&self, acquire: &Acquire) -> Choices {
-        let mut choices: Choices = acquire
-            .wish
-            .families
-            .iter()
+        let families = acquire.wish.families.iter();
+        let mut choices: Choices = families
             .map(|family| (*family, self.choose(acquire, *family)))
             .collect();
-
-        // What is fine alone may break a limit together with what comes first.
-        let leaving = self.leaving(acquire, &choices);
+        // What was asked for counts first.
         for index in 0..choices.len() {
-            if let Choice::Take { address, or } = choices[index].1.clone() {
+            if let (family, Choice::Take(address)) = choices[index] {
                 let taken = taken(&choices[..index]);
-                let pool = self.pool_of(address).expect("it is in a pool");
-                let limit = self.limit(pool, &acquire.key, &leaving, &taken, Some(address));
-                if let Some(refusal) = limit {
-                    choices[index].1 = if or.is_empty() {
-                        Choice::Refused(refusal)
-                    } else {
-                        Choice::AnyOf(or)
-                    };
+                if let Some(refusal) = self.is_over(acquire, &choices, family, &taken, address) {
+                    choices[index].1 = Choice::Refused(refusal);
                 }
             }
         }
-
-        let preferred = self.common_pool(acquire, &choices);
-        let open: Vec<_> = choices
+        // Then the primary family, and the other one only if that gives both.
+        let primary_first = self.fill(acquire, &choices, &[0, 1]);
+        let are_open = choices
             .iter()
-            .map(|(_, choice)| match choice {
-                Choice::AnyOf(pools) => Some(pools.clone()),
-                Choice::Keep(_) | Choice::Take { .. } | Choice::Refused(_) => None,
-            })
-            .collect();
-        // Once more for the reasons: the first family was looked at before the
-        // second had an address.
-        for index in [0, 1, 0, 1] {
-            if let Some(Some(pools)) = open.get(index)
-                && !matches!(choices[index].1, Choice::Take { .. })
-            {
-                let family = choices[index].0;
-                choices[index].1 =
-                    self.any_of(acquire, family, pools, preferred.as_ref(), &choices);
+            .all(|(_, choice)| matches!(choice, Choice::Open(_)));
+        if choices.len() == 2 && are_open && has_refusal(&primary_first) {
+            let other_first = self.fill(acquire, &choices, &[1, 0]);
+            if !has_refusal(&other_first) {
+                return other_first;
             }
         }
-        choices
+        primary_first
     }
 
-    /// The pool that both families should come from.
-    fn common_pool(&self, acquire: &Acquire, choices: &Choices) -> Option<PoolName> {
-        let settled = choices.iter().find_map(|(_, choice)| match choice {
-            Choice::Keep(address) | Choice::Take { address, .. } => self.pool_of(*address),
-            Choice::AnyOf(_) | Choice::Refused(_) => None,
-        });
-        if let Some(pool) = settled {
-            return Some(pool.name.clone());
+    fn fill(&self, acquire: &Acquire, choices: &Choices, order: &[usize]) -> Choices {
+        let mut filled = choices.clone();
+        // A second time for the reasons, which are those of when the rest is done.
+        for index in order.iter().chain(order) {
+            if let Some((family, Choice::Open(pools))) = choices.get(*index)
+                && !matches!(filled[*index].1, Choice::Take(_))
+            {
+                filled[*index].1 = self.pick(acquire, *family, pools, &filled);
+            }
         }
-        let [(one, Choice::AnyOf(pools)), (other, Choice::AnyOf(others))] = &choices[..] else {
-            return None;
+        filled
+    }
+
+    fn pick(
+        &self,
+        acquire: &Acquire,
+        family: Family,
+        pools: &Result<Vec<PoolName>, Refusal>,
+        choices: &Choices,
+    ) -> Choice {
+        if let Some(address) = self.best_familiar(acquire, family, pools, choices) {
+            return Choice::Take(address);
+        }
+        match pools {
+            Ok(pools) => self.any_of(acquire, family, pools, choices),
+            Err(refusal) => Choice::Refused(refusal.clone()),
+        }
+    }
+
+    fn best_familiar(
+        &self,
+        acquire: &Acquire,
+        family: Family,
+        pools: &Result<Vec<PoolName>, Refusal>,
+        choices: &Choices,
+    ) -> Option<IpAddr> {
+        let pools = pools.clone().unwrap_or_default();
+        let familiar = self.familiar(acquire, family, &pools);
+        let taken = taken(choices);
+        familiar.into_iter().find(|address| {
+            let over = self.is_over(acquire, choices, family, &taken, *address);
+            over.is_none()
+        })
+    }
+
+    /// The limit that an address for a family breaks, next to what else is taken.
+    fn is_over(
+        &self,
+        acquire: &Acquire,
+        choices: &Choices,
+        family: Family,
+        taken: &[IpAddr],
+        address: IpAddr,
+    ) -> Option<Refusal> {
+        let pool = self.pool_of(address).expect("it is in a pool");
+        let leaving = self.leaving(acquire, choices, family);
+        self.limit(pool, &acquire.key, &leaving, taken, Some(address))
+    }
+
+    /// What the Service lets go when a family gets another address: that one's, what
+    /// it wishes no more or may not share any more, and where the other moves.
+    fn leaving(&self, acquire: &Acquire, choices: &Choices, family: Family) -> Vec<IpAddr> {
+        let mut holding = self.holding(&acquire.key);
+        holding.retain(|held| {
+            let of = Family::of(held.address);
+            let choice = choices.iter().find(|(other, _)| *other == of);
+            let moves = choice.is_none_or(|(_, choice)| match choice {
+                Choice::Take(_) | Choice::Open(_) => true,
+                Choice::Keep(_) | Choice::Refused(_) => false,
+            });
+            of == family || moves || !self.may_stay(held, acquire)
+        });
+        holding.iter().map(|held| held.address).collect()
+    }
+
+    /// The pool that a family should come from, so that both are from one.
+    fn preferred_pool(
+        &self,
+        acquire: &Acquire,
+        family: Family,
+        pools: &[PoolName],
+        choices: &Choices,
+    ) -> Option<PoolName> {
+        let (other, choice) = choices.iter().find(|(other, _)| *other != family)?;
+        let others = match choice {
+            Choice::Keep(address) | Choice::Take(address) => {
+                return self.pool_of(*address).map(|pool| pool.name.clone());
+            }
+            Choice::Refused(_) => return None,
+            Choice::Open(others) => others,
         };
-        let leaving = self.leaving(acquire, choices);
-        pools
-            .iter()
-            .find(|name| {
-                let pool = self.pool(name).expect("a candidate");
-                let first = self.lowest(pool, *one, Stage::Fresh);
-                let second = self.lowest(pool, *other, Stage::Fresh);
-                let (Some(first), Some(second)) = (first, second) else {
-                    return false;
-                };
-                others.contains(name)
-                    && self
-                        .limit(pool, &acquire.key, &leaving, &[first], Some(second))
-                        .is_none()
+        if let Some(address) = self.best_familiar(acquire, *other, others, choices) {
+            return self.pool_of(address).map(|pool| pool.name.clone());
+        }
+        let others = others.as_ref().ok()?;
+        let leaving = self.leaving(acquire, choices, family);
+        let limit = |pool, taken: &[IpAddr], joining| {
+            self.limit(pool, &acquire.key, &leaving, taken, joining)
+        };
+        // As good an address as any pool would give, of each family.
+        let best = |family, pools: &[PoolName]| {
+            [Stage::Fresh, Stage::Sticky].into_iter().find(|stage| {
+                pools.iter().any(|name| {
+                    let pool = self.pool(name).expect("known");
+                    self.lowest(pool, family, *stage).is_some() && limit(pool, &[], None).is_none()
+                })
             })
-            .cloned()
+        };
+        let (stage, other_stage) = (best(family, pools)?, best(*other, others)?);
+        let common = pools.iter().find(|name| {
+            let pool = self.pool(name).expect("known");
+            let first = self.lowest(pool, family, stage);
+            let second = self.lowest(pool, *other, other_stage);
+            let (Some(first), Some(second)) = (first, second) else {
+                return false;
+            };
+            others.contains(name) && limit(pool, &[first], Some(second)).is_none()
+        });
+        common.cloned()
     }
 
     /// The lowest address that nobody has a claim to, and only when there is none,
@@ -391,13 +425,13 @@ impl Book {
         acquire: &Acquire,
         family: Family,
         pools: &[PoolName],
-        preferred: Option<&PoolName>,
         choices: &Choices,
     ) -> Choice {
-        let leaving = self.leaving(acquire, choices);
+        let preferred = self.preferred_pool(acquire, family, pools, choices);
+        let leaving = self.leaving(acquire, choices, family);
         let taken = taken(choices);
         let mut in_order: Vec<_> = pools.iter().map(|n| self.pool(n).expect("known")).collect();
-        in_order.sort_by_key(|pool| Some(&pool.name) != preferred);
+        in_order.sort_by_key(|pool| Some(&pool.name) != preferred.as_ref());
         let limit = |pool| self.limit(pool, &acquire.key, &leaving, &taken, None);
         let within: Vec<_> = in_order
             .iter()
@@ -407,8 +441,7 @@ impl Book {
         for stage in [Stage::Fresh, Stage::Sticky] {
             for pool in &within {
                 if let Some(address) = self.lowest(pool, family, stage) {
-                    let or = Vec::new();
-                    return Choice::Take { address, or };
+                    return Choice::Take(address);
                 }
             }
         }
@@ -446,10 +479,16 @@ impl Book {
 
 fn taken(choices: &[(Family, Choice)]) -> Vec<IpAddr> {
     let taken = choices.iter().filter_map(|(_, choice)| match choice {
-        Choice::Take { address, .. } => Some(*address),
-        Choice::Keep(_) | Choice::AnyOf(_) | Choice::Refused(_) => None,
+        Choice::Take(address) => Some(*address),
+        Choice::Keep(_) | Choice::Open(_) | Choice::Refused(_) => None,
     });
     taken.collect()
+}
+
+fn has_refusal(choices: &Choices) -> bool {
+    choices
+        .iter()
+        .any(|(_, choice)| matches!(choice, Choice::Refused(_)))
 }
 
 /// Who asks without a uid or a cluster IP does not erase what is known of it.
