@@ -453,7 +453,12 @@ impl Engine {
                 }
             }
             ChangeKind::Released(allocation) => self.let_go(allocation, outcome),
-            ChangeKind::Reserved(reservation) => self.keep(Arc::clone(reservation)),
+            ChangeKind::Reserved(reservation) => {
+                self.keep(Arc::clone(reservation));
+                if reservation.key.is_some() {
+                    self.tell_freed(reservation.address, outcome);
+                }
+            }
             ChangeKind::Unreserved(reservation) => {
                 let address = reservation.address;
                 self.reservations.remove(address);
@@ -502,19 +507,30 @@ impl Engine {
         }
         self.count_out(allocation);
         let nobody_is_left = self.held.remove(allocation);
-        let mut cools = false;
         if nobody_is_left {
             self.remember(LastHeld {
                 address,
                 key: Arc::clone(&allocation.key),
                 released_at: self.now,
             });
-            cools = match self.pools.locate(address) {
-                Located::In(pool) => !self.pools.spec(pool).cooldown.is_zero(),
-                Located::Excluded(_) | Located::Nowhere => false,
-            };
         }
-        if !cools {
+        let Located::In(pool) = self.pools.locate(address) else {
+            return;
+        };
+        let spec = self.pools.spec(pool);
+        if spec.has_limits() {
+            // There is room for an address of either family, whether or not this
+            // one cools down.
+            let usable = self.pools.usable(pool).iter();
+            outcome.freed.extend(
+                usable
+                    .filter(|(_, set)| !set.is_empty())
+                    .map(|(family, _)| Freed {
+                        pool: spec.name.clone(),
+                        family,
+                    }),
+            );
+        } else if !nobody_is_left || spec.cooldown.is_zero() {
             self.tell_freed(address, outcome);
         }
     }

@@ -503,6 +503,66 @@ fn a_preferred_family_is_added_when_it_becomes_possible() {
 }
 
 #[test]
+fn a_limit_does_not_count_what_the_same_request_gives_back() {
+    let pools: [(&str, &[&str], &[&str]); 2] = [
+        ("p", &[], &["192.0.2.1-192.0.2.9", "2001:db8::1"]),
+        ("q", &[], &["192.0.2.20", "2001:db8::20"]),
+    ];
+    let limit = |spec: &mut PoolSpec| spec.max_per_cluster = Some(1);
+    let mut h = Harness::with_rules(&pools, limit);
+    let six = |asked: &str| acquire("a").dual(Policy::All).asking(asked);
+    h.get(six("2001:db8::1").asking("192.0.2.20")).unwrap();
+    let swapped = six("2001:db8::20").asking("192.0.2.2");
+    assert_eq!(h.get(swapped), ok(&["192.0.2.2", "2001:db8::20"]));
+    assert_eq!(
+        h.get(acquire("a").asking("192.0.2.20")),
+        ok(&["192.0.2.20"])
+    );
+}
+
+#[test]
+fn a_limit_for_one_address_leaves_it_to_the_primary_family() {
+    let pools: [(&str, &[&str], &[&str]); 1] = [("p", &[], &["192.0.2.1", "2001:db8::1"])];
+    let mut h = Harness::with_rules(&pools, |spec| spec.max_per_cluster = Some(1));
+    let mut six = acquire("a");
+    six.wish.families = vec![Family::V6];
+    h.get(six).unwrap();
+    h.release("a", None);
+    assert_eq!(h.get(acquire("a").dual(Policy::Any)), ok(&["192.0.2.1"]));
+}
+
+#[test]
+fn the_primary_family_makes_room_where_only_so_both_are_possible() {
+    let pools: [(&str, &[&str], &[&str]); 2] = [
+        ("p", &[], &["192.0.2.1", "2001:db8::1"]),
+        ("q", &[], &["192.0.2.20"]),
+    ];
+    let mut h = Harness::with_rules(&pools, |spec| spec.max_per_cluster = Some(1));
+    assert_eq!(
+        h.get(acquire("a").dual(Policy::All)),
+        ok(&["192.0.2.20", "2001:db8::1"])
+    );
+}
+
+#[test]
+fn both_families_come_from_one_pool_also_where_only_kept_addresses_are_left() {
+    let mut h = Harness::new(&[
+        ("four", &[], &["192.0.2.1"]),
+        ("mixed", &[], &["192.0.2.9", "2001:db8::9"]),
+    ]);
+    for name in ["a", "b"] {
+        h.get(acquire(name).dual(Policy::Any)).unwrap();
+    }
+    for name in ["a", "b"] {
+        h.release(name, None);
+    }
+    assert_eq!(
+        h.get(acquire("c").dual(Policy::All)),
+        ok(&["192.0.2.9", "2001:db8::9"])
+    );
+}
+
+#[test]
 fn an_address_in_status_is_adopted_when_it_is_free_and_allowed() {
     let mut h = Harness::new(&[
         ("p", &["default"], &["192.0.2.1-192.0.2.9"]),

@@ -10,7 +10,7 @@
 //! - [`book`], [`rules`], [`acquire`] and [`commands`] are the model: plain lists,
 //!   nothing of the engine but the types that it is asked and answers with;
 //! - [`world`] runs both and compares them after each step;
-//! - [`invariants`] looks at the promises from outside.
+//! - [`invariants`] and [`waiting`] look at the promises from outside.
 //!
 //! `PROPTEST_CASES` sets how many histories are tried. One that fails is shrunk,
 //! printed and kept as a seed in `regressions.txt`, from where it is tried again
@@ -34,6 +34,8 @@ mod pools;
 mod rules;
 #[cfg(test)]
 mod tables;
+#[cfg(test)]
+mod waiting;
 #[cfg(test)]
 mod world;
 

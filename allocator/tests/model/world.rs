@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use lb_allocator::engine::{
-    Acquire, Change, Command, Engine, Family, Labels, PerFamily, Policy, Pools, Reply, ServiceKey,
-    Timestamp, Wish,
+    Acquire, Change, Command, Engine, Family, Labels, Outcome, PerFamily, Policy, Pools, Reply,
+    ServiceKey, Timestamp, Wish,
 };
 use proptest::prelude::*;
 
@@ -14,6 +14,7 @@ use crate::{
     invariants::{self, Witness},
     pools::{Plan, addresses},
     tables::Tables,
+    waiting::Waiting,
 };
 
 type Checked = Result<(), TestCaseError>;
@@ -25,6 +26,7 @@ pub struct World {
     book: Book,
     tables: Tables,
     witness: Witness,
+    waiting: Waiting,
     clock: Timestamp,
 }
 
@@ -35,6 +37,7 @@ pub fn live_through(history: &History) -> Checked {
         world.is_one()?;
         invariants::hold(&world.tables)?;
         world.nothing_leaks()?;
+        world.waiting.are_told(&world.engine)?;
     }
     world.drain()
 }
@@ -54,6 +57,7 @@ impl World {
             pools,
             tables,
             witness: Witness::default(),
+            waiting: Waiting::default(),
             clock: Timestamp(1_000),
         }
     }
@@ -73,6 +77,7 @@ impl World {
                 let engine = self.engine.with_pools(Arc::clone(&self.pools));
                 self.engine = engine.map_err(|error| TestCaseError::fail(error.to_string()))?;
                 self.book.configure(self.plan.specs());
+                self.waiting.all_ask_again();
                 self.nobody_is_renumbered()
             }
             Step::RestartFromSnapshot => {
@@ -87,6 +92,7 @@ impl World {
         let engine = Engine::restore(Arc::clone(&self.pools), snapshot);
         self.engine = engine.map_err(|error| TestCaseError::fail(error.to_string()))?;
         self.book.restart();
+        self.waiting.all_ask_again();
         Ok(())
     }
 
@@ -97,7 +103,11 @@ impl World {
             reserve.expires = reserve.expires.map(later);
         }
 
-        let passed = self.engine.pass(self.clock).changes;
+        let Outcome {
+            changes: passed,
+            freed,
+        } = self.engine.pass(self.clock);
+        self.waiting.hear(&freed);
         prop_assert_eq!(&passed, &self.book.pass(self.clock), "what ended by itself");
         self.write_down(&passed)?;
 
@@ -117,6 +127,8 @@ impl World {
             command
         );
         self.write_down(&changes)?;
+        self.waiting.hear(&outcome.freed);
+        self.waiting.note(&command, &reply);
 
         let unchanged = changes.is_empty().then(|| reply.clone());
         prop_assert_eq!(foretold, unchanged, "foretold, asked {:?}", command);
