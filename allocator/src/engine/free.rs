@@ -169,9 +169,8 @@ impl Free {
             for end in [stages.cooling_until, stages.sticky_until] {
                 self.ends.remove(&(end, address));
             }
-        } else {
-            let fresh = self.fresh(pools, address);
-            fresh.map(|(fresh, number)| fresh.remove(number));
+        } else if let Some((fresh, number)) = self.fresh(pools, address) {
+            fresh.remove(number);
         }
     }
 
@@ -181,8 +180,9 @@ impl Free {
             Some(Some(stages)) => self.enter_stage(address, stages, now),
             Some(None) => {}
             None => {
-                let fresh = self.fresh(pools, address);
-                fresh.map(|(fresh, number)| fresh.insert(number));
+                if let Some((fresh, number)) = self.fresh(pools, address) {
+                    fresh.insert(number);
+                }
             }
         }
     }

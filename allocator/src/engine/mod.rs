@@ -18,7 +18,8 @@
 //! - [`quota::Quotas`] counts what limits look at;
 //! - [`pools::Pools`] finds the pools of a Service, and the pool of an address.
 //!
-//! Read [`acquire`] first.
+//! Read [`acquire`] first. `tests/model` says the same rules once more, slowly, and
+//! holds the engine to them.
 
 pub mod acquire;
 pub mod address;
@@ -27,6 +28,7 @@ mod choose;
 pub mod free;
 pub mod key;
 pub mod labels;
+mod limits;
 pub mod pools;
 pub mod quota;
 pub mod ranges;
@@ -106,8 +108,8 @@ pub struct Outcome {
     pub freed: Vec<Freed>,
 }
 
-/// Something that Services may wait for: an address is free, or those who share
-/// one changed.
+/// Something that Services may wait for: an address is free or kept for one of
+/// them, there is room under a limit, or those who share an address changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Freed {
     pub pool: PoolName,

@@ -12,17 +12,11 @@ use super::{
     acquire::Acquire,
     address::Family,
     choose::{Choice, Choices},
+    limits::{Beside, taken},
     pools::{Located, PoolIndex},
     quota::Weight,
     refusal::Refusal,
 };
-
-/// What a request does beside giving an address to the family that is looked at.
-struct Beside {
-    /// Families whose address goes.
-    leaving: Vec<Family>,
-    taken: Vec<(IpAddr, PoolIndex)>,
-}
 
 /// The lowest address of a pool that is in some stage.
 type Lowest = fn(&Free, PoolIndex, Family) -> Option<IpAddr>;
@@ -253,78 +247,6 @@ impl Engine {
             family,
         })
     }
-
-    /// What the rest of a request does, as far as it is known.
-    fn beside(&self, acquire: &Acquire, choices: &Choices, family: Family) -> Beside {
-        let goes = |other: &Family| {
-            let choice = choices.iter().find(|(of, _)| of == other);
-            let moves = match choice {
-                Some((_, Choice::Take { .. } | Choice::Open(_))) | None => true,
-                Some((_, Choice::Keep(_) | Choice::Refused(_))) => *other == family,
-            };
-            let held = self.held_by(&acquire.key, *other);
-            moves || held.is_some_and(|held| self.may_not_stay(held, acquire).is_some())
-        };
-        Beside {
-            leaving: Family::ALL.into_iter().filter(goes).collect(),
-            taken: taken(choices),
-        }
-    }
-
-    /// Whether one more address keeps the limits of its pool.
-    fn fits(
-        &self,
-        acquire: &Acquire,
-        beside: &Beside,
-        address: IpAddr,
-        pool: PoolIndex,
-    ) -> Result<(), Refusal> {
-        let joining = Weight::of_joining(&acquire.key, self.held.get(address));
-        self.within_quota(acquire, beside, pool, joining)
-    }
-
-    fn within_quota(
-        &self,
-        acquire: &Acquire,
-        beside: &Beside,
-        pool: PoolIndex,
-        joining: Weight,
-    ) -> Result<(), Refusal> {
-        let key = &acquire.key;
-        let given_back = beside
-            .leaving
-            .iter()
-            .filter_map(|family| self.held_by(key, *family))
-            .filter(|held| self.pools.locate(held.address) == Located::In(pool))
-            .filter_map(|held| self.held.get(held.address))
-            .map(|holders| Weight::of_leaving(key, holders))
-            .fold(Weight::default(), Weight::plus);
-        let taken = beside
-            .taken
-            .iter()
-            .filter(|(_, from)| *from == pool)
-            .map(|(address, _)| Weight::of_joining(key, self.held.get(*address)))
-            .fold(Weight::default(), Weight::plus);
-        let spec = self.pools.spec(pool);
-        match self
-            .quotas
-            .reached(spec, pool, key, joining, (taken, given_back))
-        {
-            None => Ok(()),
-            Some(reached) => Err(Refusal::QuotaExceeded {
-                pool: spec.name.clone(),
-                reached,
-            }),
-        }
-    }
-}
-
-fn taken(choices: &Choices) -> Vec<(IpAddr, PoolIndex)> {
-    let taken = choices.iter().filter_map(|(_, choice)| match choice {
-        Choice::Take { address, pool } => Some((*address, *pool)),
-        Choice::Keep(_) | Choice::Open(_) | Choice::Refused(_) => None,
-    });
-    taken.collect()
 }
 
 fn is_refused(choices: &Choices) -> bool {

@@ -7,8 +7,9 @@
 //! ```
 //!
 //! - [`history`] makes commands, configurations, clock steps and restarts;
-//! - [`book`], [`rules`], [`acquire`] and [`commands`] are the model: plain lists,
-//!   nothing of the engine but the types that it is asked and answers with;
+//! - [`book`], [`rules`], [`acquire`], [`families`] and [`commands`] are the model:
+//!   plain lists, nothing of the engine but the types that it is asked and answers
+//!   with;
 //! - [`world`] runs both and compares them after each step;
 //! - [`invariants`] and [`waiting`] look at the promises from outside.
 //!
@@ -24,6 +25,8 @@ mod book;
 mod commands;
 #[cfg(test)]
 mod describe;
+#[cfg(test)]
+mod families;
 #[cfg(test)]
 mod history;
 #[cfg(test)]
@@ -50,6 +53,7 @@ mod tests {
             failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
                 concat!(env!("CARGO_MANIFEST_DIR"), "/tests/model/regressions.txt"),
             ))),
+            max_shrink_iters: 10_000,
             ..ProptestConfig::default()
         })]
 
