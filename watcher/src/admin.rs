@@ -194,7 +194,10 @@ mod tests {
                         cannot hold the Lease a/b\nnot ready\n";
         assert_eq!((ready, text.as_str()), (false, expected));
         health.election_works();
-        assert!(!report(&health, true, false).0, "who leads needs the allocator");
+        assert!(
+            !report(&health, true, false).0,
+            "who leads needs the allocator"
+        );
         assert!(report(&health, false, false).0, "who stands by does not");
         health.allocator_answered();
         assert_eq!(report(&health, false, false), (true, "ok\n".into()));

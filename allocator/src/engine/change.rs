@@ -144,7 +144,7 @@ impl Change {
     }
 }
 
-/// A free address and who held it last.
+/// An address that nobody holds, and who held it last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastHeld {
     pub address: IpAddr,

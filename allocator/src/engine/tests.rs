@@ -68,12 +68,9 @@ impl Tables {
                 assert_eq!(held.as_ref(), Some(allocation));
                 let address = allocation.address;
                 let is_held = self.allocations.keys().any(|(held, _)| *held == address);
-                if is_held || self.reservations.contains_key(&address) {
+                if is_held {
                     return;
                 }
-                self.last_held.retain(|_, last| {
-                    last.key != allocation.key || Family::of(last.address) != allocation.family()
-                });
                 let last = LastHeld {
                     address,
                     key: Arc::clone(&allocation.key),
@@ -89,7 +86,6 @@ impl Tables {
             ChangeKind::Reserved(reservation) => {
                 let address = reservation.address;
                 self.reservations.insert(address, Arc::clone(reservation));
-                self.last_held.remove(&address);
             }
             ChangeKind::Unreserved(reservation) => {
                 let gone = self.reservations.remove(&reservation.address);
@@ -313,6 +309,43 @@ fn protection_ends_with_its_time_but_the_claim_does_not() {
 }
 
 #[test]
+fn an_address_cools_down_whatever_its_last_holder_or_an_operator_does_next() {
+    let mut h = Harness::with_rules(&[("p", &[], &["192.0.2.1-192.0.2.3"])], |spec| {
+        spec.cooldown = Duration::from_millis(50);
+    });
+    for address in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+        h.get(acquire("a").asking(address)).unwrap();
+    }
+    h.release("a", None);
+    let reserve = Command::Reserve(Reserve {
+        address: "192.0.2.2".parse().unwrap(),
+        key: None,
+        expires: None,
+        comment: String::new(),
+    });
+    h.run(&reserve);
+    h.run(&Command::Unreserve("192.0.2.2".parse().unwrap()));
+    for address in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+        let refused = h.get(acquire("b").asking(address));
+        assert!(matches!(refused, Err(Refusal::PoolCoolingDown { .. })));
+    }
+    assert_eq!(h.get(acquire("a")), ok(&["192.0.2.3"]), "the latest");
+    h.now = h.now.after(Duration::from_millis(50));
+    assert_eq!(h.get(acquire("b")), ok(&["192.0.2.1"]));
+}
+
+#[test]
+fn the_old_uid_is_remembered_when_every_address_changes_at_once() {
+    let mut h = Harness::new(&[("p", &[], &["192.0.2.1", "2001:db8::1"])]);
+    h.get(acquire("a").uid("old")).unwrap();
+    let mut six = acquire("a").uid("new");
+    six.wish.families = vec![Family::V6];
+    assert_eq!(h.get(six), ok(&["2001:db8::1"]));
+    let late = h.run(&Command::Acquire(acquire("a").uid("old")));
+    assert_eq!(late.1.changes, []);
+}
+
+#[test]
 fn a_service_created_again_takes_over_and_the_late_old_one_changes_nothing() {
     let mut h = Harness::new(&[("p", &[], &["192.0.2.1-192.0.2.2"])]);
     h.get(acquire("a").uid("old")).unwrap();
@@ -483,6 +516,66 @@ fn a_preferred_family_is_added_when_it_becomes_possible() {
         "only the second family goes"
     );
     assert_eq!(h.release("b", None), ["192.0.2.2"]);
+}
+
+#[test]
+fn a_limit_does_not_count_what_the_same_request_gives_back() {
+    let pools: [(&str, &[&str], &[&str]); 2] = [
+        ("p", &[], &["192.0.2.1-192.0.2.9", "2001:db8::1"]),
+        ("q", &[], &["192.0.2.20", "2001:db8::20"]),
+    ];
+    let limit = |spec: &mut PoolSpec| spec.max_per_cluster = Some(1);
+    let mut h = Harness::with_rules(&pools, limit);
+    let six = |asked: &str| acquire("a").dual(Policy::All).asking(asked);
+    h.get(six("2001:db8::1").asking("192.0.2.20")).unwrap();
+    let swapped = six("2001:db8::20").asking("192.0.2.2");
+    assert_eq!(h.get(swapped), ok(&["192.0.2.2", "2001:db8::20"]));
+    assert_eq!(
+        h.get(acquire("a").asking("192.0.2.20")),
+        ok(&["192.0.2.20"])
+    );
+}
+
+#[test]
+fn a_limit_for_one_address_leaves_it_to_the_primary_family() {
+    let pools: [(&str, &[&str], &[&str]); 1] = [("p", &[], &["192.0.2.1", "2001:db8::1"])];
+    let mut h = Harness::with_rules(&pools, |spec| spec.max_per_cluster = Some(1));
+    let mut six = acquire("a");
+    six.wish.families = vec![Family::V6];
+    h.get(six).unwrap();
+    h.release("a", None);
+    assert_eq!(h.get(acquire("a").dual(Policy::Any)), ok(&["192.0.2.1"]));
+}
+
+#[test]
+fn the_primary_family_makes_room_where_only_so_both_are_possible() {
+    let pools: [(&str, &[&str], &[&str]); 2] = [
+        ("p", &[], &["192.0.2.1", "2001:db8::1"]),
+        ("q", &[], &["192.0.2.20"]),
+    ];
+    let mut h = Harness::with_rules(&pools, |spec| spec.max_per_cluster = Some(1));
+    assert_eq!(
+        h.get(acquire("a").dual(Policy::All)),
+        ok(&["192.0.2.20", "2001:db8::1"])
+    );
+}
+
+#[test]
+fn both_families_come_from_one_pool_also_where_only_kept_addresses_are_left() {
+    let mut h = Harness::new(&[
+        ("four", &[], &["192.0.2.1"]),
+        ("mixed", &[], &["192.0.2.9", "2001:db8::9"]),
+    ]);
+    for name in ["a", "b"] {
+        h.get(acquire(name).dual(Policy::Any)).unwrap();
+    }
+    for name in ["a", "b"] {
+        h.release(name, None);
+    }
+    assert_eq!(
+        h.get(acquire("c").dual(Policy::All)),
+        ok(&["192.0.2.9", "2001:db8::9"])
+    );
 }
 
 #[test]
@@ -675,7 +768,8 @@ fn nothing() -> Command {
     })
 }
 
-/// Nobody got an address that cools down for somebody else.
+/// Nobody got an address that cools down for somebody else, unless it is kept for
+/// just that Service.
 fn cooled_down(
     h: &Harness,
     before: &BTreeMap<IpAddr, LastHeld>,
@@ -685,6 +779,7 @@ fn cooled_down(
         if let ChangeKind::Allocated(allocation) = &change.kind
             && let Some(last) = before.get(&allocation.address)
             && last.key != allocation.key
+            && !h.tables.reservations.contains_key(&allocation.address)
             && let Located::In(pool) = h.pools.locate(allocation.address)
         {
             let cooled = last.released_at.after(h.pools.spec(pool).cooldown);
