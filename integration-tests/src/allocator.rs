@@ -128,7 +128,7 @@ impl Allocator {
     /// # Panics
     /// When the file cannot be written.
     pub fn write_config(&self, text: &str) {
-        let file = self.folder.path().join("pools.yaml");
+        let file = self.pools_file();
         if let Err(error) = fs::write(&file, text) {
             panic!("cannot write {}: {error}", file.display());
         }
@@ -171,8 +171,7 @@ impl Allocator {
             ),
         ];
         if options.config.is_some() {
-            let file = self.folder.path().join("pools.yaml");
-            settings.push(("config", Some(file.display().to_string())));
+            settings.push(("config", Some(self.pools_file().display().to_string())));
         }
         let (flags, mut envs) = options.given.place("LB_ALLOCATOR", settings);
         let ip_list = options.ip_list.iter();
@@ -256,6 +255,12 @@ impl Allocator {
             .database
             .clone()
             .unwrap_or_else(|| self.folder.path().join("allocator.db"))
+    }
+
+    /// The pools file.
+    #[must_use]
+    pub fn pools_file(&self) -> PathBuf {
+        self.folder.path().join("pools.yaml")
     }
 
     /// The routes file.

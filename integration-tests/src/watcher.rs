@@ -25,6 +25,8 @@ pub struct Options {
     pub class: Option<String>,
     /// `--handle-unclassed`.
     pub handle_unclassed: bool,
+    /// `--annotation-aliases`.
+    pub annotation_aliases: Option<String>,
     /// How it is told all this.
     pub given: Given,
 }
@@ -37,6 +39,7 @@ impl Options {
             cluster: name.to_owned(),
             class: None,
             handle_unclassed: false,
+            annotation_aliases: None,
             given: Given::default(),
         }
     }
@@ -52,6 +55,13 @@ impl Options {
     #[must_use]
     pub fn handle_unclassed(mut self) -> Self {
         self.handle_unclassed = true;
+        self
+    }
+
+    /// With `--annotation-aliases`.
+    #[must_use]
+    pub fn annotation_aliases(mut self, peers: &str) -> Self {
+        self.annotation_aliases = Some(peers.to_owned());
         self
     }
 }
@@ -110,6 +120,9 @@ impl Watcher {
         }
         if options.handle_unclassed {
             settings.push(("handle-unclassed", None));
+        }
+        if let Some(peers) = &options.annotation_aliases {
+            settings.push(("annotation-aliases", Some(peers.clone())));
         }
         let (args, envs) = options.given.place("LB_WATCHER", settings);
         let binary = workspace_binary("lb-watcher")?;

@@ -1,0 +1,86 @@
+//! Who gets a released address, and when.
+
+use integration_tests::{control_plane::ControlPlane, namespace::Namespace, site::Site};
+
+async fn start(rules: &str) -> (Namespace, Site) {
+    let control_plane = ControlPlane::shared().await;
+    let ns = control_plane.namespace().await;
+    let pools = format!("pools: [{{name: p, addresses: [192.0.2.1-192.0.2.2], {rules}}}]");
+    let site = Site::with_pools(control_plane, &pools).await;
+    (ns, site)
+}
+
+/// A Service gets the first address and gives it back.
+async fn leave(ns: &Namespace, site: &Site, name: &str) {
+    ns.create(site.service(name)).await;
+    ns.gets(name, ["192.0.2.1"]).await;
+    ns.delete(name).await;
+    ns.was_told(name, ["AddressAssigned", "AddressReleased"])
+        .await;
+}
+
+#[tokio::test]
+async fn others_get_a_released_address_only_when_nothing_else_is_free() {
+    // The default of a day.
+    let (ns, site) = start("priority: 1").await;
+    leave(&ns, &site, "first").await;
+    ns.create(site.service("other")).await;
+    ns.gets("other", ["192.0.2.2"]).await;
+    ns.create(site.service("first")).await;
+    ns.gets("first", ["192.0.2.1"]).await;
+    ns.delete("first").await;
+    ns.create(site.service("last")).await;
+    ns.gets("last", ["192.0.2.1"]).await;
+}
+
+#[tokio::test]
+async fn without_a_time_to_stick_the_lowest_free_address_is_given_to_anybody() {
+    let (ns, site) = start("stickyFor: 0s").await;
+    leave(&ns, &site, "first").await;
+    ns.create(site.service("other")).await;
+    ns.gets("other", ["192.0.2.1"]).await;
+}
+
+#[tokio::test]
+async fn the_last_holder_does_not_wait_for_the_cooldown_that_others_wait_for() {
+    let (ns, site) = start("cooldown: 1h").await;
+    leave(&ns, &site, "first").await;
+    ns.create(site.service("other")).await;
+    ns.gets("other", ["192.0.2.2"]).await;
+    ns.create(site.service("waits")).await;
+    let message = ns.is_pending("waits", "POOL_COOLING_DOWN").await.message;
+    assert!(message.contains("the first is free at 20"), "{message}");
+    ns.create(site.service("asking").ips("192.0.2.1")).await;
+    ns.is_pending("asking", "POOL_COOLING_DOWN").await;
+    ns.create(site.service("first")).await;
+    ns.gets("first", ["192.0.2.1"]).await;
+    ns.is_pending("waits", "POOL_EXHAUSTED").await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_cooldown_is_served_when_it_ends_asked_for_or_not() {
+    let (ns, site) = start("cooldown: 4s").await;
+    ns.create(site.service("second").ips("192.0.2.2")).await;
+    ns.gets("second", ["192.0.2.2"]).await;
+    ns.create(site.service("first")).await;
+    ns.gets("first", ["192.0.2.1"]).await;
+    ns.create(site.service("any")).await;
+    ns.create(site.service("asking").ips("192.0.2.2")).await;
+    ns.is_pending("any", "POOL_EXHAUSTED").await;
+    ns.is_pending("asking", "ADDRESS_IN_USE").await;
+    ns.delete("second").await;
+    ns.is_pending("asking", "POOL_COOLING_DOWN").await;
+    ns.delete("any").await;
+    ns.gets("asking", ["192.0.2.2"]).await;
+    ns.create(site.service("any")).await;
+    ns.is_pending("any", "POOL_EXHAUSTED").await;
+    ns.delete("first").await;
+    ns.gets("any", ["192.0.2.1"]).await;
+    let told: Vec<_> = ns
+        .told("asking")
+        .await
+        .into_iter()
+        .map(|t| t.reason)
+        .collect();
+    assert_eq!(told.last().map(String::as_str), Some("AddressAssigned"));
+}
