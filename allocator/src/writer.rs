@@ -266,14 +266,20 @@ impl WriterTask {
         }
         self.published.apply(&all);
         let several_clusters = self.published.read().has_several_clusters();
+        let mut kept_for_waiting = false;
         for (job, (reply, outcome)) in batch.drain(..).zip(planned) {
             let Job { command, answer } = job;
             self.metrics.planned(&reply, &outcome);
             self.decisions
                 .decided(&command, &reply, &outcome, several_clusters);
+            kept_for_waiting |= self.pending.is_served_by(&reply);
             self.pending.note(command, &reply);
             // Whoever gave up in the meantime asks again and gets the same.
             let _ = answer.send(Ok(Answer { reply, revision }));
+        }
+        // Whatever it was refused for, it may have an address of its own now.
+        if kept_for_waiting {
+            self.published.tell(Event::PoolsChanged { revision });
         }
     }
 

@@ -228,7 +228,8 @@ impl Namespace {
         .await
     }
 
-    /// What people were told about the Service, the oldest first.
+    /// What lb-watcher told people about the Service, the oldest first. The API
+    /// server has things to say as well.
     pub async fn told(&self, name: &str) -> Vec<Told> {
         let events: Api<Event> = Api::namespaced(self.client.clone(), &self.name);
         let listed = events.list(&ListParams::default()).await;
@@ -238,10 +239,9 @@ impl Namespace {
         )
         .items;
         events.retain(|event| {
-            event
-                .regarding
-                .as_ref()
-                .is_some_and(|of| of.name.as_deref() == Some(name))
+            let regarding = event.regarding.as_ref();
+            event.reporting_controller.as_deref() == Some("lb-watcher")
+                && regarding.is_some_and(|of| of.name.as_deref() == Some(name))
         });
         events.sort_by_key(|event| event.event_time.as_ref().map(|time| time.0));
         let told = |event: Event| Told {

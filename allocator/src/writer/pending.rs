@@ -1,5 +1,6 @@
-//! Who waits for an address, as far as they asked since the start: only for
-//! telling what another configuration would do for them.
+//! Who waits for an address, as far as they asked since the start: for telling
+//! what another configuration would do for them, and them of an address that is
+//! reserved for them.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -32,6 +33,19 @@ impl Pending {
                 self.0.remove(&release.key);
             }
             Command::Reserve(_) | Command::Unreserve(_) => {}
+        }
+    }
+
+    /// Whether this is a reservation for somebody who waits.
+    pub fn is_served_by(&self, reply: &Reply) -> bool {
+        match reply {
+            Reply::Reserved(reservation) => {
+                let key = reservation.key.as_ref();
+                key.is_some_and(|key| self.0.contains_key(key))
+            }
+            Reply::Acquired(_) | Reply::Refused(_) | Reply::Released(_) | Reply::Unreserved(_) => {
+                false
+            }
         }
     }
 

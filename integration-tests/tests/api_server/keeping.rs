@@ -54,33 +54,31 @@ async fn the_last_holder_does_not_wait_for_the_cooldown_that_others_wait_for() {
     ns.is_pending("asking", "POOL_COOLING_DOWN").await;
     ns.create(site.service("first")).await;
     ns.gets("first", ["192.0.2.1"]).await;
-    ns.is_pending("waits", "POOL_EXHAUSTED").await;
+    ns.is_pending("waits", "POOL_COOLING_DOWN").await;
 }
 
 #[tokio::test]
 async fn who_waits_for_a_cooldown_is_served_when_it_ends_asked_for_or_not() {
     let (ns, site) = start("cooldown: 4s").await;
-    ns.create(site.service("second").ips("192.0.2.2")).await;
-    ns.gets("second", ["192.0.2.2"]).await;
-    ns.create(site.service("first")).await;
-    ns.gets("first", ["192.0.2.1"]).await;
-    ns.create(site.service("any")).await;
-    ns.create(site.service("asking").ips("192.0.2.2")).await;
-    ns.is_pending("any", "POOL_EXHAUSTED").await;
-    ns.is_pending("asking", "ADDRESS_IN_USE").await;
-    ns.delete("second").await;
-    ns.is_pending("asking", "POOL_COOLING_DOWN").await;
-    ns.delete("any").await;
-    ns.gets("asking", ["192.0.2.2"]).await;
-    ns.create(site.service("any")).await;
-    ns.is_pending("any", "POOL_EXHAUSTED").await;
-    ns.delete("first").await;
-    ns.gets("any", ["192.0.2.1"]).await;
-    let told: Vec<_> = ns
-        .told("asking")
-        .await
-        .into_iter()
-        .map(|t| t.reason)
-        .collect();
-    assert_eq!(told.last().map(String::as_str), Some("AddressAssigned"));
+    for name in ["first", "second"] {
+        ns.create(site.service(name)).await;
+        ns.gets_any(name).await;
+    }
+    for (name, address, service) in [
+        ("first", "192.0.2.1", site.service("any")),
+        (
+            "second",
+            "192.0.2.2",
+            site.service("asking").ips("192.0.2.2"),
+        ),
+    ] {
+        ns.delete(name).await;
+        ns.was_told(name, ["AddressAssigned", "AddressReleased"])
+            .await;
+        let waiting = ns.create(service).await.metadata.name.unwrap();
+        ns.is_pending(&waiting, "POOL_COOLING_DOWN").await;
+        ns.gets(&waiting, [address]).await;
+        ns.was_told(&waiting, ["AllocationFailed", "AddressAssigned"])
+            .await;
+    }
 }

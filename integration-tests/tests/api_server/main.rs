@@ -21,6 +21,7 @@ mod keeping;
 mod plan;
 mod pool_requests;
 mod pool_rules;
+mod readme;
 mod refusals;
 mod reload;
 mod replicas;

@@ -167,7 +167,7 @@ fn rows(site: &Site) -> Vec<Row> {
             shared("sharing-port-clash", "k"),
             "SHARING_PORT_CLASH",
             &[
-                "port 80",
+                "port TCP/80",
                 "192.0.2.33",
                 "/sharing",
                 "use another port or another sharing key",
