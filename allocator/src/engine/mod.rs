@@ -469,7 +469,6 @@ impl Engine {
         }
         self.count_out(allocation);
         let nobody_is_left = self.held.remove(allocation);
-        let mut cools = false;
         if nobody_is_left && self.reservations.get(address).is_none() {
             let last = LastHeld {
                 address,
@@ -477,14 +476,10 @@ impl Engine {
                 released_at: self.now,
             };
             self.free.give_back(&self.pools, last, self.now);
-            cools = match self.pools.locate(address) {
-                Located::In(pool) => !self.pools.spec(pool).cooldown.is_zero(),
-                Located::Excluded(_) | Located::Nowhere => false,
-            };
         }
-        if !cools {
-            self.tell_freed(address, outcome);
-        }
+        // Also of an address that cools down: there is room in a quota now, and who
+        // waits learns until when.
+        self.tell_freed(address, outcome);
     }
 
     fn tell_freed(&self, address: IpAddr, outcome: &mut Outcome) {

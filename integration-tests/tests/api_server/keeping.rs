@@ -82,3 +82,32 @@ async fn who_waits_for_a_cooldown_is_served_when_it_ends_asked_for_or_not() {
             .await;
     }
 }
+
+#[tokio::test]
+async fn who_waits_is_told_of_a_cooldown_when_it_begins() {
+    let (ns, site) = start("cooldown: 1h").await;
+    for name in ["first", "second"] {
+        ns.create(site.service(name)).await;
+        ns.gets_any(name).await;
+    }
+    ns.create(site.service("any")).await;
+    ns.is_pending("any", "POOL_EXHAUSTED").await;
+    ns.create(site.service("asking").ips("192.0.2.2")).await;
+    ns.is_pending("asking", "ADDRESS_IN_USE").await;
+    ns.delete("second").await;
+    for name in ["any", "asking"] {
+        let message = ns.is_pending(name, "POOL_COOLING_DOWN").await.message;
+        assert!(message.contains("the first is free at 20"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn room_in_a_quota_is_used_at_once_although_the_address_that_left_cools_down() {
+    let (ns, site) = start("cooldown: 1h, maxPerNamespace: 1").await;
+    ns.create(site.service("first")).await;
+    ns.gets("first", ["192.0.2.1"]).await;
+    ns.create(site.service("second")).await;
+    ns.is_pending("second", "QUOTA_EXCEEDED").await;
+    ns.delete("first").await;
+    ns.gets("second", ["192.0.2.2"]).await;
+}
