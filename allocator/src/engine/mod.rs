@@ -477,9 +477,9 @@ impl Engine {
             };
             self.free.give_back(&self.pools, last, self.now);
         }
-        // Also of an address that cools down: there is room in a quota now, and who
-        // waits learns until when.
+        // Also of an address that cools down: who waits learns until when.
         self.tell_freed(address, outcome);
+        self.tell_room_in_quota(address, outcome);
     }
 
     fn tell_freed(&self, address: IpAddr, outcome: &mut Outcome) {
@@ -489,6 +489,25 @@ impl Engine {
                 family: Family::of(address),
             });
         }
+    }
+
+    /// A quota counts both families, so that one that leaves makes room for one of
+    /// the other.
+    fn tell_room_in_quota(&self, address: IpAddr, outcome: &mut Outcome) {
+        let Located::In(pool) = self.pools.locate(address) else {
+            return;
+        };
+        let spec = self.pools.spec(pool);
+        if spec.max_per_namespace.is_none() && spec.max_per_cluster.is_none() {
+            return;
+        }
+        let others = self.pools.usable(pool).iter();
+        let others =
+            others.filter(|(family, usable)| *family != Family::of(address) && !usable.is_empty());
+        outcome.freed.extend(others.map(|(family, _)| Freed {
+            pool: spec.name.clone(),
+            family,
+        }));
     }
 
     fn count_in(&mut self, allocation: &Allocation) {

@@ -111,3 +111,18 @@ async fn room_in_a_quota_is_used_at_once_although_the_address_that_left_cools_do
     ns.delete("first").await;
     ns.gets("second", ["192.0.2.2"]).await;
 }
+
+#[tokio::test]
+async fn room_in_a_quota_is_room_for_either_family() {
+    let (ns, site) = start("maxPerCluster: 1").await;
+    site.allocator.write_config(
+        "pools: [{name: both, addresses: [192.0.2.1, '2001:db8::1'], maxPerCluster: 1}]",
+    );
+    let six = site.service("six").families("SingleStack", &["IPv6"]);
+    ns.create(six).await;
+    ns.gets("six", ["2001:db8::1"]).await;
+    ns.create(site.service("four")).await;
+    ns.is_pending("four", "QUOTA_EXCEEDED").await;
+    ns.delete("six").await;
+    ns.gets("four", ["192.0.2.1"]).await;
+}

@@ -63,7 +63,6 @@ async fn a_service_that_may_not_share_any_more_and_finds_no_other_address_loses_
     ns.gets("stays", ["192.0.2.1"]).await;
 }
 
-/// Services are equal but for what a row says; the first holds the address.
 #[tokio::test]
 async fn two_services_share_an_address_exactly_when_every_rule_allows_it() {
     let control_plane = ControlPlane::shared().await;
@@ -138,6 +137,61 @@ async fn two_services_share_an_address_exactly_when_every_rule_allows_it() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn who_waits_to_share_is_served_when_the_holder_lets_it() {
+    let control_plane = ControlPlane::shared().await;
+    let ns = control_plane.namespace().await;
+    let pools = "pools: [{name: p, addresses: [192.0.2.0/24]}]";
+    let site = Site::with_pools(control_plane, pools).await;
+    let holder = || site.service("1").annotation(KEY, "k").port(80);
+    let other = || site.service("2").annotation(KEY, "k").port(81);
+    let key = |value: Option<&str>| json!({"metadata": {"annotations": {KEY: value}}});
+    let rows = [
+        (
+            holder().port(81),
+            other(),
+            "SHARING_PORT_CLASH",
+            json!({"spec": {"ports": [{"port": 80, "protocol": "TCP"}]}}),
+        ),
+        (
+            holder().annotation(KEY, "other"),
+            other(),
+            "SHARING_KEY_MISMATCH",
+            key(Some("k")),
+        ),
+        (
+            site.service("1").port(80),
+            other(),
+            "SHARING_KEY_MISMATCH",
+            key(Some("k")),
+        ),
+        (
+            holder().traffic_policy("Local"),
+            other(),
+            "SHARING_NOT_PERMITTED",
+            json!({"spec": {"externalTrafficPolicy": "Cluster"}}),
+        ),
+        (
+            holder().traffic_policy("Local").selector("app", "a"),
+            other().traffic_policy("Local").selector("app", "b"),
+            "SHARING_NOT_PERMITTED",
+            json!({"spec": {"selector": {"app": "b"}}}),
+        ),
+    ];
+    for (number, (holder, other, reason, edit)) in rows.into_iter().enumerate() {
+        let address = format!("192.0.2.{number}");
+        ns.create(holder.ips(&address)).await;
+        ns.gets("1", [address.as_str()]).await;
+        ns.create(other.ips(&address)).await;
+        ns.is_pending("2", reason).await;
+        ns.edit("1", edit).await;
+        ns.gets("2", [address.as_str()]).await;
+        ns.gets("1", [address.as_str()]).await;
+        ns.delete("1").await;
+        ns.delete("2").await;
+    }
 }
 
 #[tokio::test]
