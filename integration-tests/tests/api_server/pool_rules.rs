@@ -104,20 +104,6 @@ async fn a_quota_is_kept_and_room_in_it_is_used() {
 }
 
 #[tokio::test]
-async fn a_released_address_cools_down_for_others() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let pools = "pools: [{name: p, addresses: [192.0.2.1], cooldown: 3s}]";
-    let site = Site::with_pools(control_plane, pools).await;
-    ns.create(site.service("first")).await;
-    ns.gets("first", ["192.0.2.1"]).await;
-    ns.delete("first").await;
-    ns.create(site.service("other")).await;
-    ns.is_pending("other", "POOL_COOLING_DOWN").await;
-    ns.gets("other", ["192.0.2.1"]).await;
-}
-
-#[tokio::test]
 async fn addresses_that_end_in_0_and_255_are_avoided_where_that_is_asked() {
     let control_plane = ControlPlane::shared().await;
     let ns = control_plane.namespace().await;
