@@ -1,6 +1,7 @@
 //! The rules of pools.
 
 use integration_tests::{control_plane::ControlPlane, site::Site};
+use serde_json::json;
 
 #[tokio::test]
 async fn a_namespace_gets_addresses_of_a_pool_that_selects_its_labels() {
@@ -49,6 +50,10 @@ async fn a_service_is_served_by_a_pool_that_selects_its_labels() {
     ns.create(site.service("outside").label("public", "yes"))
         .await;
     ns.gets("outside", ["192.0.2.1"]).await;
+    ns.delete("outside").await;
+    ns.edit("inside", json!({"metadata": {"labels": {"public": ""}}}))
+        .await;
+    ns.gets("inside", ["192.0.2.1"]).await;
 }
 
 #[tokio::test]
