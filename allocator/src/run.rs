@@ -130,8 +130,9 @@ async fn serve(args: Serve) -> Result<()> {
     let admin = tokio::spawn(axum::serve(admin_socket, admin.router()).into_future());
     let stop_writer = CancellationToken::new();
     let writer_task = tokio::spawn(task.run(stop_writer.clone()));
+    // Also without a file to read again: it would end the process otherwise.
+    let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     if source.file().is_some() {
-        let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
         tokio::spawn(reload.watch(hangup));
     }
     tokio::spawn(cancel_on_signal(shutdown.clone())?);

@@ -35,6 +35,8 @@ pub struct Options {
     pub given: Given,
     /// More arguments of `serve`.
     pub args: Vec<String>,
+    /// More environment variables.
+    pub envs: Vec<(String, String)>,
 }
 
 impl Options {
@@ -67,6 +69,13 @@ impl Options {
     #[must_use]
     pub fn listen(mut self, address: &str) -> Self {
         self.listen = Some(address.to_owned());
+        self
+    }
+
+    /// With one more environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.envs.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -128,7 +137,7 @@ impl Allocator {
     /// # Panics
     /// When the file cannot be written.
     pub fn write_config(&self, text: &str) {
-        let file = self.folder.path().join("pools.yaml");
+        let file = self.pools_file();
         if let Err(error) = fs::write(&file, text) {
             panic!("cannot write {}: {error}", file.display());
         }
@@ -171,12 +180,12 @@ impl Allocator {
             ),
         ];
         if options.config.is_some() {
-            let file = self.folder.path().join("pools.yaml");
-            settings.push(("config", Some(file.display().to_string())));
+            settings.push(("config", Some(self.pools_file().display().to_string())));
         }
         let (flags, mut envs) = options.given.place("LB_ALLOCATOR", settings);
         let ip_list = options.ip_list.iter();
         envs.extend(ip_list.map(|list| ("IP_LIST".to_owned(), list.clone())));
+        envs.extend(options.envs.iter().cloned());
         let args = [vec!["serve".to_owned()], flags, options.args.clone()].concat();
         let binary = workspace_binary("lb-allocator")?;
         Process::start(&self.name, &binary, &args, &envs, &self.logs)
@@ -256,6 +265,12 @@ impl Allocator {
             .database
             .clone()
             .unwrap_or_else(|| self.folder.path().join("allocator.db"))
+    }
+
+    /// The pools file.
+    #[must_use]
+    pub fn pools_file(&self) -> PathBuf {
+        self.folder.path().join("pools.yaml")
     }
 
     /// The routes file.

@@ -31,6 +31,8 @@ pub struct Options {
     pub lease_namespace: Option<String>,
     /// `--kubeconfig`; without one, that of the control plane's administrator.
     pub kubeconfig: Option<PathBuf>,
+    /// `--annotation-aliases`.
+    pub annotation_aliases: Option<String>,
     /// How it is told all this.
     pub given: Given,
 }
@@ -46,6 +48,7 @@ impl Options {
             leader_elect: true,
             lease_namespace: None,
             kubeconfig: None,
+            annotation_aliases: None,
             given: Given::default(),
         }
     }
@@ -83,6 +86,13 @@ impl Options {
     #[must_use]
     pub fn handle_unclassed(mut self) -> Self {
         self.handle_unclassed = true;
+        self
+    }
+
+    /// With `--annotation-aliases`.
+    #[must_use]
+    pub fn annotation_aliases(mut self, peers: &str) -> Self {
+        self.annotation_aliases = Some(peers.to_owned());
         self
     }
 }
@@ -161,6 +171,9 @@ impl Watcher {
         }
         if let Some(namespace) = &options.lease_namespace {
             settings.push(("leader-elect-lease-namespace", Some(namespace.clone())));
+        }
+        if let Some(peers) = &options.annotation_aliases {
+            settings.push(("annotation-aliases", Some(peers.clone())));
         }
         let (args, envs) = options.given.place("LB_WATCHER", settings);
         let binary = workspace_binary("lb-watcher")?;

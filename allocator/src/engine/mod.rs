@@ -169,8 +169,6 @@ pub struct Freed {
     pub by: Option<ClusterName>,
     /// It is still held: who shares it.
     pub shared: Option<(ClusterName, SharingKey)>,
-    /// It cools down: only limits have room.
-    pub cools: bool,
 }
 
 /// Why a snapshot cannot be what this engine wrote.
@@ -353,7 +351,7 @@ impl Engine {
         let mut outcome = Outcome::default();
         self.now = self.now.max(now);
         for address in self.free.end_stages(self.now) {
-            self.tell_freed(address, None, false, &mut outcome);
+            self.tell_freed(address, None, &mut outcome);
         }
         while let Some(expired) = self.reservations.expired(self.now) {
             self.commit(ChangeKind::Unreserved(expired), &mut outcome);
@@ -587,7 +585,7 @@ impl Engine {
                 self.is_recorded(allocation);
                 self.hold(Arc::clone(allocation));
                 if allocation.holder.sharing.is_some() {
-                    self.tell_freed(allocation.address, None, false, outcome);
+                    self.tell_freed(allocation.address, None, outcome);
                 }
             }
             ChangeKind::Released(allocation) => self.let_go(allocation, outcome),
@@ -602,7 +600,7 @@ impl Engine {
                 self.reservations.remove(address);
                 if self.held.get(address).is_none() {
                     self.free.give(&self.pools, address, self.now);
-                    self.tell_freed(address, None, false, outcome);
+                    self.tell_freed(address, None, outcome);
                 }
             }
             ChangeKind::Conflicted(conflict) => self.conflicts.add(Arc::clone(conflict)),
@@ -685,21 +683,11 @@ impl Engine {
                 released_at: self.now,
             });
         }
-        let cools = nobody_is_left
-            && match self.pools.locate(address) {
-                Located::In(pool) => !self.pools.spec(pool).cooldown.is_zero(),
-                Located::Excluded(_) | Located::Nowhere => false,
-            };
-        self.tell_freed(address, Some(&allocation.key.cluster), cools, outcome);
+        // Also of an address that cools down: who waits learns until when.
+        self.tell_freed(address, Some(&allocation.key.cluster), outcome);
     }
 
-    fn tell_freed(
-        &self,
-        address: IpAddr,
-        by: Option<&ClusterName>,
-        cools: bool,
-        outcome: &mut Outcome,
-    ) {
+    fn tell_freed(&self, address: IpAddr, by: Option<&ClusterName>, outcome: &mut Outcome) {
         if let Located::In(pool) = self.pools.locate(address) {
             outcome.freed.push(Freed {
                 pool: self.pools.spec(pool).name.clone(),
@@ -707,7 +695,6 @@ impl Engine {
                 address,
                 by: by.cloned(),
                 shared: self.held.get(address).and_then(sharing::Holders::group),
-                cools,
             });
         }
     }
@@ -719,11 +706,6 @@ impl Engine {
             self.free.lowest_fresh(pool, family).is_some()
                 || self.free.lowest_sticky(pool, family).is_some()
         })
-    }
-
-    /// Whether nobody holds an address.
-    pub fn is_unheld(&self, address: IpAddr) -> bool {
-        self.held.get(address).is_none()
     }
 
     /// The pools that a wish could be served from if they had room.
