@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     admin::Health,
-    allocator::Allocator,
+    allocator::{Allocator, Connections},
     key::Key,
     ledger::{Ledger, Waiting},
     metrics::Metrics,
@@ -82,13 +82,15 @@ impl Announcements {
         let mut backoff = BACKOFF.build();
         let mut lost_before = false;
         loop {
+            // Before the stream is opened, so that no change is missed.
+            let connections = self.allocator.connections();
             let refusal = match self.open().await {
                 Ok(stream) => {
                     info!("lb-allocator is there");
                     self.started(lost_before);
                     backoff = BACKOFF.build();
                     lost_before = true;
-                    let refusal = self.follow(stream).await;
+                    let refusal = self.follow_and_move(stream, connections).await;
                     self.ledger.lost();
                     refusal
                 }
@@ -119,8 +121,34 @@ impl Announcements {
         }
     }
 
+    /// Follows the stream until it ends. When there is another connection, it moves
+    /// there: first the new stream, then the end of the old one.
+    async fn follow_and_move(
+        &self,
+        mut stream: Streaming<WatchResponse>,
+        mut connections: Connections,
+    ) -> Refusal {
+        loop {
+            tokio::select! {
+                refusal = self.follow(&mut stream) => return refusal,
+                () = connections.changed() => {}
+            }
+            match self.open().await {
+                Ok(moved) => {
+                    stream = moved;
+                    // What the old one told last may have gone unread.
+                    self.push_batch(self.ledger.wake(|_| true));
+                }
+                Err(refusal) => warn!(
+                    reason = %refusal.reason,
+                    "cannot move to another connection yet: {}", refusal.message
+                ),
+            }
+        }
+    }
+
     /// Passes on what the stream tells, until it ends.
-    async fn follow(&self, mut stream: Streaming<WatchResponse>) -> Refusal {
+    async fn follow(&self, stream: &mut Streaming<WatchResponse>) -> Refusal {
         loop {
             match stream.message().await {
                 Ok(Some(WatchResponse { event, .. })) => self.told(event),

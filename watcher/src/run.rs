@@ -7,6 +7,7 @@ use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use lb_tls::{files::Material, metrics::TlsMetrics, reload::Reloading};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -47,6 +48,7 @@ const EVENTS_GRACE: Duration = Duration::from_secs(1);
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let Args {
         allocator,
+        tls,
         cluster,
         kubeconfig,
         context,
@@ -59,6 +61,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         log_filter,
         instance,
     } = args;
+    let files = tls.files(&allocator).map_err(anyhow::Error::msg)?;
     let (decisions, _guard) = logging::start(log_format, &log_filter, time_zone())?;
     let stop_signal = stop_signal()?;
     let config = kube_config(kubeconfig, context).await?;
@@ -69,13 +72,23 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on --admin-listen {admin_listen}"))?;
 
     let rule = ClassRule::new(load_balancer_class.map(|class| class.0), handle_unclassed);
-    let (metrics, registry) = Metrics::new();
+    let (metrics, mut registry) = Metrics::new();
+    let certificates = files.map(|files| {
+        Reloading::load(files, Material::client, TlsMetrics::register(&mut registry))
+            .context("cannot use the certificates for lb-allocator")
+    });
+    let certificates = certificates.transpose()?;
     let store = Arc::new(ServiceStore::new(rule));
     let namespaces = Arc::new(NamespaceStore::default());
     let ledger = Arc::new(Ledger::default());
     let queue = Arc::new(Queue::default());
     let health = Arc::new(Health::default());
-    let allocator = Allocator::new(&allocator.endpoint, cluster.0, metrics.clone());
+    let (allocator, reconnect) = Allocator::new(
+        &allocator.endpoint,
+        certificates.as_ref().map(Reloading::current),
+        cluster.0,
+        metrics.clone(),
+    );
     let api = ServiceApi::new(client.clone(), metrics.clone());
     let (events, sender) = events::channel(client.clone(), instance, metrics.clone());
     let (link_sender, link) = watch::channel(Link::Connecting);
@@ -103,12 +116,17 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let spawn = |task| tasks.spawn(stop.clone().run_until_cancelled_owned(task));
     let admin = Admin {
         health: health.clone(),
+        certificates_problem: certificates.as_ref().map(Reloading::problem),
         metrics: metrics.clone(),
         registry,
         queue: queue.clone(),
         ledger: ledger.clone(),
     };
     tasks.spawn(admin.serve(listener, stop.clone()));
+    if let (Some(certificates), Some(reconnect)) = (certificates, reconnect) {
+        spawn(boxed(certificates.keep()));
+        spawn(boxed(reconnect.run()));
+    }
     spawn(boxed(
         Announcements {
             allocator: allocator.clone(),

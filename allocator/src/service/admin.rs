@@ -1,15 +1,17 @@
-//! `AdminService`: reservations, and trying a configuration.
+//! `AdminService`: reservations, trying a configuration, and who was refused.
 
 use std::{net::IpAddr, sync::Arc};
 
 use lb_proto::v1::{self, admin_service_server::AdminService};
 use tonic::{Request, Response, Status};
 
-use super::{convert, fault, page, request};
+use super::{convert, fault, gate::Gate, page, request};
 use crate::{
+    auth::{Rpc, Target},
     config::{Source, reload::one_line},
     engine::{Command, Engine, Pools, Reply, is_stranded},
     published::Published,
+    store::{DenialPlace, HistoryReader},
     writer::{Answer, Inspection, Pending, Writer, wall_clock},
 };
 
@@ -20,16 +22,33 @@ const LISTED: usize = 1000;
 pub struct Admin {
     writer: Writer,
     published: Arc<Published>,
+    history: HistoryReader,
     source: Source,
+    gate: Gate,
 }
 
 impl Admin {
-    pub const fn new(writer: Writer, published: Arc<Published>, source: Source) -> Self {
+    pub const fn new(
+        writer: Writer,
+        published: Arc<Published>,
+        history: HistoryReader,
+        source: Source,
+        gate: Gate,
+    ) -> Self {
         Self {
             writer,
             published,
+            history,
             source,
+            gate,
         }
+    }
+
+    /// The message, if its sender may do this. None of it is a watcher's business.
+    fn admit<T>(&self, request: Request<T>, rpc: Rpc) -> Result<T, Status> {
+        let (caller, message) = self.gate.enter(request);
+        self.gate.admit(&caller, rpc, Target::Everything)?;
+        Ok(message)
     }
 
     async fn submit(&self, command: Command) -> Result<Answer, Status> {
@@ -44,7 +63,7 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::ReserveRequest>,
     ) -> Result<Response<v1::ReserveResponse>, Status> {
-        let command = request::reserve(request.into_inner())?;
+        let command = request::reserve(self.admit(request, Rpc::Reserve)?)?;
         let Answer { reply, revision } = self.submit(command).await?;
         match reply {
             Reply::Reserved(reservation) => Ok(Response::new(v1::ReserveResponse {
@@ -62,7 +81,7 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::UnreserveRequest>,
     ) -> Result<Response<v1::UnreserveResponse>, Status> {
-        let command = request::unreserve(&request.into_inner())?;
+        let command = request::unreserve(&self.admit(request, Rpc::Unreserve)?)?;
         let Answer { reply, revision } = self.submit(command).await?;
         match reply {
             Reply::Unreserved(reservation) => Ok(Response::new(v1::UnreserveResponse {
@@ -82,7 +101,7 @@ impl AdminService for Admin {
         let v1::ListReservationsRequest {
             page_size,
             page_token,
-        } = request.into_inner();
+        } = self.admit(request, Rpc::ListReservations)?;
         let size = page::size(page_size)?;
         let start = request::optional("page_token", &page_token, |_, text| {
             text.parse::<IpAddr>().map_err(|_| page::bad_token(text))
@@ -107,7 +126,8 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::PlanConfigurationRequest>,
     ) -> Result<Response<v1::PlanConfigurationResponse>, Status> {
-        let v1::PlanConfigurationRequest { pools_file } = request.into_inner();
+        let message = self.admit(request, Rpc::PlanConfiguration)?;
+        let v1::PlanConfigurationRequest { pools_file } = message;
         let configuration = self
             .source
             .with_file(Some(&pools_file))
@@ -121,6 +141,38 @@ impl AdminService for Admin {
         let planned = planned.await.map_err(|error| fault::internal(&error))?;
         Ok(Response::new(planned?))
     }
+
+    async fn list_denials(
+        &self,
+        request: Request<v1::ListDenialsRequest>,
+    ) -> Result<Response<v1::ListDenialsResponse>, Status> {
+        let v1::ListDenialsRequest {
+            page_size,
+            page_token,
+        } = self.admit(request, Rpc::ListDenials)?;
+        let size = page::size(page_size)?;
+        let start = request::optional("page_token", &page_token, |_, text| denial_place(text))?;
+        let rows = self.history.denials(start, size + 1).await;
+        let mut rows = rows.map_err(|error| fault::internal(&error))?;
+        let next = (rows.len() > size).then(|| rows.pop()).flatten();
+        Ok(Response::new(v1::ListDenialsResponse {
+            revision: self.published.read().revision().0,
+            denials: rows.into_iter().map(convert::denial).collect(),
+            next_page_token: next
+                .map(|row| format!("{}/{}", row.last_at, row.id))
+                .unwrap_or_default(),
+        }))
+    }
+}
+
+fn denial_place(token: &str) -> Result<DenialPlace, Status> {
+    let place = token.split_once('/').and_then(|(last_at, id)| {
+        Some(DenialPlace {
+            last_at: last_at.parse().ok()?,
+            id: id.parse().ok()?,
+        })
+    });
+    place.ok_or_else(|| page::bad_token(token))
 }
 
 /// What would change if `pools` were in force.

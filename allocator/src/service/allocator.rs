@@ -11,8 +11,9 @@ use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{convert, fault, request};
+use super::{convert, fault, gate::Gate, request};
 use crate::{
+    auth::{Rpc, Target},
     engine::{Command, Reply},
     published::{Event, Published},
     writer::{Answer, Writer},
@@ -22,6 +23,7 @@ use crate::{
 pub struct Allocator {
     writer: Writer,
     published: Arc<Published>,
+    gate: Gate,
     shutdown: CancellationToken,
 }
 
@@ -29,11 +31,13 @@ impl Allocator {
     pub const fn new(
         writer: Writer,
         published: Arc<Published>,
+        gate: Gate,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
             writer,
             published,
+            gate,
             shutdown,
         }
     }
@@ -52,8 +56,11 @@ impl AllocatorService for Allocator {
         &self,
         request: Request<v1::AcquireRequest>,
     ) -> Result<Response<v1::AcquireResponse>, Status> {
-        let Answer { reply, revision } =
-            self.submit(request::acquire(request.into_inner())?).await?;
+        let (caller, message) = self.gate.enter(request);
+        let acquire = request::acquire(message)?;
+        let target = Target::Cluster(&acquire.key.cluster);
+        self.gate.admit(&caller, Rpc::Acquire, target)?;
+        let Answer { reply, revision } = self.submit(Command::Acquire(acquire)).await?;
         match reply {
             Reply::Acquired(acquired) => Ok(Response::new(convert::acquired(&acquired, revision))),
             Reply::Refused(refusal) => Err(fault::refused(&refusal)),
@@ -67,8 +74,11 @@ impl AllocatorService for Allocator {
         &self,
         request: Request<v1::ReleaseRequest>,
     ) -> Result<Response<v1::ReleaseResponse>, Status> {
-        let Answer { reply, revision } =
-            self.submit(request::release(request.into_inner())?).await?;
+        let (caller, message) = self.gate.enter(request);
+        let release = request::release(message)?;
+        let target = Target::Cluster(&release.key.cluster);
+        self.gate.admit(&caller, Rpc::Release, target)?;
+        let Answer { reply, revision } = self.submit(Command::Release(release)).await?;
         match reply {
             Reply::Released(released) => Ok(Response::new(v1::ReleaseResponse {
                 revision: revision.0,
@@ -89,7 +99,10 @@ impl AllocatorService for Allocator {
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        request::cluster("cluster", &request.into_inner().cluster)?;
+        let (caller, v1::WatchRequest { cluster }) = self.gate.enter(request);
+        let cluster = request::cluster("cluster", &cluster)?;
+        self.gate
+            .admit(&caller, Rpc::Watch, Target::Cluster(&cluster))?;
         let published = Arc::clone(&self.published);
         // Subscribed before the revision is read: nothing falls between the two.
         let events = BroadcastStream::new(published.events());

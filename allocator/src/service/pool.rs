@@ -5,9 +5,10 @@ use std::sync::Arc;
 use lb_proto::v1::{self, get_allocation_request::Of, pool_service_server::PoolService};
 use tonic::{Request, Response, Status};
 
-use super::{convert, fault, page, request};
+use super::{convert, fault, gate::Gate, page, request};
 use crate::{
-    engine::{Allocation, Revision, ServiceKey},
+    auth::{Caller, Rpc, Target},
+    engine::{Allocation, ClusterName, Revision, ServiceKey},
     published::{Place, Published, State},
     store::{HistoryFilter, HistoryReader},
 };
@@ -16,11 +17,24 @@ use crate::{
 pub struct PoolReader {
     published: Arc<Published>,
     history: HistoryReader,
+    gate: Gate,
 }
 
 impl PoolReader {
-    pub const fn new(published: Arc<Published>, history: HistoryReader) -> Self {
-        Self { published, history }
+    pub const fn new(published: Arc<Published>, history: HistoryReader, gate: Gate) -> Self {
+        Self {
+            published,
+            history,
+            gate,
+        }
+    }
+
+    /// Lets a caller pass that asks with a filter for a cluster, or without one.
+    fn admit_filter(&self, caller: &Caller, rpc: Rpc, cluster: &str) -> Result<(), Status> {
+        // What is no name of a cluster matches none, and is no watcher's own.
+        let cluster = ClusterName::parse(cluster).ok();
+        let target = cluster.as_ref().map_or(Target::Everything, Target::Cluster);
+        self.gate.admit(caller, rpc, target)
     }
 }
 
@@ -28,8 +42,11 @@ impl PoolReader {
 impl PoolService for PoolReader {
     async fn list_pools(
         &self,
-        _request: Request<v1::ListPoolsRequest>,
+        request: Request<v1::ListPoolsRequest>,
     ) -> Result<Response<v1::ListPoolsResponse>, Status> {
+        let (caller, v1::ListPoolsRequest {}) = self.gate.enter(request);
+        self.gate
+            .admit(&caller, Rpc::ListPools, Target::Everything)?;
         let state = self.published.read();
         Ok(Response::new(v1::ListPoolsResponse {
             revision: state.revision().0,
@@ -42,6 +59,8 @@ impl PoolService for PoolReader {
         &self,
         request: Request<v1::ListAllocationsRequest>,
     ) -> Result<Response<v1::ListAllocationsResponse>, Status> {
+        let (caller, message) = self.gate.enter(request);
+        self.admit_filter(&caller, Rpc::ListAllocations, &message.cluster)?;
         let v1::ListAllocationsRequest {
             pool,
             cluster,
@@ -49,7 +68,7 @@ impl PoolService for PoolReader {
             address,
             page_size,
             page_token,
-        } = request.into_inner();
+        } = message;
         let size = page::size(page_size)?;
         let only = request::optional("address", &address, request::address)?;
         let start = request::optional("page_token", &page_token, |_, text| place(text))?;
@@ -85,17 +104,22 @@ impl PoolService for PoolReader {
         &self,
         request: Request<v1::GetAllocationRequest>,
     ) -> Result<Response<v1::GetAllocationResponse>, Status> {
-        let of = request.into_inner().of;
+        let (caller, message) = self.gate.enter(request);
+        let of = message.of;
         let of = of.ok_or_else(|| fault::invalid("of", "give a service or an address"))?;
         let (what, state, allocations) = match of {
             Of::Service(key) => {
                 let key = request::service_key("service", Some(key))?;
+                let target = Target::Cluster(&key.cluster);
+                self.gate.admit(&caller, Rpc::GetAllocation, target)?;
                 let state = self.published.read();
                 let held = shown(&state, state.by_key(&key));
                 (format!("{key} holds nothing"), state, held)
             }
             Of::Address(text) => {
                 let address = request::address("address", &text)?;
+                let target = Target::Everything;
+                self.gate.admit(&caller, Rpc::GetAllocation, target)?;
                 let state = self.published.read();
                 let held = shown(&state, state.by_address(address));
                 (format!("nobody holds {address}"), state, held)
@@ -114,6 +138,8 @@ impl PoolService for PoolReader {
         &self,
         request: Request<v1::ListHistoryRequest>,
     ) -> Result<Response<v1::ListHistoryResponse>, Status> {
+        let (caller, message) = self.gate.enter(request);
+        self.admit_filter(&caller, Rpc::ListHistory, &message.cluster)?;
         let v1::ListHistoryRequest {
             address,
             cluster,
@@ -121,7 +147,7 @@ impl PoolService for PoolReader {
             name,
             page_size,
             page_token,
-        } = request.into_inner();
+        } = message;
         let size = page::size(page_size)?;
         let address = request::optional("address", &address, request::address)?;
         let filter = HistoryFilter {

@@ -25,25 +25,25 @@ const MAX_COMMENT: usize = 1000;
 const MAX_LABEL_KEY: usize = 317;
 const MAX_LABEL_VALUE: usize = 63;
 
-pub fn acquire(request: v1::AcquireRequest) -> Result<Command, Status> {
+pub fn acquire(request: v1::AcquireRequest) -> Result<Acquire, Status> {
     let v1::AcquireRequest { service, uid, wish } = request;
     let key = service_key("service", service)?;
     let raw = wish.ok_or_else(|| invalid("wish", "is missing"))?;
     let cluster_ip = optional("wish.cluster_ip", &raw.cluster_ip, address)?;
-    Ok(Command::Acquire(Acquire {
+    Ok(Acquire {
         key: Arc::new(key),
         uid: optional_uid(&uid)?,
         cluster_ip,
         wish: self::wish(raw)?,
-    }))
+    })
 }
 
-pub fn release(request: v1::ReleaseRequest) -> Result<Command, Status> {
+pub fn release(request: v1::ReleaseRequest) -> Result<Release, Status> {
     let v1::ReleaseRequest { service, uid } = request;
-    Ok(Command::Release(Release {
+    Ok(Release {
         key: service_key("service", service)?,
         uid: optional_uid(&uid)?,
-    }))
+    })
 }
 
 pub fn reserve(request: v1::ReserveRequest) -> Result<Command, Status> {
