@@ -28,6 +28,7 @@ pub mod ports;
 pub mod process;
 pub mod rpc;
 pub mod scratch;
+pub mod secret;
 pub mod service;
 pub mod settings;
 pub mod site;

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitStatus, time::Duration};
 
 use anyhow::Result;
+use lb_tls::files::Files;
 use rustix::process::Signal;
 
 use crate::{
@@ -25,6 +26,8 @@ pub struct Options {
     pub class: Option<String>,
     /// `--handle-unclassed`.
     pub handle_unclassed: bool,
+    /// The certificate files that it shows to an https:// allocator.
+    pub tls: Option<Files>,
     /// How it is told all this.
     pub given: Given,
 }
@@ -37,6 +40,7 @@ impl Options {
             cluster: name.to_owned(),
             class: None,
             handle_unclassed: false,
+            tls: None,
             given: Given::default(),
         }
     }
@@ -45,6 +49,13 @@ impl Options {
     #[must_use]
     pub fn class(mut self, class: &str) -> Self {
         self.class = Some(class.to_owned());
+        self
+    }
+
+    /// With these certificates.
+    #[must_use]
+    pub fn tls(mut self, files: Files) -> Self {
+        self.tls = Some(files);
         self
     }
 
@@ -110,6 +121,11 @@ impl Watcher {
         }
         if options.handle_unclassed {
             settings.push(("handle-unclassed", None));
+        }
+        if let Some(Files { cert, key, ca }) = &options.tls {
+            settings.push(("tls-cert", Some(cert.display().to_string())));
+            settings.push(("tls-key", Some(key.display().to_string())));
+            settings.push(("server-ca", Some(ca.display().to_string())));
         }
         let (args, envs) = options.given.place("LB_WATCHER", settings);
         let binary = workspace_binary("lb-watcher")?;

@@ -7,6 +7,7 @@ use lb_proto::v1::{
     Allocation, ListAllocationsRequest, ListPoolsRequest, Pool,
     allocator_service_client::AllocatorServiceClient, pool_service_client::PoolServiceClient,
 };
+use lb_tls::files::Files;
 use tonic::transport::{Channel, Endpoint};
 
 use super::Allocator;
@@ -80,6 +81,15 @@ impl Allocator {
             }
         }
     }
+}
+
+/// A connection to an allocator that serves TLS, with these certificates. What
+/// the allocator makes of them shows with the first call.
+///
+/// # Errors
+/// When it cannot be made.
+pub async fn connect_with(url: &str, files: Files) -> Result<Channel> {
+    Ok(lb_tls::client::connect(url, Some(files)).await?)
 }
 
 /// A connection to an allocator.

@@ -8,6 +8,7 @@
 
 mod acquire_and_release;
 mod broken_requests;
+mod certs;
 mod command_line;
 mod database;
 mod full_disk;
@@ -18,5 +19,7 @@ mod reflection;
 mod refusals;
 mod routes;
 mod shutdown;
+mod tls;
+mod tls_files;
 mod watch;
 mod write_lock;

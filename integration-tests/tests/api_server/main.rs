@@ -22,5 +22,6 @@ mod requests;
 mod scope;
 mod sharing;
 mod status;
+mod tls;
 mod watcher_away;
 mod watcher_process;
