@@ -265,7 +265,6 @@ pub struct CertsClient {
         long,
         env = "LB_ALLOCATOR_CERTS_CLUSTER",
         value_name = "NAME",
-        required_if_eq("role", "watcher"),
         value_parser = |text: &str| ClusterName::parse(text)
     )]
     pub cluster: Option<ClusterName>,

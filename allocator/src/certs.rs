@@ -33,6 +33,8 @@ pub enum CertsError {
     Exists { path: PathBuf },
     #[error("there is no CA in {}; make one with: lb-allocator certs init --folder {}", folder.display(), folder.display())]
     NoAuthority { folder: PathBuf },
+    #[error("a watcher's certificate is for one cluster; give --cluster NAME")]
+    NoCluster,
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("cannot write {}", path.display())]
@@ -101,6 +103,7 @@ fn client(args: CertsClient) -> Result<String, CertsError> {
         role,
     } = args;
     let role = match role {
+        CertsRole::Watcher if cluster.is_none() => return Err(CertsError::NoCluster),
         CertsRole::Watcher => "watcher",
         CertsRole::Viewer => "viewer",
         CertsRole::Admin => "admin",

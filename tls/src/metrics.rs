@@ -17,17 +17,16 @@ impl TlsMetrics {
     /// Under the registry's own prefix.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        let seconds = || Unit::Other("timestamp_seconds".to_owned());
         registry.register_with_unit(
-            "certificate_expiry",
+            "certificate_expiry_timestamp",
             "When the certificate in force ends, in seconds since 1970",
-            seconds(),
+            Unit::Seconds,
             metrics.certificate_ends.clone(),
         );
         registry.register_with_unit(
-            "ca_certificate_expiry",
+            "ca_certificate_expiry_timestamp",
             "When the first of the authorities in force ends, in seconds since 1970",
-            seconds(),
+            Unit::Seconds,
             metrics.authority_ends.clone(),
         );
         registry.register(

@@ -86,7 +86,7 @@ async fn three_commands_make_all_that_a_cluster_needs() {
     let args = [&["routes", "--allocator", &url][..], &flags].concat();
     let (status, _, errors) = run(&args, &[]).await;
     assert!(!status.success());
-    assert!(errors.contains("cluster prod-eu"), "{errors}");
+    assert!(errors.contains("which is prod-eu"), "{errors}");
     let (status, _, errors) = run(&["routes", "--allocator", &url], &[]).await;
     assert!(!status.success() && errors.contains("https://"), "{errors}");
 }
