@@ -1,17 +1,17 @@
 //! Every flag and environment variable; no other file reads the environment.
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    str::FromStr,
-};
+mod certs;
+mod tls;
+
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::tz::TimeZone;
-use lb_tls::files::Files;
 
-use crate::{auth::Scheme, engine::ClusterName};
+pub use self::{
+    certs::{Certs, CertsClient, CertsInit, CertsRole, CertsServer},
+    tls::{ClientIdentity, ClientTls, ServerTls},
+};
 
 /// Gives Services of many Kubernetes clusters their external addresses out of
 /// one pool.
@@ -82,91 +82,6 @@ pub struct Serve {
     pub zone: Zone,
 }
 
-/// Certificates of the gRPC port; all three files or none.
-#[derive(Debug, Args)]
-pub struct ServerTls {
-    /// Serve TLS with this certificate, a PEM file, and ask for those of clients
-    #[arg(long, env = "LB_ALLOCATOR_TLS_CERT", value_name = "FILE", requires_all = ["tls_key", "client_ca"])]
-    tls_cert: Option<PathBuf>,
-
-    /// The key of the certificate, a PEM file
-    #[arg(long, env = "LB_ALLOCATOR_TLS_KEY", value_name = "FILE", requires_all = ["tls_cert", "client_ca"])]
-    tls_key: Option<PathBuf>,
-
-    /// The CA, or CAs, that the certificates of clients come from, a PEM file
-    #[arg(long, env = "LB_ALLOCATOR_CLIENT_CA", value_name = "FILE", requires_all = ["tls_cert", "tls_key"])]
-    client_ca: Option<PathBuf>,
-
-    /// What in a client's certificate gives its cluster and role
-    #[arg(
-        long,
-        env = "LB_ALLOCATOR_CLIENT_IDENTITY",
-        value_enum,
-        default_value_t = ClientIdentity::Uri
-    )]
-    pub client_identity: ClientIdentity,
-}
-
-impl ServerTls {
-    pub fn files(&self) -> Option<Files> {
-        let (cert, key, ca) = (&self.tls_cert, &self.tls_key, &self.client_ca);
-        Some(Files {
-            cert: cert.clone()?,
-            key: key.clone()?,
-            ca: ca.clone()?,
-        })
-    }
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum ClientIdentity {
-    /// The URI spiffe://TRUSTDOMAIN/.../cluster/NAME/role/ROLE
-    Uri,
-    /// The common name cluster/NAME/role/ROLE
-    CommonName,
-}
-
-impl From<ClientIdentity> for Scheme {
-    fn from(identity: ClientIdentity) -> Self {
-        match identity {
-            ClientIdentity::Uri => Self::Uri,
-            ClientIdentity::CommonName => Self::CommonName,
-        }
-    }
-}
-
-/// For an https:// URL; all three files or none.
-#[derive(Debug, Args)]
-pub struct ClientTls {
-    /// The certificate to show to an https:// allocator, a PEM file
-    #[arg(long, env = "LB_ALLOCATOR_TLS_CERT", value_name = "FILE", requires_all = ["tls_key", "server_ca"])]
-    tls_cert: Option<PathBuf>,
-
-    /// The key of the certificate, a PEM file
-    #[arg(long, env = "LB_ALLOCATOR_TLS_KEY", value_name = "FILE", requires_all = ["tls_cert", "server_ca"])]
-    tls_key: Option<PathBuf>,
-
-    /// The CA that the allocator's certificate comes from, a PEM file
-    #[arg(
-        long,
-        alias = "client-ca",
-        env = "LB_ALLOCATOR_SERVER_CA",
-        value_name = "FILE",
-        requires_all = ["tls_cert", "tls_key"]
-    )]
-    server_ca: Option<PathBuf>,
-}
-
-impl ClientTls {
-    pub fn files(self) -> Option<Files> {
-        Some(Files {
-            cert: self.tls_cert?,
-            key: self.tls_key?,
-            ca: self.server_ca?,
-        })
-    }
-}
-
 #[derive(Debug, Args)]
 pub struct Routes {
     /// The allocator: http://HOST:PORT, https://HOST:PORT or unix:///path
@@ -201,108 +116,6 @@ pub struct CheckConfig {
 
     #[command(flatten)]
     pub ip_list: IpList,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Certs {
-    /// Make a CA: ca.crt and ca.key
-    Init(CertsInit),
-    /// Make the allocator's certificate: server.crt and server.key
-    Server(CertsServer),
-    /// Make the certificate of a watcher or a person: ROLE-CLUSTER.crt and .key
-    Client(CertsClient),
-}
-
-#[derive(Debug, Args)]
-pub struct CertsInit {
-    #[command(flatten)]
-    pub folder: CertsFolder,
-
-    /// For how many days it is good
-    #[arg(long, env = "LB_ALLOCATOR_CERTS_DAYS", value_name = "N", default_value_t = 3650,
-          value_parser = clap::value_parser!(u16).range(1..))]
-    pub days: u16,
-}
-
-#[derive(Debug, Args)]
-pub struct CertsServer {
-    #[command(flatten)]
-    pub folder: CertsFolder,
-
-    #[command(flatten)]
-    pub days: LeafDays,
-
-    /// A name that clients reach it by, besides localhost; may be repeated
-    #[arg(
-        long,
-        env = "LB_ALLOCATOR_CERTS_DNS",
-        value_name = "NAME",
-        value_delimiter = ','
-    )]
-    pub dns: Vec<String>,
-
-    /// An address that clients reach it by, besides 127.0.0.1 and ::1; may be
-    /// repeated
-    #[arg(
-        long,
-        env = "LB_ALLOCATOR_CERTS_IP",
-        value_name = "IP",
-        value_delimiter = ','
-    )]
-    pub ip: Vec<IpAddr>,
-}
-
-#[derive(Debug, Args)]
-pub struct CertsClient {
-    #[command(flatten)]
-    pub folder: CertsFolder,
-
-    #[command(flatten)]
-    pub days: LeafDays,
-
-    /// The cluster that it is for, a DNS subdomain; a watcher needs one
-    #[arg(
-        long,
-        env = "LB_ALLOCATOR_CERTS_CLUSTER",
-        value_name = "NAME",
-        value_parser = |text: &str| ClusterName::parse(text)
-    )]
-    pub cluster: Option<ClusterName>,
-
-    /// What it allows
-    #[arg(long, env = "LB_ALLOCATOR_CERTS_ROLE", value_enum, default_value_t = CertsRole::Watcher)]
-    pub role: CertsRole,
-}
-
-#[derive(Debug, Args)]
-pub struct CertsFolder {
-    /// Where the files are, made if it is missing
-    #[arg(
-        id = "folder",
-        long = "folder",
-        env = "LB_ALLOCATOR_CERTS_FOLDER",
-        value_name = "PATH",
-        default_value = "certs"
-    )]
-    pub path: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub struct LeafDays {
-    /// For how many days it is good
-    #[arg(id = "days", long = "days", env = "LB_ALLOCATOR_CERTS_DAYS", value_name = "N",
-          default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..))]
-    pub number: u16,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum CertsRole {
-    /// Everything for its cluster
-    Watcher,
-    /// Look at everything
-    Viewer,
-    /// Everything
-    Admin,
 }
 
 #[derive(Debug, Args)]
