@@ -5,6 +5,7 @@ mod asking;
 use std::{fs, path::PathBuf, process::ExitStatus, time::Duration};
 
 use anyhow::Result;
+use lb_tls::files::Files;
 use rustix::process::Signal;
 
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     settings::{Given, Settings},
 };
 
-pub use self::asking::connect;
+pub use self::asking::{connect, connect_with};
 
 /// How one is started; what is not set is left to its defaults.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +32,8 @@ pub struct Options {
     pub database: Option<PathBuf>,
     /// What `--listen` says instead of a free port on loopback.
     pub listen: Option<String>,
+    /// The certificate files of its port, where it serves TLS.
+    pub tls: Option<Files>,
     /// How it is told all this.
     pub given: Given,
     /// More arguments of `serve`.
@@ -76,6 +79,13 @@ impl Options {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.envs.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With these certificates.
+    #[must_use]
+    pub fn tls(mut self, files: Files) -> Self {
+        self.tls = Some(files);
         self
     }
 
@@ -182,6 +192,11 @@ impl Allocator {
         if options.config.is_some() {
             settings.push(("config", Some(self.pools_file().display().to_string())));
         }
+        if let Some(Files { cert, key, ca }) = &options.tls {
+            settings.push(("tls-cert", Some(cert.display().to_string())));
+            settings.push(("tls-key", Some(key.display().to_string())));
+            settings.push(("client-ca", Some(ca.display().to_string())));
+        }
         let (flags, mut envs) = options.given.place("LB_ALLOCATOR", settings);
         let ip_list = options.ip_list.iter();
         envs.extend(ip_list.map(|list| ("IP_LIST".to_owned(), list.clone())));
@@ -240,10 +255,11 @@ impl Allocator {
         }
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// `http://127.0.0.1:PORT`, with TLS `https://`.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.address())
+        let scheme = self.options.tls.as_ref().map_or("http", |_| "https");
+        format!("{scheme}://{}", self.address())
     }
 
     /// `127.0.0.1:PORT`.

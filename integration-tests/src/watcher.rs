@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitStatus, time::Duration};
 
 use anyhow::Result;
+use lb_tls::files::Files;
 use rustix::process::Signal;
 
 use crate::{
@@ -33,6 +34,8 @@ pub struct Options {
     pub kubeconfig: Option<PathBuf>,
     /// `--annotation-aliases`.
     pub annotation_aliases: Option<String>,
+    /// The certificate files that it shows to an https:// allocator.
+    pub tls: Option<Files>,
     /// How it is told all this.
     pub given: Given,
 }
@@ -49,6 +52,7 @@ impl Options {
             lease_namespace: None,
             kubeconfig: None,
             annotation_aliases: None,
+            tls: None,
             given: Given::default(),
         }
     }
@@ -79,6 +83,13 @@ impl Options {
     #[must_use]
     pub fn kubeconfig(mut self, file: PathBuf) -> Self {
         self.kubeconfig = Some(file);
+        self
+    }
+
+    /// With these certificates.
+    #[must_use]
+    pub fn tls(mut self, files: Files) -> Self {
+        self.tls = Some(files);
         self
     }
 
@@ -174,6 +185,11 @@ impl Watcher {
         }
         if let Some(peers) = &options.annotation_aliases {
             settings.push(("annotation-aliases", Some(peers.clone())));
+        }
+        if let Some(Files { cert, key, ca }) = &options.tls {
+            settings.push(("tls-cert", Some(cert.display().to_string())));
+            settings.push(("tls-key", Some(key.display().to_string())));
+            settings.push(("server-ca", Some(ca.display().to_string())));
         }
         let (args, envs) = options.given.place("LB_WATCHER", settings);
         let binary = workspace_binary("lb-watcher")?;

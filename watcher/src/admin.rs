@@ -14,7 +14,7 @@ use axum::{
 };
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{leadership::Leadership, ledger::Ledger, metrics::Metrics, queue::Queue};
@@ -89,6 +89,8 @@ pub struct Admin {
     pub health: Arc<Health>,
     /// For both.
     pub leadership: Arc<Leadership>,
+    /// Why the certificate files as they are now are not in force, with TLS.
+    pub certificates_problem: Option<watch::Receiver<Option<String>>>,
     /// For `/metrics`.
     pub metrics: Metrics,
     /// For `/metrics`.
@@ -119,13 +121,24 @@ impl Admin {
 
 async fn readyz(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> impl IntoResponse {
     let verbose = query.is_some_and(|query| query.split('&').any(|q| q.starts_with("verbose")));
-    let (ready, text) = report(&admin.health, admin.leadership.leads(), verbose);
+    let (ready, mut text) = report(&admin.health, admin.leadership.leads(), verbose);
+    if let Some(problem) = admin.certificates_problem.as_ref().filter(|_| verbose) {
+        text = certificates(problem.borrow().as_deref()) + &text;
+    }
     let code = if ready {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
     (code, text)
+}
+
+/// Told, but no reason to be unready: the last good ones are in force.
+fn certificates(problem: Option<&str>) -> String {
+    problem.map_or_else(
+        || "[+]certificates ok\n".to_owned(),
+        |problem| format!("[-]certificates failed: {problem}\n"),
+    )
 }
 
 fn report(health: &Health, leads: bool, verbose: bool) -> (bool, String) {

@@ -7,6 +7,7 @@ use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use lb_tls::{files::Material, metrics::TlsMetrics, reload::Reloading};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -51,6 +52,7 @@ const FAREWELL: Duration = Duration::from_secs(3);
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let Args {
         allocator,
+        tls,
         cluster,
         kubeconfig,
         context,
@@ -65,6 +67,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         log_filter,
         instance,
     } = args;
+    let files = tls.files(&allocator).map_err(anyhow::Error::msg)?;
     let (decisions, _guard) = logging::start(log_format, &log_filter, time_zone())?;
     let stop_signal = stop_signal()?;
     let config = kube_config(kubeconfig, context).await?;
@@ -79,7 +82,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on --admin-listen {admin_listen}"))?;
 
     let rule = ClassRule::new(load_balancer_class.map(|class| class.0), handle_unclassed);
-    let (metrics, registry) = Metrics::new();
+    let (metrics, mut registry) = Metrics::new();
+    let certificates = files.map(|files| {
+        Reloading::load(files, Material::client, TlsMetrics::register(&mut registry))
+            .context("cannot use the certificates for lb-allocator")
+    });
+    let certificates = certificates.transpose()?;
     let store = Arc::new(ServiceStore::new(rule));
     let namespaces = Arc::new(NamespaceStore::default());
     let ledger = Arc::new(Ledger::default());
@@ -87,7 +95,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let health = Arc::new(Health::default());
     let leadership = Arc::new(Leadership::default());
     queue.stand_by();
-    let allocator = Allocator::new(&allocator.endpoint, cluster.0, metrics.clone());
+    let (allocator, reconnect) = Allocator::new(
+        &allocator.endpoint,
+        certificates.as_ref().map(Reloading::current),
+        cluster.0,
+        metrics.clone(),
+    );
     let api = ServiceApi::new(client.clone(), metrics.clone());
     let identity = format!("{instance}_{:016x}", fastrand::u64(..));
     let (events, sender) = events::channel(client.clone(), instance, metrics.clone());
@@ -117,12 +130,17 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let admin = Admin {
         health: health.clone(),
         leadership: leadership.clone(),
+        certificates_problem: certificates.as_ref().map(Reloading::problem),
         metrics: metrics.clone(),
         registry,
         queue: queue.clone(),
         ledger: ledger.clone(),
     };
     tasks.spawn(admin.serve(listener, stop.clone()));
+    if let (Some(certificates), Some(reconnect)) = (certificates, reconnect) {
+        spawn(boxed(certificates.keep()));
+        spawn(boxed(reconnect.run()));
+    }
     let announcements = Announcements {
         cluster: ClusterSync {
             allocator: allocator.clone(),

@@ -5,6 +5,7 @@ mod admin;
 mod allocator;
 mod convert;
 mod fault;
+mod gate;
 mod layer;
 mod page;
 mod pool;
@@ -20,8 +21,11 @@ use lb_proto::v1::{
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Router, Server};
 
-pub use self::convert::{allocation, pools, reservation};
 use self::{admin::Admin, allocator::Allocator, layer::RpcLayer, pool::PoolReader};
+pub use self::{
+    convert::{allocation, pools, reservation},
+    gate::{Gate, Trust},
+};
 use crate::{
     config::Source, metrics::RpcMetrics, published::Published, store::HistoryReader, writer::Writer,
 };
@@ -47,6 +51,7 @@ pub struct Parts {
     pub history: HistoryReader,
     pub source: Source,
     pub metrics: RpcMetrics,
+    pub gate: Gate,
     pub shutdown: CancellationToken,
 }
 
@@ -63,18 +68,26 @@ pub async fn router(parts: Parts) -> Result<Router<Layers>, tonic_reflection::se
         history,
         source,
         metrics,
+        gate,
         shutdown,
     } = parts;
     let (health, health_service) = tonic_health::server::health_reporter();
     let allocator = AllocatorServiceServer::new(Allocator::new(
         writer.clone(),
         Arc::clone(&published),
+        gate.clone(),
         shutdown,
     ))
     .max_decoding_message_size(MAX_MESSAGE);
-    let admin = AdminServiceServer::new(Admin::new(writer.clone(), Arc::clone(&published), source))
-        .max_decoding_message_size(MAX_MESSAGE);
-    let pools = PoolServiceServer::new(PoolReader::new(published, history))
+    let admin = AdminServiceServer::new(Admin::new(
+        writer.clone(),
+        Arc::clone(&published),
+        history.clone(),
+        source,
+        gate.clone(),
+    ))
+    .max_decoding_message_size(MAX_MESSAGE);
+    let pools = PoolServiceServer::new(PoolReader::new(published, history, gate.clone()))
         .max_decoding_message_size(MAX_MESSAGE);
     health
         .set_serving::<AllocatorServiceServer<Allocator>>()
@@ -94,7 +107,7 @@ pub async fn router(parts: Parts) -> Result<Router<Layers>, tonic_reflection::se
         .max_concurrent_streams(MAX_STREAMS)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
-        .layer(RpcLayer::new(MAX_IN_FLIGHT, metrics))
+        .layer(RpcLayer::new(MAX_IN_FLIGHT, metrics, gate))
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)

@@ -9,6 +9,7 @@ use lb_proto::v1::{
     admin_service_client::AdminServiceClient, allocator_service_client::AllocatorServiceClient,
     pool_service_client::PoolServiceClient,
 };
+use lb_tls::files::Files;
 use tonic::transport::{Channel, Endpoint};
 
 use super::Allocator;
@@ -147,6 +148,15 @@ impl Allocator {
             }
         }
     }
+}
+
+/// A connection to an allocator that serves TLS, with these certificates. What
+/// the allocator makes of them shows with the first call.
+///
+/// # Errors
+/// When it cannot be made.
+pub async fn connect_with(url: &str, files: Files) -> Result<Channel> {
+    Ok(lb_tls::client::connect(url, Some(files)).await?)
 }
 
 /// A connection to an allocator.

@@ -30,5 +30,6 @@ mod reservations;
 mod scope;
 mod sharing;
 mod status;
+mod tls;
 mod watcher_away;
 mod watcher_process;
