@@ -33,6 +33,8 @@ pub struct Options {
     pub listen: Option<String>,
     /// How it is told all this.
     pub given: Given,
+    /// Whether it writes no routes file.
+    pub no_routes_file: bool,
     /// More arguments of `serve`.
     pub args: Vec<String>,
 }
@@ -67,6 +69,13 @@ impl Options {
     #[must_use]
     pub fn listen(mut self, address: &str) -> Self {
         self.listen = Some(address.to_owned());
+        self
+    }
+
+    /// Without a routes file.
+    #[must_use]
+    pub fn without_routes_file(mut self) -> Self {
+        self.no_routes_file = true;
         self
     }
 
@@ -165,11 +174,11 @@ impl Allocator {
                 "database",
                 Some(format!("sqlite://{}", self.database().display())),
             ),
-            (
-                "routes-file",
-                Some(self.routes_file().display().to_string()),
-            ),
         ];
+        if !options.no_routes_file {
+            let file = self.routes_file().display().to_string();
+            settings.push(("routes-file", Some(file)));
+        }
         if options.config.is_some() {
             let file = self.folder.path().join("pools.yaml");
             settings.push(("config", Some(file.display().to_string())));
