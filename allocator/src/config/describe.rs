@@ -1,5 +1,8 @@
 //! What a configuration means: for people, and as JSON for history.
 
+use std::time::Duration;
+
+use jiff::SignedDuration;
 use serde_json::{Map, Value, json};
 
 use crate::engine::{AddressRange, PoolSpec, Pools, Requirement, Selector};
@@ -131,12 +134,9 @@ pub fn json(pools: &Pools) -> String {
             ("fenced", fenced.then_some(Value::Bool(true))),
             (
                 "cooldown",
-                (!cooldown.is_zero()).then(|| json!(format!("{}ms", cooldown.as_millis()))),
+                (!cooldown.is_zero()).then(|| duration_json(*cooldown)),
             ),
-            (
-                "stickyFor",
-                Some(json!(format!("{}ms", sticky_for.as_millis()))),
-            ),
+            ("stickyFor", Some(duration_json(*sticky_for))),
             ("maxPerNamespace", max_per_namespace.map(|max| json!(max))),
             ("maxPerCluster", max_per_cluster.map(|max| json!(max))),
             ("disabled", disabled.then_some(Value::Bool(true))),
@@ -146,6 +146,12 @@ pub fn json(pools: &Pools) -> String {
         Value::Object(set_ones.collect::<Map<_, _>>())
     });
     json!({ "pools": described.collect::<Vec<_>>() }).to_string()
+}
+
+/// Exact, and as the pools file is read.
+fn duration_json(duration: Duration) -> Value {
+    let signed = SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
+    json!(format!("{signed:#}"))
 }
 
 fn join<T: ToString>(all: impl IntoIterator<Item = T>) -> String {
