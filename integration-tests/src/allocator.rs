@@ -36,6 +36,8 @@ pub struct Options {
     pub tls: Option<Files>,
     /// How it is told all this.
     pub given: Given,
+    /// Whether it writes no routes file.
+    pub no_routes_file: bool,
     /// More arguments of `serve`.
     pub args: Vec<String>,
     /// More environment variables.
@@ -86,6 +88,13 @@ impl Options {
     #[must_use]
     pub fn tls(mut self, files: Files) -> Self {
         self.tls = Some(files);
+        self
+    }
+
+    /// Without a routes file.
+    #[must_use]
+    pub fn without_routes_file(mut self) -> Self {
+        self.no_routes_file = true;
         self
     }
 
@@ -184,11 +193,11 @@ impl Allocator {
                 "database",
                 Some(format!("sqlite://{}", self.database().display())),
             ),
-            (
-                "routes-file",
-                Some(self.routes_file().display().to_string()),
-            ),
         ];
+        if !options.no_routes_file {
+            let file = self.routes_file().display().to_string();
+            settings.push(("routes-file", Some(file)));
+        }
         if options.config.is_some() {
             settings.push(("config", Some(self.pools_file().display().to_string())));
         }
