@@ -270,7 +270,7 @@ impl StateCollector {
     /// Clusters are few: each has a watcher that operators started.
     fn encode_clusters(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let now = wall_clock();
-        let clusters = self.0.read().clusters();
+        let clusters = self.0.clusters();
         let mut held = encoder.encode_descriptor(
             "cluster_allocations",
             "Addresses that Services of the cluster hold",

@@ -104,6 +104,19 @@ impl Published {
         !self.decommissioned.contains(cluster) && now >= last.after(silence)
     }
 
+    /// Every cluster that holds something, that something is known of, or whose
+    /// watcher listens, in the order of names.
+    pub fn clusters(&self) -> Vec<(ClusterName, Option<ClusterState>, u64)> {
+        let mut clusters = self.read().clusters();
+        for name in self.streams.clusters() {
+            let place = clusters.binary_search_by(|(known, _, _)| known.cmp(&name));
+            if let Err(place) = place {
+                clusters.insert(place, (name, None, 0));
+            }
+        }
+        clusters
+    }
+
     /// Shows what was committed, in its order.
     pub fn apply(&self, changes: &[Change]) {
         if changes.is_empty() {
@@ -218,9 +231,7 @@ impl State {
         self.clusters.len() > 1
     }
 
-    /// Every cluster that holds something or that something is known of, in the
-    /// order of names.
-    pub fn clusters(&self) -> Vec<(ClusterName, Option<ClusterState>, u64)> {
+    fn clusters(&self) -> Vec<(ClusterName, Option<ClusterState>, u64)> {
         let names: BTreeSet<_> = self.clusters.keys().chain(self.records.keys()).collect();
         let known = names.into_iter().map(|name| {
             let state = self.records.get(name).map(|record| record.state);

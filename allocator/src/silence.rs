@@ -18,7 +18,7 @@ pub async fn report(published: Arc<Published>) {
     loop {
         period.tick().await;
         let now = wall_clock();
-        let clusters = published.read().clusters();
+        let clusters = published.clusters();
         for (cluster, _, allocations) in clusters {
             if !published.is_silent(&cluster, now) {
                 if reported.remove(&cluster) {

@@ -162,11 +162,14 @@ impl Harness {
 
     /// The addresses a Service gets or keeps, or the refusal.
     fn get(&mut self, acquire: Acquire) -> Result<Vec<String>, Refusal> {
-        match self.acquire(acquire) {
-            Reply::Acquired(acquired) => Ok(texts(&acquired.addresses)),
-            Reply::Refused(refusal) => Err(refusal),
-            other => unreachable!("{other:?}"),
+        let reply = self.acquire(acquire);
+        if let Reply::Refused(refusal) = reply {
+            return Err(refusal);
         }
+        let Reply::Acquired(acquired) = reply else {
+            panic!("an Acquire was not answered as one");
+        };
+        Ok(texts(&acquired.addresses))
     }
 
     fn release(&mut self, name: &str, uid: Option<&str>) -> Vec<String> {
@@ -174,10 +177,10 @@ impl Harness {
             key: key("default", name),
             uid: uid.map(|uid| Uid::parse(uid).unwrap()),
         });
-        match self.run(&command).0 {
-            Reply::Released(released) => texts(&released),
-            other => unreachable!("{other:?}"),
-        }
+        let Reply::Released(released) = self.run(&command).0 else {
+            panic!("a Release was not answered as one");
+        };
+        texts(&released)
     }
 }
 

@@ -212,31 +212,32 @@ impl PoolService for PoolReader {
         let (caller, v1::ListClustersRequest {}) = self.gate.enter(request);
         self.gate
             .admit(&caller, Rpc::ListClusters, Target::Everything)?;
-        let (revision, clusters) = {
-            let state = self.published.read();
-            (state.revision().0, state.clusters())
-        };
+        let revision = self.published.read().revision().0;
         let now = wall_clock();
-        let clusters = clusters.into_iter().map(|(name, state, allocations)| {
-            let (state, release_at) = match state {
-                None => (v1::ClusterState::Unspecified, None),
-                Some(ClusterState::Awaited) => (v1::ClusterState::Awaited, None),
-                Some(ClusterState::Synced) => (v1::ClusterState::Synced, None),
-                Some(ClusterState::Decommissioned { release_at }) => {
-                    (v1::ClusterState::Decommissioned, release_at)
+        let clusters = self
+            .published
+            .clusters()
+            .into_iter()
+            .map(|(name, state, allocations)| {
+                let (state, release_at) = match state {
+                    None => (v1::ClusterState::Unspecified, None),
+                    Some(ClusterState::Awaited) => (v1::ClusterState::Awaited, None),
+                    Some(ClusterState::Synced) => (v1::ClusterState::Synced, None),
+                    Some(ClusterState::Decommissioned { release_at }) => {
+                        (v1::ClusterState::Decommissioned, release_at)
+                    }
+                };
+                let watchers = self.published.streams().count(&name);
+                v1::Cluster {
+                    state: state.into(),
+                    allocations,
+                    last_sync: self.published.last_heard(&name).map(convert::timestamp),
+                    silent: self.published.is_silent(&name, now),
+                    release_at: release_at.map(convert::timestamp),
+                    watchers: u32::try_from(watchers).unwrap_or(u32::MAX),
+                    name: name.to_string(),
                 }
-            };
-            let watchers = self.published.streams().count(&name);
-            v1::Cluster {
-                state: state.into(),
-                allocations,
-                last_sync: self.published.last_heard(&name).map(convert::timestamp),
-                silent: self.published.is_silent(&name, now),
-                release_at: release_at.map(convert::timestamp),
-                watchers: u32::try_from(watchers).unwrap_or(u32::MAX),
-                name: name.to_string(),
-            }
-        });
+            });
         Ok(Response::new(v1::ListClustersResponse {
             revision,
             clusters: clusters.collect(),

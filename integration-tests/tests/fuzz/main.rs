@@ -3,6 +3,11 @@
 //! `cargo test` runs each for a few seconds, from random bytes, or for as long as one
 //! likes (see the README). A run that finds something prints the seed that finds it
 //! again.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where it cannot go on, helpers of tests included"
+)]
 
 mod annotations;
 mod ip_list;
