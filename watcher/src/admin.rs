@@ -32,6 +32,7 @@ pub struct Health {
     services_listed: AtomicBool,
     allocator_answered: AtomicBool,
     election_works: AtomicBool,
+    was_ready: AtomicBool,
     /// Why not.
     election_error: Mutex<String>,
 }
@@ -144,10 +145,13 @@ fn certificates(problem: Option<&str>) -> String {
 fn report(health: &Health, leads: bool, verbose: bool) -> (bool, String) {
     let mut checks = health.checks();
     for (name, ok) in &mut checks {
-        // Who stands by asks nobody for anything.
-        *ok |= *name == ALLOCATOR && !leads && health.election_works.load(Ordering::Relaxed);
+        // Who stands by asks nobody for anything, and is ready to.
+        let stands_by = !leads && health.election_works.load(Ordering::Relaxed);
+        let was_ready = health.was_ready.load(Ordering::Relaxed);
+        *ok |= *name == ALLOCATOR && (stands_by || was_ready);
     }
     let ready = checks.iter().all(|(_, ok)| *ok);
+    health.was_ready.fetch_or(ready, Ordering::Relaxed);
     let mut text = String::new();
     for (name, ok) in checks.iter().filter(|(_, ok)| verbose || !ok) {
         let (sign, word) = match (*ok, *name == ELECTION, leads) {
