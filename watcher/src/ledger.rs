@@ -39,7 +39,8 @@ pub struct Ledger {
 #[derive(Debug, Default)]
 struct State {
     records: HashMap<Key, Record>,
-    /// Services that went within [`DEPARTED`], the longest ago first.
+    /// Services that went while another replica led, within [`DEPARTED`], the
+    /// longest ago first.
     departures: VecDeque<(Instant, Key, String)>,
     /// Grows with each loss of the allocator: what it said before has to be
     /// confirmed.
@@ -160,6 +161,11 @@ impl Ledger {
         let mut state = self.state.lock();
         let record = state.records.entry(key.clone());
         record.or_insert_with(|| Record::of(uid));
+    }
+
+    /// The same, while another replica leads.
+    pub fn departed_meanwhile(&self, key: &Key, uid: &str) {
+        let mut state = self.state.lock();
         state.forget_departures();
         let departure = (Instant::now(), key.clone(), uid.to_owned());
         state.departures.push_back(departure);
