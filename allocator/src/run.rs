@@ -21,7 +21,7 @@ use crate::{
     routes::{self, RoutesFile},
     service::{self, Parts},
     store::Store,
-    writer::WriterTask,
+    writer::{Clock, WriterTask},
 };
 
 /// How long requests that were begun may take after SIGTERM.
@@ -85,6 +85,7 @@ async fn serve(args: Serve) -> Result<()> {
         configuration,
         WriterMetrics::register(&mut registry),
         decisions,
+        Clock::wall(),
     )
     .await?;
     StateCollector::register(&mut registry, Arc::clone(&published));
@@ -104,15 +105,14 @@ async fn serve(args: Serve) -> Result<()> {
         format!("cannot listen on {admin_listen} (--admin-listen); is another process there?")
     })?;
     let incoming = listen::bind(&listen)?;
-    let router = service::router(Parts {
+    let parts = Parts {
         writer,
         published: Arc::clone(&published),
         history,
         source: source.clone(),
-        metrics,
         shutdown: shutdown.clone(),
-    })
-    .await?;
+    };
+    let router = service::router(parts, metrics).await?;
 
     if let Some(path) = routes_file {
         let mut file = RoutesFile::new(path, published, zone);

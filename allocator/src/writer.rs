@@ -11,11 +11,13 @@
 //!                                                 probe and reload until it works
 //! ```
 
+mod clock;
 mod pending;
+mod storage;
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use thiserror::Error;
@@ -25,7 +27,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::pending::Pending;
+pub use self::{clock::Clock, pending::Pending, storage::Storage};
 use crate::{
     config::Configuration,
     decision_log::DecisionLog,
@@ -94,6 +96,7 @@ pub struct Writer {
     jobs: mpsc::Sender<Job>,
     control: mpsc::Sender<Control>,
     store_available: watch::Receiver<bool>,
+    clock: Clock,
 }
 
 impl Writer {
@@ -134,6 +137,11 @@ impl Writer {
         answered.await.map_err(|_| WriteError::StoreUnavailable)
     }
 
+    /// What time it is for decisions.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// Whether the last attempt to write worked.
     pub fn store_available(&self) -> watch::Receiver<bool> {
         self.store_available.clone()
@@ -141,8 +149,8 @@ impl Writer {
 }
 
 /// The state and what it takes to change it.
-pub struct WriterTask {
-    store: Store,
+pub struct WriterTask<S = Store> {
+    store: S,
     configuration: Configuration,
     /// `None` after a failed commit, until the database was read again.
     engine: Option<Engine>,
@@ -156,18 +164,20 @@ pub struct WriterTask {
     jobs: mpsc::Receiver<Job>,
     control: mpsc::Receiver<Control>,
     store_available: watch::Sender<bool>,
+    clock: Clock,
 }
 
-impl WriterTask {
+impl<S: Storage> WriterTask<S> {
     /// Reads the database, and gives the task and the handle to it.
     ///
     /// # Errors
     /// If the database cannot be read or contradicts itself.
     pub async fn load(
-        mut store: Store,
+        mut store: S,
         configuration: Configuration,
         metrics: WriterMetrics,
         decisions: DecisionLog,
+        clock: Clock,
     ) -> Result<(Self, Writer, Arc<Published>), LoadError> {
         let pools = Arc::clone(&configuration.pools);
         let engine = Engine::restore(pools, store.load().await?)?;
@@ -179,6 +189,7 @@ impl WriterTask {
             jobs: sender,
             control: control_sender,
             store_available: store_available.subscribe(),
+            clock: clock.clone(),
         };
         let mut task = Self {
             store,
@@ -192,6 +203,7 @@ impl WriterTask {
             jobs,
             control,
             store_available,
+            clock,
         };
         task.record_pools().await;
         Ok((task, writer, published))
@@ -207,19 +219,22 @@ impl WriterTask {
         let mut batch = Vec::with_capacity(MAX_BATCH);
         loop {
             let next_end = self.until_next_end();
+            // In an order of its own, so that the same requests lead to the same
+            // state: what is rare comes before what may never end.
             tokio::select! {
+                biased;
                 () = stop.cancelled(), if !self.jobs.is_closed() => self.jobs.close(),
+                Some(control) = self.control.recv() => self.obey(control).await,
+                _ = retry.tick(), if !self.writable => self.recover().await,
+                () = tokio::time::sleep(next_end.unwrap_or_default()), if next_end.is_some() => {
+                    self.carry_out(&mut batch).await;
+                }
                 received = self.jobs.recv_many(&mut batch, MAX_BATCH) => {
                     if received == 0 {
                         return self.store.close().await;
                     }
                     self.carry_out(&mut batch).await;
                 }
-                Some(control) = self.control.recv() => self.obey(control).await,
-                () = tokio::time::sleep(next_end.unwrap_or_default()), if next_end.is_some() => {
-                    self.carry_out(&mut batch).await;
-                }
-                _ = retry.tick(), if !self.writable => self.recover().await,
             }
         }
     }
@@ -230,7 +245,7 @@ impl WriterTask {
             return None;
         }
         let end = self.engine.as_ref()?.next_end()?;
-        let millis = end.0.saturating_sub(wall_clock().0).max(0);
+        let millis = end.0.saturating_sub(self.clock.now().0).max(0);
         Some(Duration::from_millis(millis.unsigned_abs()))
     }
 
@@ -244,7 +259,7 @@ impl WriterTask {
             refuse(batch);
             return;
         };
-        let now = wall_clock();
+        let now = self.clock.now();
         let mut all = engine.pass(now);
         let mut planned = Vec::with_capacity(batch.len());
         for job in batch.iter() {
@@ -324,7 +339,11 @@ impl WriterTask {
             return;
         };
         let json = &self.configuration.json;
-        if let Err(error) = self.store.record_pools(revision, wall_clock(), json).await {
+        if let Err(error) = self
+            .store
+            .record_pools(revision, self.clock.now(), json)
+            .await
+        {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "history does not tell of these pools"
@@ -380,12 +399,4 @@ fn refuse(batch: &mut Vec<Job>) {
     for job in batch.drain(..) {
         let _ = job.answer.send(Err(WriteError::StoreUnavailable));
     }
-}
-
-/// What time it is for decisions.
-pub fn wall_clock() -> Timestamp {
-    let since_epoch = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Timestamp(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
 }

@@ -36,14 +36,12 @@ pub struct Allocator {
 impl Allocator {
     /// Connects when the first call is made, and again whenever it has to.
     pub fn new(endpoint: &Endpoint, cluster: String, metrics: Metrics) -> Self {
-        let channel = endpoint
-            .clone()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true)
-            .connect_lazy();
+        let channel = with_deadlines(endpoint).connect_lazy();
+        Self::over(channel, cluster, metrics)
+    }
+
+    /// Asks through this channel.
+    pub fn over(channel: Channel, cluster: String, metrics: Metrics) -> Self {
         Self {
             allocations: AllocatorServiceClient::new(channel.clone()),
             pools: PoolServiceClient::new(channel),
@@ -133,6 +131,17 @@ impl Allocator {
             .map(Response::into_inner)
             .map_err(|status| Refusal::from(&status))
     }
+}
+
+/// A peer that is gone is noticed.
+pub fn with_deadlines(endpoint: &Endpoint) -> Endpoint {
+    endpoint
+        .clone()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true)
 }
 
 /// The deadline is told to the allocator too, so that it does not work for nobody.

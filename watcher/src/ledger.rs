@@ -2,7 +2,7 @@
 //! what the allocator last said, what the Service waits for. All of it can be
 //! learned again: a restart loses nothing but time.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -30,7 +30,7 @@ pub struct Ledger {
 
 #[derive(Debug, Default)]
 struct State {
-    records: HashMap<Key, Record>,
+    records: BTreeMap<Key, Record>,
     /// Grows with each loss of the allocator: what it said before has to be
     /// confirmed.
     epoch: u64,

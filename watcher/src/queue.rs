@@ -153,6 +153,7 @@ impl Queue {
                 }
             };
             tokio::select! {
+                biased;
                 () = self.wake.notified() => {}
                 () = due => {}
             }

@@ -1,6 +1,6 @@
 //! Puts the parts together, and takes them apart in order at the end.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context;
 use kube::{
@@ -10,38 +10,20 @@ use kube::{
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::watch,
-    time::Instant,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 use crate::{
-    admin::{Admin, Health},
+    admin::Admin,
     allocator::Allocator,
-    announcements::{Announcements, Link},
     args::{Args, time_zone},
-    events,
-    ledger::Ledger,
     logging,
     metrics::Metrics,
-    namespace_store::NamespaceStore,
-    namespace_watch::NamespaceWatch,
-    news::News,
-    orphans::Orphans,
-    queue::{Next, Queue},
     scope::ClassRule,
-    service_api::ServiceApi,
-    service_store::ServiceStore,
-    service_watch::{ServiceWatch, WATCH_SECONDS},
-    status_writer::StatusWriter,
-    sync::Syncer,
+    service_watch::WATCH_SECONDS,
+    tasks::{Setup, Tasks},
 };
-
-/// How long what is under way may take once the end was asked for.
-const GRACE: Duration = Duration::from_secs(10);
-/// How long Events may still be sent after that.
-const EVENTS_GRACE: Duration = Duration::from_secs(1);
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(args: Args) -> anyhow::Result<()> {
@@ -68,130 +50,31 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on --admin-listen {admin_listen}"))?;
 
-    let rule = ClassRule::new(load_balancer_class.map(|class| class.0), handle_unclassed);
     let (metrics, registry) = Metrics::new();
-    let store = Arc::new(ServiceStore::new(rule));
-    let namespaces = Arc::new(NamespaceStore::default());
-    let ledger = Arc::new(Ledger::default());
-    let queue = Arc::new(Queue::default());
-    let health = Arc::new(Health::default());
-    let allocator = Allocator::new(&allocator.endpoint, cluster.0, metrics.clone());
-    let api = ServiceApi::new(client.clone(), metrics.clone());
-    let (events, sender) = events::channel(client.clone(), instance, metrics.clone());
-    let (link_sender, link) = watch::channel(Link::Connecting);
-    let (lists, lists_receiver) = watch::channel(0);
-    let (namespaces_listed, namespaces_listed_receiver) = watch::channel(false);
-    let news = News { events, decisions };
-    let syncer = Arc::new(Syncer {
-        store: store.clone(),
-        namespaces: namespaces.clone(),
+    let setup = Setup {
+        rule: ClassRule::new(load_balancer_class.map(|class| class.0), handle_unclassed),
         peers: annotation_aliases,
-        ledger: ledger.clone(),
-        allocator: allocator.clone(),
-        link,
-        writer: StatusWriter {
-            api: api.clone(),
-            store: store.clone(),
-            ledger: ledger.clone(),
-            news: news.clone(),
-        },
-        news,
-    });
-
-    let stop = CancellationToken::new();
-    let tasks = TaskTracker::new();
-    let spawn = |task| tasks.spawn(stop.clone().run_until_cancelled_owned(task));
-    let admin = Admin {
-        health: health.clone(),
-        metrics: metrics.clone(),
-        registry,
-        queue: queue.clone(),
-        ledger: ledger.clone(),
+        concurrency,
+        instance,
     };
-    tasks.spawn(admin.serve(listener, stop.clone()));
-    spawn(boxed(
-        Announcements {
-            allocator: allocator.clone(),
-            link: link_sender,
-            ledger: ledger.clone(),
-            store: store.clone(),
-            queue: queue.clone(),
-            health: health.clone(),
-            metrics: metrics.clone(),
-        }
-        .run(),
-    ));
-    spawn(boxed(
-        Orphans {
-            allocator,
-            api,
-            store: store.clone(),
-            ledger: ledger.clone(),
-            queue: queue.clone(),
-        }
-        .run(lists_receiver),
-    ));
-    spawn(boxed(
-        NamespaceWatch {
-            namespaces,
-            services: store.clone(),
-            ledger: ledger.clone(),
-            queue: queue.clone(),
-            listed: namespaces_listed,
-            health: health.clone(),
-            metrics: metrics.clone(),
-        }
-        .run(client.clone()),
-    ));
-    spawn(boxed(
-        ServiceWatch {
-            store,
-            ledger,
-            queue: queue.clone(),
-            lists,
-            health,
-            metrics: metrics.clone(),
-        }
-        .run(client, namespaces_listed_receiver),
-    ));
-    let events = tokio::spawn(sender.run(queue.busy()));
-    for _ in 0..concurrency {
-        tasks.spawn(work(queue.clone(), syncer.clone(), metrics.clone()));
-    }
-    drop(syncer);
+    let allocator = Allocator::new(&allocator.endpoint, cluster.0, metrics.clone());
+    let tasks = Tasks::start(setup, client, allocator, metrics.clone(), decisions);
+    let admin = Admin {
+        health: tasks.health.clone(),
+        metrics,
+        registry,
+        queue: tasks.queue.clone(),
+        ledger: tasks.ledger.clone(),
+    };
+    let stop = CancellationToken::new();
+    let admin = tokio::spawn(admin.serve(listener, stop.clone()));
 
     stop_signal.await;
     info!("stopping");
     stop.cancel();
-    queue.close();
-    tasks.close();
-    if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
-        warn!("gave up on what was still under way; it is taken up at the next start");
-    }
-    let _rest_is_lost = tokio::time::timeout(EVENTS_GRACE, events).await;
+    tasks.stop().await;
+    admin.abort();
     Ok(())
-}
-
-fn boxed(
-    task: impl Future<Output = ()> + Send + 'static,
-) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
-    Box::pin(task)
-}
-
-/// One worker.
-async fn work(queue: Arc<Queue>, syncer: Arc<Syncer>, metrics: Metrics) {
-    while let Some(job) = queue.pop().await {
-        let start = Instant::now();
-        let next = syncer.sync(&job).await;
-        queue.done(&job.key, next);
-        let outcome = match next {
-            Next::Done => "done",
-            Next::Again => "again",
-            Next::After(_) => "waiting",
-            Next::Retry => "retry",
-        };
-        metrics.sync(outcome, start.elapsed());
-    }
 }
 
 async fn kube_config(

@@ -2,7 +2,7 @@
 //! that carry our condition. The rest of a cluster's Services costs no memory.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -25,10 +25,10 @@ pub struct ServiceStore {
 
 #[derive(Debug, Default)]
 struct State {
-    services: HashMap<Key, Arc<Service>>,
+    services: BTreeMap<Key, Arc<Service>>,
     /// While a list is read: what it named, and what of it was news.
-    listed: HashSet<Key>,
-    news: HashSet<Key>,
+    listed: BTreeSet<Key>,
+    news: BTreeSet<Key>,
 }
 
 impl ServiceStore {
@@ -100,7 +100,9 @@ impl ServiceStore {
         let mut state = self.state.lock();
         let listed = std::mem::take(&mut state.listed);
         let changed = std::mem::take(&mut state.news);
-        let gone = state.services.extract_if(|key, _| !listed.contains(key));
+        let gone = state
+            .services
+            .extract_if(.., |key, _| !listed.contains(key));
         let gone = gone.map(|(_, service)| service).collect();
         ListNews { changed, gone }
     }
@@ -110,7 +112,7 @@ impl ServiceStore {
 #[derive(Debug)]
 pub struct ListNews {
     /// Services that are new or changed.
-    pub changed: HashSet<Key>,
+    pub changed: BTreeSet<Key>,
     /// Services that vanished.
     pub gone: Vec<Arc<Service>>,
 }

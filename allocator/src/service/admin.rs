@@ -8,9 +8,9 @@ use tonic::{Request, Response, Status};
 use super::{convert, fault, page, request};
 use crate::{
     config::{Source, reload::one_line},
-    engine::{Command, Engine, Pools, Reply, is_stranded},
+    engine::{Command, Engine, Pools, Reply, Timestamp, is_stranded},
     published::Published,
-    writer::{Answer, Inspection, Pending, Writer, wall_clock},
+    writer::{Answer, Inspection, Pending, Writer},
 };
 
 /// Entries in one list of a plan.
@@ -44,7 +44,7 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::ReserveRequest>,
     ) -> Result<Response<v1::ReserveResponse>, Status> {
-        let command = request::reserve(request.into_inner())?;
+        let command = request::reserve(request.into_inner(), self.writer.now())?;
         let Answer { reply, revision } = self.submit(command).await?;
         match reply {
             Reply::Reserved(reservation) => Ok(Response::new(v1::ReserveResponse {
@@ -114,9 +114,10 @@ impl AdminService for Admin {
             .map_err(|error| fault::invalid_configuration(one_line(&error)))?;
         let inspection = self.writer.inspect().await.map_err(fault::not_written)?;
         let Inspection { engine, pending } = inspection;
+        let now = self.writer.now();
         // A million allocations would hold up other requests.
         let planned = tokio::task::spawn_blocking(move || {
-            plan(&engine, &pending, Arc::clone(&configuration.pools))
+            plan(&engine, &pending, Arc::clone(&configuration.pools), now)
         });
         let planned = planned.await.map_err(|error| fault::internal(&error))?;
         Ok(Response::new(planned?))
@@ -128,6 +129,7 @@ fn plan(
     engine: &Engine,
     pending: &Pending,
     pools: Arc<Pools>,
+    now: Timestamp,
 ) -> Result<v1::PlanConfigurationResponse, Status> {
     let mut response = v1::PlanConfigurationResponse {
         revision: engine.revision().0,
@@ -159,7 +161,7 @@ fn plan(
         .map_err(|error| fault::internal(&error))?;
     for acquire in pending.iter() {
         let command = Command::Acquire(acquire.clone());
-        if let (Reply::Acquired(acquired), _) = tried.plan(&command, wall_clock())
+        if let (Reply::Acquired(acquired), _) = tried.plan(&command, now)
             && acquired.unmet.is_empty()
         {
             response.servable_count += 1;

@@ -15,7 +15,6 @@ use crate::engine::{
     Permitted, Policy, PoolName, Port, Protocol, Release, Reserve, ServiceKey, ServiceName,
     SharingKey, Terms, Timestamp, Uid, Wish,
 };
-use crate::writer::wall_clock;
 
 const MAX_PORTS: usize = 1000;
 const MAX_LABELS: usize = 1000;
@@ -46,7 +45,7 @@ pub fn release(request: v1::ReleaseRequest) -> Result<Command, Status> {
     }))
 }
 
-pub fn reserve(request: v1::ReserveRequest) -> Result<Command, Status> {
+pub fn reserve(request: v1::ReserveRequest, now: Timestamp) -> Result<Command, Status> {
     let v1::ReserveRequest {
         address: text,
         service,
@@ -62,7 +61,7 @@ pub fn reserve(request: v1::ReserveRequest) -> Result<Command, Status> {
             .map_err(|error| invalid("expires_at", error))
     });
     let expires = expires.transpose()?;
-    if expires.is_some_and(|at| at <= wall_clock()) {
+    if expires.is_some_and(|at| at <= now) {
         return Err(invalid("expires_at", "is in the past"));
     }
     Ok(Command::Reserve(Reserve {
