@@ -1,0 +1,278 @@
+//! Everything there is in a run: clusters, the allocator, the network between them.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+};
+
+use lb_allocator::{
+    config::Source,
+    decision_log::DecisionLog,
+    engine::Timestamp,
+    metrics::{RpcMetrics, WriterMetrics},
+    service::{self, Parts},
+    writer::{Clock, Writer, WriterTask},
+};
+use lb_watcher::{
+    allocator::{Allocator, with_deadlines},
+    metrics::Metrics,
+    scope::ClassRule,
+    tasks::{Setup, Tasks},
+};
+use prometheus_client::registry::Registry;
+use tokio::{task::JoinSet, time::Instant};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
+
+use crate::{
+    api_server::ApiServer,
+    chaos::Chaos,
+    disk::{self, Disk},
+    network::Network,
+    pools::{self, NAMESPACES, Pool},
+    rpc::{Grants, Wire},
+};
+
+/// 2026-01-01, when every run begins.
+const BEGIN: i64 = 1_767_225_600_000;
+
+/// See the module.
+pub struct World {
+    pub chaos: Chaos,
+    pub network: Network,
+    pub clusters: Vec<ApiServer>,
+    pub watchers: BTreeMap<String, Watcher>,
+    pub allocator: Option<Process>,
+    pub pools: Vec<Pool>,
+    pub grants: Grants,
+    /// Milliseconds by which the allocator's clock is wrong.
+    pub clock_error: Arc<AtomicI64>,
+    pub disk_full: Arc<AtomicBool>,
+    folder: PathBuf,
+    databases: u32,
+    begun: Instant,
+}
+
+/// A watcher, or what is left of it.
+pub struct Watcher {
+    pub cluster: usize,
+    pub tasks: Option<Tasks>,
+}
+
+/// A running allocator.
+pub struct Process {
+    pub database: PathBuf,
+    pub writer: Writer,
+    killed: CancellationToken,
+    shutdown: CancellationToken,
+    stop_writer: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl World {
+    /// `clusters` clusters with `replicas` watchers each; `folder` is empty.
+    pub async fn new(folder: &Path, chaos: Chaos, clusters: usize, replicas: usize) -> Self {
+        let network = Network::new(chaos.clone());
+        let names = ["c0", "c1", "c2"];
+        let servers: Vec<_> = names[..clusters]
+            .iter()
+            .map(|name| ApiServer::new(name, &NAMESPACES, chaos.clone()))
+            .collect();
+        let mut world = Self {
+            network,
+            clusters: servers,
+            watchers: BTreeMap::new(),
+            allocator: None,
+            pools: pools::first(),
+            grants: Grants::default(),
+            clock_error: Arc::default(),
+            disk_full: Arc::default(),
+            folder: folder.to_owned(),
+            databases: 0,
+            begun: Instant::now(),
+            chaos,
+        };
+        world.start_allocator().await;
+        for cluster in 0..clusters {
+            for replica in 0..replicas {
+                let host = format!("{}-{replica}", names[cluster]);
+                let watcher = Watcher {
+                    cluster,
+                    tasks: None,
+                };
+                world.watchers.insert(host.clone(), watcher);
+                world.start_watcher(&host);
+            }
+        }
+        world
+    }
+
+    fn clock(&self) -> Clock {
+        let begun = self.begun;
+        let error = self.clock_error.clone();
+        Clock::new(move || {
+            let elapsed = i64::try_from(begun.elapsed().as_millis()).unwrap();
+            Timestamp(BEGIN + elapsed + error.load(Ordering::Relaxed))
+        })
+    }
+
+    /// Where the next process finds its database.
+    fn database(&self) -> PathBuf {
+        self.folder.join(format!("{}.db", self.databases))
+    }
+
+    /// Starts the allocator on the database of the last one, unless it runs.
+    pub async fn start_allocator(&mut self) {
+        if self.allocator.is_some() {
+            return;
+        }
+        let database = self.database();
+        let source = Source::default();
+        let text = pools::file(&self.pools);
+        let configuration = source.with_file(Some(&text)).unwrap();
+        let disk = Disk::open(&database, self.chaos.clone(), self.disk_full.clone()).unwrap();
+        let history = disk.store().history_reader();
+        let mut registry = Registry::default();
+        let loaded = WriterTask::load(
+            disk,
+            configuration,
+            WriterMetrics::register(&mut registry),
+            DecisionLog::structured(),
+            self.clock(),
+        );
+        let (task, writer, published) = loaded.await.unwrap();
+        let killed = CancellationToken::new();
+        let shutdown = CancellationToken::new();
+        let stop_writer = CancellationToken::new();
+        let parts = Parts {
+            writer: writer.clone(),
+            published,
+            history,
+            source,
+            shutdown: shutdown.clone(),
+        };
+        let wire = Wire {
+            chaos: self.chaos.clone(),
+            grants: self.grants.clone(),
+            killed: killed.clone(),
+        };
+        let router = service::server(RpcMetrics::register(&mut registry))
+            .layer(wire)
+            .add_routes(service::routes(parts).await.unwrap());
+        let incoming = UnboundedReceiverStream::new(self.network.listen());
+        let mut tasks = JoinSet::new();
+        let writing = task.run(stop_writer.clone());
+        tasks.spawn(async { writing.await.unwrap() });
+        let stop = shutdown.clone();
+        tasks.spawn(async move {
+            let stop = stop.cancelled_owned();
+            router
+                .serve_with_incoming_shutdown(incoming, stop)
+                .await
+                .unwrap();
+        });
+        self.chaos.note("the allocator starts");
+        self.allocator = Some(Process {
+            database,
+            writer,
+            killed,
+            shutdown,
+            stop_writer,
+            tasks,
+        });
+    }
+
+    /// Ends the allocator as kill -9 does. What is on the disk stays.
+    pub fn kill_allocator(&mut self) {
+        if let Some(process) = self.allocator.take() {
+            process.killed.cancel();
+            self.network.close();
+            // The next process reads what is there now; this one may still hold
+            // the file open for a while.
+            self.databases += 1;
+            disk::copy(&process.database, &self.database()).unwrap();
+            self.chaos.note("the allocator is killed");
+        }
+    }
+
+    /// Ends the allocator as SIGTERM does.
+    pub async fn stop_allocator(&mut self) {
+        if let Some(mut process) = self.allocator.take() {
+            process.shutdown.cancel();
+            let drained = tokio::time::sleep(std::time::Duration::from_secs(5));
+            drained.await;
+            self.network.close();
+            process.stop_writer.cancel();
+            // Whoever does not end by itself is killed.
+            let all = async { while process.tasks.join_next().await.is_some() {} };
+            let _ = tokio::time::timeout(std::time::Duration::from_secs(20), all).await;
+            process.killed.cancel();
+            self.databases += 1;
+            disk::copy(&process.database, &self.database()).unwrap();
+            self.chaos.note("the allocator has stopped");
+        }
+    }
+
+    /// Puts other pools in force.
+    pub async fn configure(&mut self, pools: Vec<Pool>) {
+        self.pools = pools;
+        self.chaos
+            .note(format_args!("pools: {}", pools::file(&self.pools)));
+        let source = Source::default();
+        let text = pools::file(&self.pools);
+        let configuration = source.with_file(Some(&text)).unwrap();
+        if let Some(process) = &self.allocator {
+            let _ = process.writer.configure(configuration).await;
+        }
+    }
+
+    /// Starts this watcher, unless it runs.
+    pub fn start_watcher(&mut self, host: &str) {
+        let watcher = self.watchers.get_mut(host).unwrap();
+        if watcher.tasks.is_some() {
+            return;
+        }
+        let server = &self.clusters[watcher.cluster];
+        let endpoint = with_deadlines(&Endpoint::from_static("http://allocator"));
+        let channel = self.network.channel(host, &endpoint);
+        let (metrics, _registry) = Metrics::new();
+        let allocator = Allocator::over(channel, server.cluster().to_owned(), metrics.clone());
+        let setup = Setup {
+            rule: ClassRule::new(None, false),
+            peers: Vec::new(),
+            concurrency: 4,
+            instance: host.to_owned(),
+        };
+        watcher.tasks = Some(Tasks::start(
+            setup,
+            server.client(),
+            allocator,
+            metrics,
+            lb_watcher::decision_log::DecisionLog::Structured,
+        ));
+        self.chaos.note(format_args!("{host} starts"));
+    }
+
+    /// Ends this watcher wherever it is.
+    pub fn kill_watcher(&mut self, host: &str) {
+        let watcher = self.watchers.get_mut(host).unwrap();
+        if watcher.tasks.take().is_some() {
+            self.network.cut(|of| of == host);
+            self.chaos.note(format_args!("{host} is killed"));
+        }
+    }
+
+    /// Lets this watcher end what it is doing.
+    pub async fn stop_watcher(&mut self, host: &str) {
+        let watcher = self.watchers.get_mut(host).unwrap();
+        if let Some(tasks) = watcher.tasks.take() {
+            tasks.stop().await;
+            self.chaos.note(format_args!("{host} has stopped"));
+        }
+    }
+}
