@@ -123,6 +123,13 @@ impl Chaos {
         sleep(random_up_to(self.rates().delay)).await;
     }
 
+    /// What time it is where Services live.
+    pub fn time(&self) -> String {
+        let seconds = self.0.lock().begun.elapsed().as_secs();
+        let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+        format!("2026-01-01T{hours:02}:{minutes:02}:{:02}Z", seconds % 60)
+    }
+
     /// Something happened that two runs of one seed have in common.
     pub fn note(&self, what: impl fmt::Display) {
         let mut state = self.0.lock();

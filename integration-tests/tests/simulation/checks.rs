@@ -116,6 +116,11 @@ fn check(
     let allowed = allowed(&world.pools, &asker);
     // A family is served, could be served, or neither.
     let has = |v4: bool| held.iter().any(|address| address.is_ipv4() == v4);
+    // Nothing else is handed out instead of an address that was asked for.
+    let asks_in_vain = held.is_empty()
+        && addresses
+            .iter()
+            .any(|asked| !allowed.contains(asked) || !free(asked));
     let could = |v4: bool| {
         let of_family = |address: &&IpAddr| address.is_ipv4() == v4;
         // An address that it asks for, of a family that it does not want, refuses
@@ -127,10 +132,10 @@ fn check(
     let servable = match policy {
         "RequireDualStack" => families.iter().all(|v4| has(*v4) || could(*v4)),
         _ => true,
-    };
+    } && !asks_in_vain;
     for v4 in families.iter().copied() {
         if servable && !has(v4) && could(v4) {
-            problem(format!("could have an address and has none: {condition}"));
+            problem(format!("could have an address and has none: {}", condition["message"]));
         }
         let asked = addresses.iter().find(|address| address.is_ipv4() == v4);
         let movable = asked.filter(|a| allowed.contains(a) && free(a));

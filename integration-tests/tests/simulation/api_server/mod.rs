@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use kube::client::Body as RequestBody;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 
 use self::{
     answer::{Body, Failure, cut_short, respond, streamed},
@@ -22,8 +22,8 @@ use self::{
 };
 use crate::chaos::Chaos;
 
-/// Longer than any deadline of a caller.
-const FOREVER: Duration = Duration::from_secs(3600);
+/// After so long without an answer the watcher's client gives a connection up.
+const READ_TIMEOUT: Duration = Duration::from_secs(70);
 
 /// The API server of one cluster.
 #[derive(Clone)]
@@ -33,7 +33,8 @@ struct Inner {
     cluster: String,
     chaos: Chaos,
     state: Mutex<State>,
-    news: watch::Sender<u64>,
+    /// Not a `watch` channel, which wakes in an order that no seed replays.
+    news: Notify,
 }
 
 #[derive(Default)]
@@ -71,7 +72,7 @@ impl ApiServer {
             cluster: cluster.to_owned(),
             chaos,
             state: Mutex::default(),
-            news: watch::Sender::new(0),
+            news: Notify::new(),
         }));
         for namespace in namespaces {
             server.change(|objects| objects.create_namespace(namespace));
@@ -100,18 +101,15 @@ impl ApiServer {
 
     /// Changes what is stored.
     pub fn change<T>(&self, change: impl FnOnce(&mut Objects) -> T) -> T {
-        let (changed, version) = {
-            let mut state = self.0.state.lock();
-            (change(&mut state.objects), state.objects.version)
-        };
-        self.0.news.send_replace(version);
+        let changed = change(&mut self.0.state.lock().objects);
+        self.0.news.notify_waiters();
         changed
     }
 
     /// Away: nothing is answered, and watches break.
     pub fn set_away(&self, away: bool) {
         self.0.state.lock().away = away;
-        self.0.news.send_modify(|_| {});
+        self.0.news.notify_waiters();
     }
 
     /// Older versions are forgotten: watches from there have to list again.
@@ -128,8 +126,9 @@ impl ApiServer {
         self.0.state.lock().away
     }
 
-    fn news(&self) -> watch::Receiver<u64> {
-        self.0.news.subscribe()
+    /// Word of every change from now on.
+    fn news(&self) -> &Notify {
+        &self.0.news
     }
 
     async fn call(self, request: Request<RequestBody>) -> io::Result<Response<Body>> {
@@ -165,7 +164,7 @@ impl ApiServer {
         chaos.travel().await;
         if chaos.strikes("API answer lost", |rates| rates.answer_lost) {
             if fastrand::bool() && !streams {
-                tokio::time::sleep(FOREVER).await;
+                tokio::time::sleep(READ_TIMEOUT).await;
             }
             return None;
         }
@@ -222,7 +221,8 @@ impl ApiServer {
         let (namespace, name) = key;
         let uid = body["metadata"]["uid"].as_str().unwrap_or_default();
         let before = self.objects(|objects| objects.services.get(key).cloned());
-        let written = self.change(|objects| objects.apply_status(key, manager, force, body));
+        let now = self.chaos().time();
+        let written = self.change(|objects| objects.apply_status(key, manager, force, body, &now));
         match written {
             Ok(object) => {
                 self.0.state.lock().writes += 1;

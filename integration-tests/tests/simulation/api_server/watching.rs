@@ -1,7 +1,11 @@
 //! Watches: the log of changes from a version on, in order, late, and cut at any
 //! place.
 
-use std::{io, pin::Pin, time::Duration};
+use std::{
+    io,
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use futures::{Stream, stream};
 use serde_json::{Value, json};
@@ -47,8 +51,10 @@ impl Position {
         if self.ended {
             return None;
         }
-        let mut news = self.server.news();
+        let server = self.server.clone();
         loop {
+            let mut news = pin!(server.news().notified());
+            news.as_mut().enable();
             if self.server.is_away() {
                 self.ended = true;
                 return Some(Err(io::ErrorKind::ConnectionReset.into()));
@@ -61,7 +67,7 @@ impl Position {
             if let Some(change) = self.change() {
                 return self.deliver(change).await;
             }
-            if timeout_at(self.end, news.changed()).await.is_err() {
+            if timeout_at(self.end, news).await.is_err() {
                 self.ended = true;
                 // The API server says where it is before it ends a watch.
                 self.version = self.server.objects(|objects| objects.version);
