@@ -9,15 +9,17 @@ CREATE TABLE history (
     at           INTEGER NOT NULL,
     kind         TEXT NOT NULL
         CONSTRAINT known_kind CHECK (
-            kind IN ('ALLOCATED', 'RELEASED', 'UPDATED', 'RESERVED', 'UNRESERVED')
+            kind IN ('ALLOCATED', 'RELEASED', 'UPDATED', 'RESERVED', 'UNRESERVED',
+                     'CONFLICTED', 'CONFLICT_ENDED', 'CLUSTER')
         ),
-    -- canonical text (RFC 5952)
+    -- canonical text (RFC 5952); empty where a cluster changed
     address      TEXT NOT NULL,
-    -- 4 or 6
-    family       INTEGER NOT NULL CONSTRAINT known_family CHECK (family IN (4, 6)),
-    -- the pool that the address was taken from; empty for reservations
+    -- 4 or 6; 0 where a cluster changed
+    family       INTEGER NOT NULL CONSTRAINT known_family CHECK (family IN (0, 4, 6)),
+    -- the pool that the address was taken from; empty unless it is held
     pool         TEXT NOT NULL,
-    -- the Service: cluster, namespace, name; empty for reservations for nobody
+    -- the Service: cluster, namespace, name; empty for reservations for nobody;
+    -- the cluster alone where that changed
     cluster      TEXT NOT NULL,
     namespace    TEXT NOT NULL,
     name         TEXT NOT NULL,
@@ -29,8 +31,8 @@ CREATE TABLE history (
     cluster_ip   TEXT,
     -- its sharing key; NULL where it shares with nobody
     sharing_key  TEXT,
-    -- JSON: the other terms of sharing, the labels; of a reservation its comment
-    -- and expiry
+    -- JSON: the other terms of sharing, the labels, when it is taken back; of a
+    -- reservation its comment, expiry and source; of a cluster its state
     details      TEXT
 ) STRICT;
 
@@ -91,6 +93,32 @@ CREATE TABLE reservations (
     details      TEXT
 ) STRICT;
 
+CREATE TABLE conflicts (
+    -- an address that others hold, as in history
+    address      TEXT NOT NULL,
+    family       INTEGER NOT NULL,
+    -- the Service that shows it, as in history
+    cluster      TEXT NOT NULL,
+    namespace    TEXT NOT NULL,
+    name         TEXT NOT NULL,
+    uid          TEXT,
+    replaced_uid TEXT,
+    cluster_ip   TEXT,
+    sharing_key  TEXT,
+    details      TEXT,
+    -- when that was noticed, in milliseconds since 1970
+    since        INTEGER NOT NULL,
+    CONSTRAINT one_conflict_per_service_and_family
+        PRIMARY KEY (cluster, namespace, name, family)
+) STRICT;
+
+CREATE TABLE clusters (
+    -- the name of a cluster
+    name         TEXT NOT NULL CONSTRAINT one_row_per_cluster PRIMARY KEY,
+    -- JSON: its state
+    details      TEXT NOT NULL
+) STRICT;
+
 CREATE TRIGGER history_allocated AFTER INSERT ON history WHEN NEW.kind = 'ALLOCATED'
 BEGIN
     INSERT INTO allocations
@@ -140,6 +168,26 @@ CREATE TRIGGER history_unreserved AFTER INSERT ON history WHEN NEW.kind = 'UNRES
 BEGIN
     DELETE FROM reservations WHERE address = NEW.address;
     SELECT RAISE(ABORT, 'an address was not reserved') WHERE changes() <> 1;
+END;
+
+CREATE TRIGGER history_conflicted AFTER INSERT ON history WHEN NEW.kind = 'CONFLICTED'
+BEGIN
+    INSERT OR REPLACE INTO conflicts
+    VALUES (NEW.address, NEW.family, NEW.cluster, NEW.namespace, NEW.name, NEW.uid,
+            NEW.replaced_uid, NEW.cluster_ip, NEW.sharing_key, NEW.details, NEW.at);
+END;
+
+CREATE TRIGGER history_conflict_ended AFTER INSERT ON history WHEN NEW.kind = 'CONFLICT_ENDED'
+BEGIN
+    DELETE FROM conflicts
+    WHERE address = NEW.address
+      AND cluster = NEW.cluster AND namespace = NEW.namespace AND name = NEW.name;
+    SELECT RAISE(ABORT, 'a Service was not in conflict about an address') WHERE changes() <> 1;
+END;
+
+CREATE TRIGGER history_cluster AFTER INSERT ON history WHEN NEW.kind = 'CLUSTER'
+BEGIN
+    INSERT OR REPLACE INTO clusters VALUES (NEW.cluster, NEW.details);
 END;
 
 CREATE TRIGGER history_is_append_only_update BEFORE UPDATE ON history

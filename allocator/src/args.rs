@@ -5,6 +5,8 @@ use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::tz::TimeZone;
 
+use crate::engine::{ClusterName, InvalidName};
+
 /// Gives Services of many Kubernetes clusters their external addresses out of
 /// one pool.
 #[derive(Debug, Parser)]
@@ -42,6 +44,16 @@ pub struct Serve {
     #[command(flatten)]
     pub ip_list: IpList,
 
+    /// Clusters that a new or restored database does not wait for, though the
+    /// pools file names them: they are gone for good
+    #[arg(
+        long,
+        env = "LB_ALLOCATOR_ASSUME_ABSENT",
+        value_name = "CLUSTER",
+        value_delimiter = ','
+    )]
+    pub assume_absent: Vec<Cluster>,
+
     /// Where to answer /metrics, /healthz and /readyz: IP:PORT
     #[arg(
         long,
@@ -61,6 +73,18 @@ pub struct Serve {
 
     #[command(flatten)]
     pub zone: Zone,
+}
+
+/// The name of a cluster.
+#[derive(Clone, Debug)]
+pub struct Cluster(pub ClusterName);
+
+impl FromStr for Cluster {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        ClusterName::parse(text).map(Self)
+    }
 }
 
 #[derive(Debug, Args)]

@@ -2,7 +2,12 @@
 //! `[Tue 2018-07-17 21:25:02] ADDED IP OK namespace:default service:svc1 destination:192.0.2.1`.
 //! A decision that repeats the one before is not told again.
 
-use std::{collections::HashMap, fmt, io::Write, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    io::Write,
+    sync::Arc,
+};
 
 use jiff::{ZonedDateTime, tz::TimeZone};
 use tracing_appender::non_blocking::NonBlocking;
@@ -71,45 +76,69 @@ impl DecisionLog {
         outcome: &Outcome,
         several_clusters: bool,
     ) {
-        let key = match command {
-            Command::Acquire(acquire) => &*acquire.key,
-            Command::Release(release) => &release.key,
-            Command::Reserve(_) | Command::Unreserve(_) => return,
-        };
-        for line in self.lines(command, reply, outcome) {
-            self.write(key, &line, several_clusters);
+        for (key, line) in granted(outcome) {
+            self.write(&key, &line, several_clusters);
+        }
+        match command {
+            Command::Acquire(acquire) => {
+                if let Some(reason) = self.news_of_refusal(&acquire.key, reply) {
+                    self.write(&acquire.key, &Line::Refused { reason }, several_clusters);
+                }
+            }
+            Command::Release(release) => {
+                self.refused.remove(&release.key);
+            }
+            Command::Reserve(_)
+            | Command::Unreserve(_)
+            | Command::Sync(_)
+            | Command::Handover(_)
+            | Command::Resolve(_)
+            | Command::Decommission(_)
+            | Command::Recommission(_) => {}
         }
     }
 
-    fn lines(&mut self, command: &Command, reply: &Reply, outcome: &Outcome) -> Vec<Line> {
-        let refusal = match reply {
-            Reply::Refused(refusal) => Some(refusal.reason()),
-            Reply::Acquired(acquired) if !acquired.satisfied => {
-                acquired.unmet.first().map(|unmet| unmet.refusal.reason())
-            }
-            Reply::Acquired(_) | Reply::Released(_) | Reply::Reserved(_) | Reply::Unreserved(_) => {
-                None
-            }
-        };
-        let mut lines = granted(outcome);
-        match (command, refusal) {
-            (Command::Acquire(acquire), Some(reason)) => {
-                if self.refused.len() >= REMEMBERED {
-                    self.refused.clear();
-                }
-                if self.refused.insert(Arc::clone(&acquire.key), reason) != Some(reason) {
-                    lines.push(Line::Refused { reason });
-                }
-            }
-            (Command::Acquire(acquire), None) => {
-                self.refused.remove(&acquire.key);
-            }
-            (Command::Release(release), _) => {
-                self.refused.remove(&release.key);
-            }
-            (Command::Reserve(_) | Command::Unreserve(_), _) => {}
+    /// Tells of what ended by itself: the grace of a Service that is gone, say.
+    pub fn passed(&mut self, outcome: &Outcome, several_clusters: bool) {
+        for (key, line) in granted(outcome) {
+            self.write(&key, &line, several_clusters);
         }
-        lines
+    }
+
+    /// Why a Service is refused, unless it was told before.
+    fn news_of_refusal(&mut self, key: &Arc<ServiceKey>, reply: &Reply) -> Option<&'static str> {
+        let unmet = match reply {
+            Reply::Acquired(acquired) if !acquired.satisfied => acquired.unmet.first(),
+            Reply::Refused(_)
+            | Reply::Acquired(_)
+            | Reply::Released(_)
+            | Reply::Reserved(_)
+            | Reply::Unreserved(_)
+            | Reply::Synced(_)
+            | Reply::Resolved(_)
+            | Reply::Decommissioned(_)
+            | Reply::Recommissioned => None,
+        };
+        let refusal = match reply {
+            Reply::Refused(refusal) => Some(refusal),
+            Reply::Acquired(_)
+            | Reply::Released(_)
+            | Reply::Reserved(_)
+            | Reply::Unreserved(_)
+            | Reply::Synced(_)
+            | Reply::Resolved(_)
+            | Reply::Decommissioned(_)
+            | Reply::Recommissioned => unmet.map(|unmet| &unmet.refusal),
+        };
+        let Some(reason) = refusal.map(crate::engine::Refusal::reason) else {
+            self.refused.remove(key);
+            return None;
+        };
+        if self.refused.len() >= REMEMBERED {
+            self.refused.clear();
+        }
+        let told = self.refused.insert(Arc::clone(key), reason);
+        (told != Some(reason)).then_some(reason)
     }
 
     fn write(&mut self, key: &ServiceKey, line: &Line, several_clusters: bool) {
@@ -149,25 +178,37 @@ impl DecisionLog {
     }
 }
 
-fn granted(outcome: &Outcome) -> Vec<Line> {
+fn granted(outcome: &Outcome) -> Vec<(Arc<ServiceKey>, Line)> {
     let kinds = || outcome.changes.iter().map(|change| &change.kind);
-    let released = |family| {
-        kinds().any(|kind| matches!(kind, ChangeKind::Released(old) if old.family() == family))
-    };
-    let allocated = |family| {
-        kinds().any(|kind| matches!(kind, ChangeKind::Allocated(new) if new.family() == family))
-    };
-    let line = |verb, allocation: &Allocation| Line::Granted {
-        verb,
-        address: allocation.address.to_string(),
+    let mut released = HashSet::new();
+    let mut allocated = HashSet::new();
+    for kind in kinds() {
+        if let ChangeKind::Released(old) = kind {
+            released.insert((&old.key, old.family()));
+        } else if let ChangeKind::Allocated(new) = kind {
+            allocated.insert((&new.key, new.family()));
+        }
+    }
+    let line = |verb, allocation: &Allocation| {
+        let address = allocation.address.to_string();
+        let line = Line::Granted { verb, address };
+        Some((Arc::clone(&allocation.key), line))
     };
     let told = kinds().filter_map(|kind| match kind {
-        ChangeKind::Allocated(new) if released(new.family()) => Some(line("MODIFIED", new)),
-        ChangeKind::Allocated(new) => Some(line("ADDED", new)),
-        ChangeKind::Updated(new) => Some(line("MODIFIED", new)),
-        ChangeKind::Released(old) if allocated(old.family()) => None,
-        ChangeKind::Released(old) => Some(line("DELETED", old)),
-        ChangeKind::Reserved(_) | ChangeKind::Unreserved(_) => None,
+        ChangeKind::Allocated(new) if released.contains(&(&new.key, new.family())) => {
+            line("MODIFIED", new)
+        }
+        ChangeKind::Allocated(new) => line("ADDED", new),
+        // That it is gone is told when its address is taken back.
+        ChangeKind::Updated(new) if new.holder.release_at.is_some() => None,
+        ChangeKind::Updated(new) => line("MODIFIED", new),
+        ChangeKind::Released(old) if allocated.contains(&(&old.key, old.family())) => None,
+        ChangeKind::Released(old) => line("DELETED", old),
+        ChangeKind::Reserved(_)
+        | ChangeKind::Unreserved(_)
+        | ChangeKind::Conflicted(_)
+        | ChangeKind::ConflictEnded(_)
+        | ChangeKind::Cluster(_) => None,
     });
     told.collect()
 }

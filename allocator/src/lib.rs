@@ -25,4 +25,5 @@ pub mod routes;
 pub mod run;
 pub mod service;
 pub mod store;
+pub mod streams;
 pub mod writer;

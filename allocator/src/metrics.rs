@@ -89,6 +89,9 @@ impl WriterMetrics {
                 ChangeKind::Updated(_) => "updated",
                 ChangeKind::Reserved(_) => "reserved",
                 ChangeKind::Unreserved(_) => "unreserved",
+                ChangeKind::Conflicted(_) => "conflicted",
+                ChangeKind::ConflictEnded(_) => "conflict_ended",
+                ChangeKind::Cluster(_) => "cluster",
             };
             self.changes.get_or_create(&KindLabel { kind }).inc();
         }
@@ -102,7 +105,13 @@ impl WriterMetrics {
                     refused(unmet.refusal.reason());
                 }
             }
-            Reply::Released(_) | Reply::Reserved(_) | Reply::Unreserved(_) => {}
+            Reply::Released(_)
+            | Reply::Reserved(_)
+            | Reply::Unreserved(_)
+            | Reply::Synced(_)
+            | Reply::Resolved(_)
+            | Reply::Decommissioned(_)
+            | Reply::Recommissioned => {}
         }
     }
 

@@ -2,45 +2,32 @@
 //! the writer changes it, after a commit; nobody who reads it waits for one.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     ops::Bound,
     sync::Arc,
 };
 
-use parking_lot::{RwLock, RwLockReadGuard};
-use tokio::sync::{broadcast, watch};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use tokio::sync::watch;
 
-use crate::engine::{
-    Allocation, Change, ChangeKind, ClusterName, Engine, Family, Freed, Located, Outcome,
-    PerFamily, PoolIndex, Pools, Reservation, Revision, ServiceKey, is_stranded,
+use crate::{
+    engine::{
+        Allocation, Change, ChangeKind, ClusterName, ClusterRecord, ClusterState, Conflict, Engine,
+        Family, Located, PerFamily, PoolIndex, Pools, Reservation, Revision, ServiceKey, Timestamp,
+        is_stranded,
+    },
+    streams::Streams,
 };
-
-/// Events that a slow reader may be behind, before it loses some.
-const EVENT_BUFFER: usize = 4096;
-
-/// Something that may let a waiting Service be served.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    Freed {
-        freed: Freed,
-        revision: Revision,
-    },
-    PoolsChanged {
-        revision: Revision,
-    },
-    /// Changes can be made again after they could not: ask again.
-    Reloaded {
-        revision: Revision,
-    },
-}
 
 /// See the module.
 #[derive(Debug)]
 pub struct Published {
     state: RwLock<State>,
     revisions: watch::Sender<Revision>,
-    events: broadcast::Sender<Event>,
+    streams: Arc<Streams>,
+    heard: Mutex<BTreeMap<ClusterName, Timestamp>>,
+    began: Timestamp,
 }
 
 /// An address and one of its holders; an address alone sorts before all of them.
@@ -57,15 +44,20 @@ pub struct State {
     /// held or reserved addresses of each pool, in the order of [`Pools::indexes`]
     used: Vec<PerFamily<u64>>,
     stranded: u64,
-    clusters: BTreeMap<ClusterName, usize>,
+    /// addresses that each cluster holds
+    clusters: BTreeMap<ClusterName, u64>,
+    records: BTreeMap<ClusterName, Arc<ClusterRecord>>,
+    conflicts: BTreeMap<Place, Arc<Conflict>>,
 }
 
 impl Published {
-    pub fn new(engine: &Engine) -> Self {
+    pub fn new(engine: &Engine, now: Timestamp) -> Self {
         Self {
             state: RwLock::new(State::of(engine)),
             revisions: watch::Sender::new(engine.revision()),
-            events: broadcast::Sender::new(EVENT_BUFFER),
+            streams: Arc::new(Streams::new(engine.revision())),
+            heard: Mutex::default(),
+            began: now,
         }
     }
 
@@ -79,14 +71,34 @@ impl Published {
         self.revisions.subscribe()
     }
 
-    /// Events from now on.
-    pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.events.subscribe()
+    /// Where those who wait are told.
+    pub const fn streams(&self) -> &Arc<Streams> {
+        &self.streams
     }
 
-    /// Shows what was committed, in its order, and tells what was freed.
-    pub fn apply(&self, outcome: &Outcome) {
-        let Outcome { changes, freed } = outcome;
+    /// A cluster told what it has.
+    pub fn heard(&self, cluster: ClusterName, at: Timestamp) {
+        self.heard.lock().insert(cluster, at);
+    }
+
+    /// When a cluster last told what it has, since the start of this process.
+    pub fn last_heard(&self, cluster: &ClusterName) -> Option<Timestamp> {
+        self.heard.lock().get(cluster).copied()
+    }
+
+    /// Whether a cluster that should say something has not done so for too long.
+    pub fn is_silent(&self, cluster: &ClusterName, now: Timestamp) -> bool {
+        let last = self.last_heard(cluster).unwrap_or(self.began);
+        let state = self.read();
+        let silence = state.pools.settings().cluster_silence;
+        !state.is_decommissioned(cluster) && now >= last.after(silence)
+    }
+
+    /// Shows what was committed, in its order.
+    pub fn apply(&self, changes: &[Change]) {
+        if changes.is_empty() {
+            return;
+        }
         let revision = {
             let mut state = self.state.write();
             for change in changes {
@@ -94,15 +106,7 @@ impl Published {
             }
             state.revision
         };
-        if !changes.is_empty() {
-            self.revisions.send_replace(revision);
-        }
-        for freed in freed {
-            self.tell(Event::Freed {
-                freed: freed.clone(),
-                revision,
-            });
-        }
+        self.revisions.send_replace(revision);
     }
 
     /// Shows a state that was made anew, from the database or under other pools.
@@ -110,12 +114,6 @@ impl Published {
         let state = State::of(engine);
         *self.state.write() = state;
         self.revisions.send_replace(engine.revision());
-    }
-
-    /// Tells whoever listens.
-    pub fn tell(&self, event: Event) {
-        // Fails when nobody listens, and then nobody has to know.
-        let _ = self.events.send(event);
     }
 }
 
@@ -131,7 +129,19 @@ impl State {
             reservations: BTreeMap::new(),
             stranded: 0,
             clusters: BTreeMap::new(),
+            records: BTreeMap::new(),
+            conflicts: BTreeMap::new(),
         };
+        for record in engine.clusters() {
+            state
+                .records
+                .insert(record.name.clone(), Arc::clone(record));
+        }
+        for conflict in engine.conflicts() {
+            state
+                .conflicts
+                .insert(place(conflict), Arc::clone(conflict));
+        }
         for allocation in engine.allocations() {
             state.add(allocation);
         }
@@ -194,6 +204,29 @@ impl State {
         self.clusters.len() > 1
     }
 
+    /// Every cluster that holds something or that something is known of, in the
+    /// order of names.
+    pub fn clusters(&self) -> Vec<(ClusterName, Option<ClusterState>, u64)> {
+        let names: BTreeSet<_> = self.clusters.keys().chain(self.records.keys()).collect();
+        let known = names.into_iter().map(|name| {
+            let state = self.records.get(name).map(|record| record.state);
+            let held = self.clusters.get(name).copied().unwrap_or_default();
+            (name.clone(), state, held)
+        });
+        known.collect()
+    }
+
+    pub fn is_decommissioned(&self, cluster: &ClusterName) -> bool {
+        self.records
+            .get(cluster)
+            .is_some_and(|record| matches!(record.state, ClusterState::Decommissioned { .. }))
+    }
+
+    /// In the order of addresses, IPv4 first, and of Services.
+    pub fn conflicts(&self) -> impl ExactSizeIterator<Item = &Arc<Conflict>> {
+        self.conflicts.values()
+    }
+
     fn apply(&mut self, change: &Change) {
         self.revision = change.revision;
         match &change.kind {
@@ -213,6 +246,17 @@ impl State {
                 if self.reservations.remove(&address).is_some() && !self.is_used(address) {
                     self.count(address, |used| *used -= 1);
                 }
+            }
+            ChangeKind::Conflicted(conflict) => {
+                self.conflicts
+                    .retain(|_, other| other.key != conflict.key || !same_family(other, conflict));
+                self.conflicts.insert(place(conflict), Arc::clone(conflict));
+            }
+            ChangeKind::ConflictEnded(conflict) => {
+                self.conflicts.remove(&place(conflict));
+            }
+            ChangeKind::Cluster(record) => {
+                self.records.insert(record.name.clone(), Arc::clone(record));
             }
         }
     }
@@ -272,4 +316,12 @@ impl State {
             change(used.get_mut(Family::of(address)));
         }
     }
+}
+
+fn place(conflict: &Conflict) -> Place {
+    (conflict.address, Some(Arc::clone(&conflict.key)))
+}
+
+fn same_family(one: &Conflict, other: &Conflict) -> bool {
+    Family::of(one.address) == Family::of(other.address)
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::Admin,
-    args::{CheckConfig, Cli, Command, Routes, Serve},
+    args::{CheckConfig, Cli, Cluster, Command, Routes, Serve},
     config::{self, Source, reload::Reload},
     listen::{self, Incoming},
     log,
@@ -66,6 +66,7 @@ async fn serve(args: Serve) -> Result<()> {
         database,
         config,
         ip_list,
+        assume_absent,
         admin_listen,
         routes_file,
         log_format,
@@ -79,10 +80,15 @@ async fn serve(args: Serve) -> Result<()> {
     let store = Store::open(&database).await?;
     let history = store.history_reader();
 
+    let assumed_absent: Vec<_> = assume_absent
+        .into_iter()
+        .map(|Cluster(name)| name)
+        .collect();
     let mut registry = Registry::with_prefix("lb_allocator");
     let (task, writer, published) = WriterTask::load(
         store,
         configuration,
+        &assumed_absent,
         WriterMetrics::register(&mut registry),
         decisions,
         Clock::wall(),

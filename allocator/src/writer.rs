@@ -2,7 +2,7 @@
 //! lets the engine plan each command, commits all changes in one transaction,
 //! and only then shows them and answers. While one batch commits, the next one
 //! gathers: no timer is needed for that. What ends by itself (a cooldown, a
-//! reservation) wakes the task when it does.
+//! reservation, an offer to one that waits) wakes the task when it does.
 //!
 //! ```text
 //!   Writer::submit ─► queue ─► plan each ─► commit ─► publish ─► answer each
@@ -12,35 +12,33 @@
 //! ```
 
 mod clock;
-mod pending;
 mod storage;
+mod waiting;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::MissedTickBehavior,
+    time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::{clock::Clock, pending::Pending, storage::Storage};
+use self::waiting::{Line, Offer, Onward};
+pub use self::{clock::Clock, storage::Storage, waiting::Waiting};
 use crate::{
     config::Configuration,
     decision_log::DecisionLog,
-    engine::{Command, Engine, Inconsistent, Reply, Revision, Timestamp},
+    engine::{ClusterName, Command, Engine, Inconsistent, Outcome, Reply, Revision, Timestamp},
     metrics::WriterMetrics,
-    published::{Event, Published},
-    store::{MAX_CHANGES, Store, StoreError},
+    published::Published,
+    store::{Store, StoreError},
+    streams::{Message, Streams, Told},
 };
 
-/// Commands in one batch at most. A command makes at most six changes (two
-/// families, each released and allocated, each updated), and few reservations
-/// expire at one time.
-const MAX_BATCH: usize = MAX_CHANGES / 8;
+/// Commands in one batch at most: a batch that is as large as this costs little
+/// more for each, and those that come later do not wait long.
+const MAX_BATCH: usize = 128;
 /// Commands that may wait; one more is refused.
 const QUEUE: usize = 8192;
 /// How often a database that failed is tried again.
@@ -78,7 +76,7 @@ enum Control {
 #[derive(Debug)]
 pub struct Inspection {
     pub engine: Engine,
-    pub pending: Pending,
+    pub waiting: Waiting,
 }
 
 /// Why the engine could not be filled from the database.
@@ -137,6 +135,11 @@ impl Writer {
         answered.await.map_err(|_| WriteError::StoreUnavailable)
     }
 
+    /// What tells the time for decisions.
+    pub fn clock(&self) -> Clock {
+        self.clock.clone()
+    }
+
     /// What time it is for decisions.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
@@ -157,8 +160,9 @@ pub struct WriterTask<S = Store> {
     /// Cleared by a failed commit; until it is set, only what changes nothing is
     /// answered.
     writable: bool,
-    pending: Pending,
+    waiting: Waiting,
     published: Arc<Published>,
+    streams: Arc<Streams>,
     metrics: WriterMetrics,
     decisions: DecisionLog,
     jobs: mpsc::Receiver<Job>,
@@ -175,13 +179,16 @@ impl<S: Storage> WriterTask<S> {
     pub async fn load(
         mut store: S,
         configuration: Configuration,
+        assumed_absent: &[ClusterName],
         metrics: WriterMetrics,
         decisions: DecisionLog,
         clock: Clock,
     ) -> Result<(Self, Writer, Arc<Published>), LoadError> {
         let pools = Arc::clone(&configuration.pools);
-        let engine = Engine::restore(pools, store.load().await?)?;
-        let published = Arc::new(Published::new(&engine));
+        let mut engine = Engine::restore(pools, store.load().await?)?;
+        let begun = engine.begin(assumed_absent, clock.now());
+        store.commit(&begun.changes).await?;
+        let published = Arc::new(Published::new(&engine, clock.now()));
         let (sender, jobs) = mpsc::channel(QUEUE);
         let (control_sender, control) = mpsc::channel(1);
         let store_available = watch::Sender::new(true);
@@ -196,7 +203,8 @@ impl<S: Storage> WriterTask<S> {
             configuration,
             engine: Some(engine),
             writable: true,
-            pending: Pending::default(),
+            waiting: Waiting::default(),
+            streams: Arc::clone(published.streams()),
             published: Arc::clone(&published),
             metrics,
             decisions,
@@ -219,6 +227,7 @@ impl<S: Storage> WriterTask<S> {
         let mut batch = Vec::with_capacity(MAX_BATCH);
         loop {
             let next_end = self.until_next_end();
+            let next_expiry = self.waiting.next_expiry();
             // In an order of its own, so that the same requests lead to the same
             // state: what is rare comes before what may never end.
             tokio::select! {
@@ -229,6 +238,7 @@ impl<S: Storage> WriterTask<S> {
                 () = tokio::time::sleep(next_end.unwrap_or_default()), if next_end.is_some() => {
                     self.carry_out(&mut batch).await;
                 }
+                () = sleep_until(next_expiry), if next_expiry.is_some() => self.pass_offers_on(),
                 received = self.jobs.recv_many(&mut batch, MAX_BATCH) => {
                     if received == 0 {
                         return self.store.close().await;
@@ -260,36 +270,119 @@ impl<S: Storage> WriterTask<S> {
             return;
         };
         let now = self.clock.now();
-        let mut all = engine.pass(now);
+        let passed = engine.pass(now);
+        let mut all = passed.clone();
         let mut planned = Vec::with_capacity(batch.len());
         for job in batch.iter() {
             let (reply, outcome) = engine.plan(&job.command, now);
-            all.changes.extend(outcome.changes.iter().cloned());
-            all.freed.extend(outcome.freed.iter().cloned());
+            all.extend(&outcome);
             planned.push((reply, outcome));
         }
         let revision = engine.revision();
         if !all.changes.is_empty() {
             let start = Instant::now();
-            for changes in all.changes.chunks(MAX_CHANGES) {
-                if let Err(error) = self.store.commit(changes).await {
-                    self.fail(&error, batch);
-                    return;
-                }
+            if let Err(error) = self.store.commit(&all.changes).await {
+                self.fail(&error, batch);
+                return;
             }
             self.metrics.committed(planned.len(), start.elapsed());
         }
-        self.published.apply(&all);
+        self.published.apply(&all.changes);
         let several_clusters = self.published.read().has_several_clusters();
+        self.decisions.passed(&passed, several_clusters);
         for (job, (reply, outcome)) in batch.drain(..).zip(planned) {
             let Job { command, answer } = job;
             self.metrics.planned(&reply, &outcome);
             self.decisions
                 .decided(&command, &reply, &outcome, several_clusters);
-            self.pending.note(command, &reply);
+            self.note(command, &reply);
             // Whoever gave up in the meantime asks again and gets the same.
             let _ = answer.send(Ok(Answer { reply, revision }));
         }
+        self.tell(&all);
+    }
+
+    /// Takes note of who waits now, and who does not any more.
+    fn note(&mut self, command: Command, reply: &Reply) {
+        let onward = match command {
+            Command::Acquire(acquire) => match &self.engine {
+                Some(engine) => self.waiting.asked(acquire, reply, |acquire, family| {
+                    engine.pools_for(acquire, family)
+                }),
+                None => None,
+            },
+            Command::Release(release) => self.waiting.gone(&release.key),
+            Command::Sync(sync) => {
+                self.published.heard(sync.cluster, self.clock.now());
+                None
+            }
+            Command::Reserve(_)
+            | Command::Unreserve(_)
+            | Command::Handover(_)
+            | Command::Resolve(_)
+            | Command::Decommission(_)
+            | Command::Recommission(_) => None,
+        };
+        if let Some(onward) = onward {
+            self.offer(onward);
+        }
+    }
+
+    /// Tells those that wait what they may get now.
+    fn tell(&mut self, outcome: &Outcome) {
+        for freed in &outcome.freed {
+            for onward in Waiting::freed(freed) {
+                self.offer(onward);
+            }
+        }
+        for key in &outcome.ask_again {
+            let told = Told::AskAgain(Arc::clone(key));
+            self.streams.tell(&key.cluster, &self.message(told));
+        }
+        if outcome.all_may_ask {
+            self.streams.tell_all(&self.message(Told::PoolsChanged));
+        }
+    }
+
+    /// Offers to the next in line what there is to have.
+    fn offer(&mut self, onward: Onward) {
+        let Some(engine) = &self.engine else { return };
+        let there_is_one = match onward.line() {
+            Line::Pool(pool, family) => engine.has_free(pool, *family),
+            Line::Address(_) | Line::Quota(..) | Line::Group(..) => true,
+        };
+        if !there_is_one {
+            return;
+        }
+        let streams = &self.streams;
+        let listens = |cluster: &ClusterName| streams.count(cluster) > 0;
+        let offer = self.waiting.offer(onward, Instant::now(), listens);
+        let Some(Offer { line, key }) = offer else {
+            return;
+        };
+        let told = match line {
+            Line::Pool(pool, family) => Told::Freed {
+                pool,
+                family,
+                key: Arc::clone(&key),
+            },
+            Line::Address(_) | Line::Quota(..) | Line::Group(..) => {
+                Told::AskAgain(Arc::clone(&key))
+            }
+        };
+        // A stream that was cut just now: the offer goes on when its time is over.
+        self.streams.tell(&key.cluster, &self.message(told));
+    }
+
+    fn pass_offers_on(&mut self) {
+        while let Some(onward) = self.waiting.expired(Instant::now()) {
+            self.offer(onward);
+        }
+    }
+
+    fn message(&self, told: Told) -> Message {
+        let revision = self.published.read().revision();
+        Message { revision, told }
     }
 
     fn answer_what_changes_nothing(&self, batch: &mut Vec<Job>) {
@@ -312,9 +405,8 @@ impl<S: Storage> WriterTask<S> {
                     match engine.with_pools(pools) {
                         Ok(engine) => {
                             self.published.replace(&engine);
-                            let revision = engine.revision();
                             self.engine = Some(engine);
-                            self.published.tell(Event::PoolsChanged { revision });
+                            self.streams.tell_all(&self.message(Told::PoolsChanged));
                         }
                         // The state is read again from the database.
                         Err(error) => self.fail(&error, &mut Vec::new()),
@@ -327,7 +419,7 @@ impl<S: Storage> WriterTask<S> {
                 if let Some(engine) = &self.engine {
                     let _ = answer.send(Inspection {
                         engine: engine.clone(),
-                        pending: self.pending.clone(),
+                        waiting: self.waiting.clone(),
                     });
                 }
             }
@@ -374,29 +466,34 @@ impl<S: Storage> WriterTask<S> {
                 error = &error as &dyn std::error::Error,
                 "the database is still away"
             ),
-            Ok(revision) => {
+            Ok(()) => {
                 self.writable = true;
                 self.store_available.send_replace(true);
-                self.published.tell(Event::Reloaded { revision });
+                self.streams.tell_all(&self.message(Told::Reloaded));
                 tracing::warn!("the database can be written again");
             }
         }
     }
 
-    async fn reload(&mut self) -> Result<Revision, LoadError> {
+    async fn reload(&mut self) -> Result<(), LoadError> {
         if self.engine.is_none() {
             let pools = Arc::clone(&self.configuration.pools);
             let engine = Engine::restore(pools, self.store.load().await?)?;
             self.published.replace(&engine);
             self.engine = Some(engine);
         }
-        self.store.probe().await?;
-        Ok(self.published.read().revision())
+        Ok(self.store.probe().await?)
     }
 }
 
 fn refuse(batch: &mut Vec<Job>) {
     for job in batch.drain(..) {
         let _ = job.answer.send(Err(WriteError::StoreUnavailable));
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    if let Some(at) = at {
+        tokio::time::sleep_until(at).await;
     }
 }

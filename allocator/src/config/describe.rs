@@ -1,8 +1,10 @@
 //! What a configuration means: for people, and as JSON for history.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 
-use crate::engine::{AddressRange, PoolSpec, Pools, Requirement, Selector};
+use crate::engine::{AddressRange, PoolSpec, Pools, Requirement, Selector, Settings};
 
 /// A few lines for each pool.
 pub fn explain(pools: &Pools) -> String {
@@ -68,6 +70,21 @@ pub fn explain(pools: &Pools) -> String {
         if !rules.is_empty() {
             text += &format!("  rules: {}\n", rules.join("; "));
         }
+    }
+    let Settings {
+        clusters,
+        orphan_grace,
+        cluster_silence,
+    } = pools.settings();
+    if !clusters.is_empty() {
+        text += &format!("a new database waits for clusters {}\n", join(clusters));
+    }
+    let default = Settings::default();
+    if *orphan_grace != default.orphan_grace {
+        text += &format!("kept for a Service that is gone for {orphan_grace:?}\n");
+    }
+    if *cluster_silence != default.cluster_silence {
+        text += &format!("a cluster is reported when it says nothing for {cluster_silence:?}\n");
     }
     text
 }
@@ -145,7 +162,22 @@ pub fn json(pools: &Pools) -> String {
         let set_ones = set_ones.filter_map(|(key, value)| Some((key.to_owned(), value?)));
         Value::Object(set_ones.collect::<Map<_, _>>())
     });
-    json!({ "pools": described.collect::<Vec<_>>() }).to_string()
+    let Settings {
+        clusters,
+        orphan_grace,
+        cluster_silence,
+    } = pools.settings();
+    let millis = |duration: &Duration| format!("{}ms", duration.as_millis());
+    let mut all = json!({
+        "pools": described.collect::<Vec<_>>(),
+        "orphanGrace": millis(orphan_grace),
+        "clusterSilence": millis(cluster_silence),
+    });
+    if !clusters.is_empty() {
+        let names: Vec<_> = clusters.iter().map(ToString::to_string).collect();
+        all["clusters"] = json!(names);
+    }
+    all.to_string()
 }
 
 fn join<T: ToString>(all: impl IntoIterator<Item = T>) -> String {

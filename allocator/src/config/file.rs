@@ -23,6 +23,10 @@
 //!   maxPerNamespace: 2      # addresses for a namespace of one cluster
 //!   maxPerCluster: 20
 //!   disabled: true          # gives nothing; what is held stays
+//! # OPTIONAL: what holds for the whole configuration
+//! clusters: [prod-eu, prod-us] # a new database waits for these to tell what they have
+//! orphanGrace: 2m           # how long a vanished Service's address is kept
+//! clusterSilence: 15m       # then a cluster that says nothing is reported
 //! ```
 
 use std::{
@@ -39,7 +43,7 @@ use thiserror::Error;
 
 use crate::engine::{
     AddressRange, ClusterName, InvalidName, Namespace, PoolName, PoolSpec, Requirement, STICKY_FOR,
-    Selector,
+    Selector, Settings,
 };
 
 /// Why a pools file was refused.
@@ -47,6 +51,12 @@ use crate::engine::{
 pub enum FileError {
     #[error("{0}")]
     Yaml(String),
+    #[error("line {line}: {key}")]
+    Setting {
+        line: u64,
+        key: &'static str,
+        source: KeyError,
+    },
     #[error("line {line}: pool {pool:?}: {key}")]
     Key {
         line: u64,
@@ -90,9 +100,12 @@ pub struct FilePool {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct File {
     pools: Vec<RawPool>,
+    clusters: Option<Spanned<Vec<Spanned<String>>>>,
+    orphan_grace: Option<Spanned<String>>,
+    cluster_silence: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -145,25 +158,46 @@ struct RawExpression {
 
 /// # Errors
 /// Names the line, the pool and the key of the first fault.
-pub fn parse(text: &str) -> Result<Vec<FilePool>, FileError> {
-    let file: File = serde_saphyr::from_str(text)
+pub fn parse(text: &str) -> Result<(Vec<FilePool>, Settings), FileError> {
+    let File {
+        pools,
+        clusters,
+        orphan_grace,
+        cluster_silence,
+    } = serde_saphyr::from_str(text)
         .map_err(|error| FileError::Yaml(error.without_snippet().to_string()))?;
-    file.pools.into_iter().map(pool).collect()
+    let pools = pools.into_iter().map(pool).collect::<Result<_, _>>()?;
+    let at = |key: &'static str| Place { pool: None, key };
+    let default = Settings::default();
+    let settings = Settings {
+        clusters: at("clusters")
+            .names(clusters.as_ref(), "leave the key out", ClusterName::parse)?
+            .unwrap_or_default(),
+        orphan_grace: at("orphanGrace").duration(orphan_grace.as_ref(), default.orphan_grace)?,
+        cluster_silence: at("clusterSilence")
+            .duration(cluster_silence.as_ref(), default.cluster_silence)?,
+    };
+    Ok((pools, settings))
 }
 
 /// Where in the file we are, for messages.
 struct Place<'a> {
-    pool: &'a str,
+    /// `None` outside of pools.
+    pool: Option<&'a str>,
     key: &'static str,
 }
 
 impl Place<'_> {
     fn fault(&self, line: u64, source: KeyError) -> FileError {
-        FileError::Key {
-            line,
-            pool: self.pool.to_owned(),
-            key: self.key,
-            source,
+        let key = self.key;
+        match self.pool {
+            None => FileError::Setting { line, key, source },
+            Some(pool) => FileError::Key {
+                line,
+                pool: pool.to_owned(),
+                key,
+                source,
+            },
         }
     }
 
@@ -285,7 +319,7 @@ fn pool(raw: RawPool) -> Result<FilePool, FileError> {
         disabled,
     } = raw;
     let at = |key: &'static str| Place {
-        pool: &name.value,
+        pool: Some(&name.value),
         key,
     };
     let everybody = "leave the key out to serve all";
@@ -356,7 +390,9 @@ mod tests {
     fn chain(error: &FileError) -> String {
         match error {
             FileError::Yaml(text) => text.clone(),
-            FileError::Key { source, .. } => format!("{error}: {source}"),
+            FileError::Key { source, .. } | FileError::Setting { source, .. } => {
+                format!("{error}: {source}")
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use self::describe::json;
 pub use self::{ask::ask, describe::explain};
-use crate::engine::{AddressRange, PoolConflict, PoolName, Pools};
+use crate::engine::{AddressRange, PoolConflict, PoolName, Pools, Settings};
 
 /// Why there are no pools to work with.
 #[derive(Debug, Error)]
@@ -108,11 +108,13 @@ impl Source {
         let ip_list = self.ip_list.as_deref().map(ip_list::parse).transpose()?;
         let mut specs = ip_list.unwrap_or_default();
         let mut lines = Vec::new();
+        let mut settings = Settings::default();
         if let Some(text) = text {
-            let pools = file::parse(text).map_err(|source| ConfigError::File {
+            let (pools, of_file) = file::parse(text).map_err(|source| ConfigError::File {
                 path: path(),
                 source: Box::new(source),
             })?;
+            settings = of_file;
             for pool in pools {
                 let name = pool.spec.name.clone();
                 let of_pool = pool.lines.into_iter();
@@ -124,6 +126,7 @@ impl Source {
             place: line_of(&lines, &conflict).map(|line| (path(), line)),
             source: Box::new(conflict),
         })?;
+        let pools = pools.with_settings(settings);
         Ok(Configuration {
             json: json(&pools),
             pools: Arc::new(pools),

@@ -88,6 +88,12 @@ struct Decision {
 impl Engine {
     pub(super) fn acquire(&mut self, acquire: &Acquire, outcome: &mut Outcome) -> Reply {
         let Acquire { key, wish, .. } = acquire;
+        for conflict in self.past_conflicts(acquire) {
+            self.commit(ChangeKind::ConflictEnded(conflict), outcome);
+        }
+        if let Some(refusal) = self.barred(acquire) {
+            return Reply::Refused(refusal);
+        }
         let Some(decision) = self.decide(acquire) else {
             return self.unchanged(acquire);
         };
@@ -114,6 +120,12 @@ impl Engine {
     /// The reply to a wish that changes nothing; `None` if it would.
     pub(super) fn acquire_without_change(&self, acquire: &Acquire) -> Option<Reply> {
         let Acquire { key, wish, .. } = acquire;
+        if !self.past_conflicts(acquire).is_empty() {
+            return None;
+        }
+        if let Some(refusal) = self.barred(acquire) {
+            return Some(Reply::Refused(refusal));
+        }
         let Some(decision) = self.decide(acquire) else {
             return Some(self.unchanged(acquire));
         };
@@ -146,6 +158,7 @@ impl Engine {
             .map(|family| (*family, self.choose(acquire, *family)))
             .collect();
         self.settle(acquire, &mut choices);
+        self.wait_for_clusters(&mut choices);
         let refused = refusals(&choices);
         let satisfied = match wish.policy {
             Policy::All => refused.is_empty(),
@@ -162,6 +175,21 @@ impl Engine {
             refused,
             satisfied,
         })
+    }
+
+    /// While clusters are awaited, any address may be held by one of their Services.
+    fn wait_for_clusters(&self, choices: &mut Choices) {
+        let awaited = self.clusters.awaited();
+        if awaited.is_empty() {
+            return;
+        }
+        for (_, choice) in choices {
+            if matches!(choice, Choice::Take { .. }) {
+                *choice = Choice::Refused(Refusal::AwaitingSync {
+                    clusters: awaited.iter().cloned().collect(),
+                });
+            }
+        }
     }
 
     fn answer(&self, key: &ServiceKey, wish: &Wish, refused: Vec<Unmet>, satisfied: bool) -> Reply {
@@ -230,15 +258,36 @@ impl Engine {
         if let Some(held) = self.held_by(&acquire.key, Family::of(address)).cloned() {
             self.commit(ChangeKind::Released(held), outcome);
         }
+        self.allocate(&acquire.key, address, pool, holder, outcome);
+    }
+
+    pub(super) fn allocate(
+        &mut self,
+        key: &Arc<ServiceKey>,
+        address: IpAddr,
+        pool: PoolIndex,
+        holder: Arc<Holder>,
+        outcome: &mut Outcome,
+    ) {
         let allocation = Arc::new(Allocation {
             address,
             pool: self.pools.spec(pool).name.clone(),
-            key: Arc::clone(&acquire.key),
+            key: Arc::clone(key),
             holder,
             since: self.now,
             revision: self.revision.next(),
         });
-        self.commit(ChangeKind::Allocated(allocation), outcome);
+        self.commit(ChangeKind::Allocated(Arc::clone(&allocation)), outcome);
+        self.arrived(&allocation, outcome);
+    }
+
+    pub(super) fn update(&mut self, held: &Allocation, holder: Arc<Holder>, outcome: &mut Outcome) {
+        let updated = Arc::new(Allocation {
+            holder,
+            revision: self.revision.next(),
+            ..held.clone()
+        });
+        self.commit(ChangeKind::Updated(updated), outcome);
     }
 
     /// Tells every address that the key keeps of what is new about the holder.
@@ -250,18 +299,13 @@ impl Engine {
             .cloned()
             .collect();
         for held in stale {
-            let updated = Arc::new(Allocation {
-                holder: Arc::clone(&holder),
-                revision: self.revision.next(),
-                ..(*held).clone()
-            });
-            self.commit(ChangeKind::Updated(updated), outcome);
+            self.update(&held, Arc::clone(&holder), outcome);
         }
     }
 
     /// The holder after this request: whoever asks without a uid or a cluster
     /// IP does not erase what is known of it.
-    fn next_holder(&self, acquire: &Acquire) -> Arc<Holder> {
+    pub(super) fn next_holder(&self, acquire: &Acquire) -> Arc<Holder> {
         let known = self
             .holding(&acquire.key)
             .max_by_key(|held| held.revision)
@@ -282,6 +326,7 @@ impl Engine {
             cluster_ip: acquire.cluster_ip.or(known.cluster_ip),
             labels: Some(Arc::clone(labels)).filter(|labels| !labels.is_empty()),
             sharing: sharing.clone(),
+            release_at: None,
         })
     }
 

@@ -4,6 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use super::{
     address::Family,
+    clusters::ClusterRecord,
     key::{PoolName, ServiceKey, Uid},
     labels::Labels,
     sharing::Terms,
@@ -53,6 +54,9 @@ pub struct Holder {
     pub labels: Option<Arc<Labels>>,
     /// `None`: the Service shares with nobody.
     pub sharing: Option<Arc<Terms>>,
+    /// Its cluster does not have the Service any more: when the address is taken
+    /// back, unless the Service is seen again.
+    pub release_at: Option<Timestamp>,
 }
 
 /// An address that a Service holds.
@@ -80,9 +84,23 @@ pub struct Reservation {
     pub key: Option<Arc<ServiceKey>>,
     pub expires: Option<Timestamp>,
     pub comment: String,
+    /// A handover: who holds the address until it lets go, so that `key` gets it.
+    pub from: Option<Arc<ServiceKey>>,
 }
 
-/// What happened to an address.
+/// A Service that shows an address which others hold: a backup was restored, say.
+/// It keeps working on it until somebody decides, or the holders are gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    pub address: IpAddr,
+    /// The Service that shows the address without holding it.
+    pub key: Arc<ServiceKey>,
+    /// As it will be known when it gets the address.
+    pub holder: Arc<Holder>,
+    pub since: Timestamp,
+}
+
+/// What happened to an address, or to a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChangeKind {
     Allocated(Arc<Allocation>),
@@ -94,6 +112,12 @@ pub enum ChangeKind {
     Reserved(Arc<Reservation>),
     /// A reservation ended; as it was until now.
     Unreserved(Arc<Reservation>),
+    /// A Service shows an address that others hold.
+    Conflicted(Arc<Conflict>),
+    /// It does not any more, or got the address.
+    ConflictEnded(Arc<Conflict>),
+    /// What is known of a cluster from now on.
+    Cluster(Arc<ClusterRecord>),
 }
 
 /// One row of history.
@@ -102,6 +126,22 @@ pub struct Change {
     pub revision: Revision,
     pub at: Timestamp,
     pub kind: ChangeKind,
+}
+
+impl Change {
+    /// What was given, if this change gave something.
+    pub const fn allocated(&self) -> Option<&Arc<Allocation>> {
+        match &self.kind {
+            ChangeKind::Allocated(allocation) => Some(allocation),
+            ChangeKind::Released(_)
+            | ChangeKind::Updated(_)
+            | ChangeKind::Reserved(_)
+            | ChangeKind::Unreserved(_)
+            | ChangeKind::Conflicted(_)
+            | ChangeKind::ConflictEnded(_)
+            | ChangeKind::Cluster(_) => None,
+        }
+    }
 }
 
 /// A free address and who held it last.
@@ -121,4 +161,6 @@ pub struct Snapshot {
     pub allocations: Vec<Arc<Allocation>>,
     pub last_held: Vec<LastHeld>,
     pub reservations: Vec<Arc<Reservation>>,
+    pub conflicts: Vec<Arc<Conflict>>,
+    pub clusters: Vec<Arc<ClusterRecord>>,
 }

@@ -37,6 +37,15 @@ impl Engine {
         let Acquire { key, wish, .. } = acquire;
         let held = self.held_by(key, family);
         let stays = held.filter(|held| self.may_not_stay(held, acquire).is_none());
+        if let Some(address) = self.handed_over(key, family)
+            && wish
+                .requested
+                .get(family)
+                .is_none_or(|requested| requested == address)
+            && let taken @ Choice::Take { .. } = self.requested(acquire, address)
+        {
+            return taken;
+        }
         if let Some(address) = *wish.requested.get(family) {
             return match stays {
                 Some(held) if held.address == address => Choice::Keep(Arc::clone(held)),

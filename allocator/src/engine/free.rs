@@ -226,7 +226,7 @@ impl Free {
 
     /// Moves on every address whose stage has ended, and tells which ones others
     /// may have from now on.
-    pub fn end_stages(&mut self, now: Timestamp) -> Vec<(PoolIndex, Family)> {
+    pub fn end_stages(&mut self, now: Timestamp) -> Vec<IpAddr> {
         let mut cooled = Vec::new();
         while let Some((end, address)) = self.ends.first().copied()
             && end <= now
@@ -235,9 +235,8 @@ impl Free {
             let Some(stages) = self.mark(address).and_then(|mark| mark.stages) else {
                 continue;
             };
-            let family = Family::of(address);
             if self.leave_stages(address, stages) {
-                cooled.push((stages.pool, family));
+                cooled.push(address);
             }
             self.enter_stage(address, stages, now);
         }

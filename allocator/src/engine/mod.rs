@@ -11,11 +11,14 @@
 //! No request costs more than O(log n) in the size of a pool, the number of
 //! allocations, marks of former holders, or reservations. What pays for that is
 //! said where it is:
-//! - `holdings` finds what a Service holds, O(1);
+//! - `holdings` finds what a Service, or a whole cluster, holds, O(1) for each;
 //! - [`sharing::Held`] finds who holds an address, and who may join them;
 //! - [`free::Free`] finds the address to give, and what cools down until when;
 //! - [`reservations::Reservations`] finds what is kept for whom;
 //! - [`quota::Quotas`] counts what limits look at;
+//! - `leaving` finds whose grace ends next;
+//! - [`conflicts::Conflicts`] and [`clusters::Clusters`] find what holds a Service
+//!   or a cluster up;
 //! - [`pools::Pools`] finds the pools of a Service, and the pool of an address.
 //!
 //! Read [`acquire`] first.
@@ -24,7 +27,11 @@ pub mod acquire;
 pub mod address;
 pub mod change;
 mod choose;
+pub mod clusters;
+pub mod conflicts;
+mod decommission;
 pub mod free;
+mod handover;
 pub mod key;
 pub mod labels;
 pub mod pools;
@@ -34,8 +41,13 @@ pub mod refusal;
 pub mod reservations;
 mod settle;
 pub mod sharing;
+pub mod sync;
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use thiserror::Error;
 
@@ -43,17 +55,23 @@ pub use self::{
     acquire::{Acquire, Acquired, Policy, Unmet, Wish},
     address::{AddressRange, Family, PerFamily},
     change::{
-        Allocation, Change, ChangeKind, Holder, LastHeld, Reservation, Revision, Snapshot,
-        Timestamp,
+        Allocation, Change, ChangeKind, Conflict, Holder, LastHeld, Reservation, Revision,
+        Snapshot, Timestamp,
     },
+    clusters::{ClusterRecord, ClusterState},
+    decommission::Decommission,
+    handover::{Handover, Resolve, Winner},
     key::{
         ClusterName, InvalidName, Namespace, PoolName, ServiceKey, ServiceName, SharingKey, Uid,
     },
     labels::{LabelMap, Labels, Requirement, Selector},
-    pools::{Located, PoolConflict, PoolIndex, PoolSpec, Pools, STICKY_FOR},
+    pools::{Located, PoolConflict, PoolIndex, PoolSpec, Pools, STICKY_FOR, Settings},
     refusal::Refusal,
     sharing::{Backend, Permitted, Port, Protocol, Terms},
+    sync::{Sync, Synced, Verdict},
 };
+use clusters::Clusters;
+use conflicts::Conflicts;
 use free::Free;
 use quota::{Quotas, Weight};
 use reservations::Reservations;
@@ -67,6 +85,12 @@ pub enum Command {
     Reserve(Reserve),
     /// Ends the reservation of an address.
     Unreserve(IpAddr),
+    Sync(Sync),
+    Handover(Handover),
+    Resolve(Resolve),
+    Decommission(Decommission),
+    /// Takes a cluster back into service.
+    Recommission(ClusterName),
 }
 
 /// Take back what `key` holds; with a uid, only if the holder has it.
@@ -96,6 +120,12 @@ pub enum Reply {
     Reserved(Arc<Reservation>),
     /// The reservation that was ended, if there was one.
     Unreserved(Option<Arc<Reservation>>),
+    /// Every Service of the cluster, in the order of keys.
+    Synced(Vec<Synced>),
+    /// The conflict that was decided.
+    Resolved(Arc<Conflict>),
+    Decommissioned(ClusterState),
+    Recommissioned,
 }
 
 /// What a step did: what has to be made durable before it is told, and of which
@@ -104,6 +134,26 @@ pub enum Reply {
 pub struct Outcome {
     pub changes: Vec<Change>,
     pub freed: Vec<Freed>,
+    /// Services that will get another answer now, though nothing was freed.
+    pub ask_again: Vec<Arc<ServiceKey>>,
+    /// Nobody is awaited any more.
+    pub all_may_ask: bool,
+}
+
+impl Outcome {
+    /// Adds what another step did.
+    pub fn extend(&mut self, other: &Self) {
+        let Self {
+            changes,
+            freed,
+            ask_again,
+            all_may_ask,
+        } = other;
+        self.changes.extend_from_slice(changes);
+        self.freed.extend_from_slice(freed);
+        self.ask_again.extend_from_slice(ask_again);
+        self.all_may_ask |= all_may_ask;
+    }
 }
 
 /// Something that Services may wait for: an address is free, or those who share
@@ -112,6 +162,13 @@ pub struct Outcome {
 pub struct Freed {
     pub pool: PoolName,
     pub family: Family,
+    pub address: IpAddr,
+    /// Whose limits have room now.
+    pub by: Option<ClusterName>,
+    /// It is still held: who shares it.
+    pub shared: Option<(ClusterName, SharingKey)>,
+    /// It cools down: only limits have room.
+    pub cools: bool,
 }
 
 /// Why a snapshot cannot be what this engine wrote.
@@ -143,11 +200,14 @@ pub struct Engine {
     /// Time as decisions see it: it never goes back, not even over a restart, so
     /// that what has ended stays ended.
     now: Timestamp,
-    holdings: HashMap<Arc<ServiceKey>, Holding>,
+    holdings: HashMap<ClusterName, HashMap<Arc<ServiceKey>, Holding>>,
+    leaving: BTreeSet<(Timestamp, Arc<ServiceKey>)>,
     held: Held,
     free: Free,
     quotas: Quotas,
     reservations: Reservations,
+    conflicts: Conflicts,
+    clusters: Clusters,
 }
 
 impl Engine {
@@ -160,6 +220,8 @@ impl Engine {
             allocations,
             last_held,
             reservations,
+            conflicts,
+            clusters,
         } = snapshot;
         let mut engine = Self {
             free: Free::new(&pools),
@@ -168,10 +230,19 @@ impl Engine {
             last_change_at,
             now: last_change_at,
             holdings: HashMap::new(),
+            leaving: BTreeSet::new(),
             held: Held::default(),
             quotas: Quotas::default(),
             reservations: Reservations::default(),
+            conflicts: Conflicts::default(),
+            clusters: Clusters::default(),
         };
+        for conflict in conflicts {
+            engine.conflicts.add(conflict);
+        }
+        for record in clusters {
+            engine.clusters.set(record);
+        }
         for allocation in allocations {
             engine.check(&allocation)?;
             let allocation = engine.in_todays_pool(allocation);
@@ -195,6 +266,8 @@ impl Engine {
             allocations: self.allocations().cloned().collect(),
             last_held: self.free.marks().collect(),
             reservations: self.reservations.iter().cloned().collect(),
+            conflicts: self.conflicts.iter().cloned().collect(),
+            clusters: self.clusters.iter().cloned().collect(),
         }
     }
 
@@ -218,13 +291,23 @@ impl Engine {
 
     /// Everything that is held, in no order.
     pub fn allocations(&self) -> impl Iterator<Item = &Arc<Allocation>> {
-        let holdings = self.holdings.values();
+        let holdings = self.holdings.values().flat_map(HashMap::values);
         holdings.flat_map(|holding| holding.iter().filter_map(|(_, held)| held.as_ref()))
     }
 
     /// Everything that is reserved, in no order.
     pub fn reservations(&self) -> impl Iterator<Item = &Arc<Reservation>> {
         self.reservations.iter()
+    }
+
+    /// Services that show addresses which others hold, in the order of addresses.
+    pub fn conflicts(&self) -> impl Iterator<Item = &Arc<Conflict>> {
+        self.conflicts.iter()
+    }
+
+    /// What is known of clusters, in the order of names.
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<ClusterRecord>> {
+        self.clusters.iter()
     }
 
     /// Decides, and moves the state on as if the changes were durable already.
@@ -236,30 +319,50 @@ impl Engine {
             Command::Release(release) => self.release(release, &mut outcome),
             Command::Reserve(reserve) => self.reserve(reserve, &mut outcome),
             Command::Unreserve(address) => self.unreserve(*address, &mut outcome),
+            Command::Sync(sync) => self.sync(sync, &mut outcome),
+            Command::Handover(handover) => self.hand_over(handover, &mut outcome),
+            Command::Resolve(resolve) => self.resolve(resolve, &mut outcome),
+            Command::Decommission(decommission) => self.decommission(decommission, &mut outcome),
+            Command::Recommission(cluster) => self.recommission(cluster, &mut outcome),
         };
+        self.settle_conflicts(&mut outcome);
         (reply, outcome)
     }
 
     /// When [`Engine::pass`] has something to do.
     pub fn next_end(&self) -> Option<Timestamp> {
-        let ends = [self.free.next_end(), self.reservations.next_expiry()];
+        let ends = [
+            self.free.next_end(),
+            self.reservations.next_expiry(),
+            self.leaving.first().map(|(end, _)| *end),
+            self.clusters.next_end(),
+        ];
         ends.into_iter().flatten().min()
     }
 
     /// Ends what has its end by `now`: cooldowns, protection of former holders,
-    /// reservations.
+    /// reservations, the grace of Services and clusters that are gone.
     pub fn pass(&mut self, now: Timestamp) -> Outcome {
         let mut outcome = Outcome::default();
         self.now = self.now.max(now);
-        for (pool, family) in self.free.end_stages(self.now) {
-            outcome.freed.push(Freed {
-                pool: self.pools.spec(pool).name.clone(),
-                family,
-            });
+        for address in self.free.end_stages(self.now) {
+            self.tell_freed(address, None, false, &mut outcome);
         }
         while let Some(expired) = self.reservations.expired(self.now) {
             self.commit(ChangeKind::Unreserved(expired), &mut outcome);
         }
+        while let Some((end, key)) = self.leaving.first().cloned()
+            && end <= self.now
+        {
+            let gone = self
+                .holding(&key)
+                .filter(|held| held.holder.release_at == Some(end));
+            for allocation in gone.cloned().collect::<Vec<_>>() {
+                self.commit(ChangeKind::Released(allocation), &mut outcome);
+            }
+        }
+        self.end_decommissions(&mut outcome);
+        self.settle_conflicts(&mut outcome);
         outcome
     }
 
@@ -268,7 +371,8 @@ impl Engine {
         match command {
             Command::Acquire(acquire) => self.acquire_without_change(acquire),
             Command::Release(release) => {
-                let nothing = self.to_release(release).next().is_none();
+                let nothing = self.to_release(release).next().is_none()
+                    && self.conflicts_to_release(release).is_empty();
                 nothing.then(|| Reply::Released(Vec::new()))
             }
             Command::Reserve(reserve) => match self.reservation(reserve) {
@@ -280,6 +384,12 @@ impl Engine {
                 let nothing = self.reservations.get(*address).is_none();
                 nothing.then_some(Reply::Unreserved(None))
             }
+            // Rare, and repeated soon: not worth the thought.
+            Command::Sync(_)
+            | Command::Handover(_)
+            | Command::Resolve(_)
+            | Command::Decommission(_)
+            | Command::Recommission(_) => None,
         }
     }
 
@@ -288,7 +398,19 @@ impl Engine {
         for allocation in &held {
             self.commit(ChangeKind::Released(Arc::clone(allocation)), outcome);
         }
+        for conflict in self.conflicts_to_release(release) {
+            self.commit(ChangeKind::ConflictEnded(conflict), outcome);
+        }
         Reply::Released(held)
+    }
+
+    /// A Service that is gone shows nothing any more.
+    fn conflicts_to_release(&self, release: &Release) -> Vec<Arc<Conflict>> {
+        self.conflicts
+            .of(&release.key)
+            .filter(|conflict| is_same_uid(release.uid.as_ref(), conflict.holder.uid.as_ref()))
+            .cloned()
+            .collect()
     }
 
     fn reserve(&mut self, reserve: &Reserve, outcome: &mut Outcome) -> Reply {
@@ -344,6 +466,7 @@ impl Engine {
             key: key.clone(),
             expires: *expires,
             comment: comment.clone(),
+            from: None,
         }))
     }
 
@@ -357,22 +480,35 @@ impl Engine {
 
     fn to_release(&self, release: &Release) -> impl Iterator<Item = &Arc<Allocation>> {
         self.holding(&release.key)
-            .filter(|held| match (&release.uid, &held.holder.uid) {
-                (Some(asked), Some(holder)) => asked == holder,
-                (None, _) | (_, None) => true,
-            })
+            .filter(|held| is_same_uid(release.uid.as_ref(), held.holder.uid.as_ref()))
     }
 
     /// What a key holds, IPv4 first.
     fn holding(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<Allocation>> {
         self.holdings
-            .get(key)
+            .get(&key.cluster)
+            .and_then(|cluster| cluster.get(key))
             .into_iter()
             .flat_map(|holding| holding.iter().filter_map(|(_, held)| held.as_ref()))
     }
 
     fn held_by(&self, key: &ServiceKey, family: Family) -> Option<&Arc<Allocation>> {
-        self.holdings.get(key)?.get(family).as_ref()
+        self.holdings
+            .get(&key.cluster)?
+            .get(key)?
+            .get(family)
+            .as_ref()
+    }
+
+    /// What a cluster holds, in the order of keys, IPv4 first.
+    fn of_cluster(&self, cluster: &ClusterName) -> Vec<Arc<Allocation>> {
+        let holdings = self.holdings.get(cluster).into_iter();
+        let holdings = holdings.flat_map(HashMap::values);
+        let mut held: Vec<_> = holdings
+            .flat_map(|holding| holding.iter().filter_map(|(_, held)| held.clone()))
+            .collect();
+        held.sort_by(|a, b| (&a.key, a.address).cmp(&(&b.key, b.address)));
+        held
     }
 
     fn check(&self, allocation: &Arc<Allocation>) -> Result<(), Inconsistent> {
@@ -425,7 +561,7 @@ impl Engine {
             ChangeKind::Updated(allocation) => {
                 self.hold(Arc::clone(allocation));
                 if allocation.holder.sharing.is_some() {
-                    self.tell_freed(allocation.address, outcome);
+                    self.tell_freed(allocation.address, None, false, outcome);
                 }
             }
             ChangeKind::Released(allocation) => self.let_go(allocation, outcome),
@@ -435,9 +571,12 @@ impl Engine {
                 self.reservations.remove(address);
                 if self.held.get(address).is_none() {
                     self.free.give(&self.pools, address);
-                    self.tell_freed(address, outcome);
+                    self.tell_freed(address, None, false, outcome);
                 }
             }
+            ChangeKind::Conflicted(conflict) => self.conflicts.add(Arc::clone(conflict)),
+            ChangeKind::ConflictEnded(conflict) => self.conflicts.remove(conflict),
+            ChangeKind::Cluster(record) => self.clusters.set(Arc::clone(record)),
         }
         outcome.changes.push(Change {
             revision: self.revision,
@@ -451,7 +590,27 @@ impl Engine {
         self.held.add(Arc::clone(&allocation));
         let key = Arc::clone(&allocation.key);
         let family = allocation.family();
-        *self.holdings.entry(key).or_default().get_mut(family) = Some(allocation);
+        if let Some(end) = allocation.holder.release_at {
+            self.leaving.insert((end, Arc::clone(&key)));
+        }
+        let cluster = self.holdings.entry(key.cluster.clone()).or_default();
+        let holding = cluster.entry(Arc::clone(&key)).or_default();
+        let before = holding.get_mut(family).replace(allocation);
+        if let Some(before) = before {
+            self.leaves_no_more(&before);
+        }
+    }
+
+    /// To be called when the state has moved on from `before`.
+    fn leaves_no_more(&mut self, before: &Allocation) {
+        if let Some(end) = before.holder.release_at {
+            let still = self
+                .holding(&before.key)
+                .any(|held| held.holder.release_at == Some(end));
+            if !still {
+                self.leaving.remove(&(end, Arc::clone(&before.key)));
+            }
+        }
     }
 
     fn keep(&mut self, reservation: Arc<Reservation>) {
@@ -461,16 +620,27 @@ impl Engine {
 
     fn let_go(&mut self, allocation: &Allocation, outcome: &mut Outcome) {
         let address = allocation.address;
-        if let Some(holding) = self.holdings.get_mut(&allocation.key) {
+        let cluster = &allocation.key.cluster;
+        if let Some(keys) = self.holdings.get_mut(cluster)
+            && let Some(holding) = keys.get_mut(&allocation.key)
+        {
             *holding.get_mut(allocation.family()) = None;
             if holding.iter().all(|(_, held)| held.is_none()) {
-                self.holdings.remove(&allocation.key);
+                keys.remove(&allocation.key);
+            }
+            if keys.is_empty() {
+                self.holdings.remove(cluster);
             }
         }
+        self.leaves_no_more(allocation);
         self.count_out(allocation);
         let nobody_is_left = self.held.remove(allocation);
         let mut cools = false;
-        if nobody_is_left && self.reservations.get(address).is_none() {
+        let reserved = self.reservations.get(address);
+        if nobody_is_left && let Some(reserved) = reserved {
+            outcome.ask_again.extend(reserved.key.clone());
+        }
+        if nobody_is_left && reserved.is_none() {
             let last = LastHeld {
                 address,
                 key: Arc::clone(&allocation.key),
@@ -482,18 +652,47 @@ impl Engine {
                 Located::Excluded(_) | Located::Nowhere => false,
             };
         }
-        if !cools {
-            self.tell_freed(address, outcome);
-        }
+        self.tell_freed(address, Some(&allocation.key.cluster), cools, outcome);
     }
 
-    fn tell_freed(&self, address: IpAddr, outcome: &mut Outcome) {
+    fn tell_freed(
+        &self,
+        address: IpAddr,
+        by: Option<&ClusterName>,
+        cools: bool,
+        outcome: &mut Outcome,
+    ) {
         if let Located::In(pool) = self.pools.locate(address) {
             outcome.freed.push(Freed {
                 pool: self.pools.spec(pool).name.clone(),
                 family: Family::of(address),
+                address,
+                by: by.cloned(),
+                shared: self.held.get(address).and_then(sharing::Holders::group),
+                cools,
             });
         }
+    }
+
+    /// Whether a pool has an address that is free for anybody whom it serves.
+    pub fn has_free(&self, pool: &PoolName, family: Family) -> bool {
+        let pool = self.pools.by_name(pool.as_str());
+        pool.is_some_and(|pool| {
+            self.free.lowest_fresh(pool, family).is_some()
+                || self.free.lowest_sticky(pool, family).is_some()
+        })
+    }
+
+    /// Whether nobody holds an address.
+    pub fn is_unheld(&self, address: IpAddr) -> bool {
+        self.held.get(address).is_none()
+    }
+
+    /// The pools that a wish could be served from if they had room.
+    pub fn pools_for(&self, acquire: &Acquire, family: Family) -> Vec<PoolName> {
+        let pools = self.candidates(acquire, family).unwrap_or_default();
+        let names = pools.into_iter().map(|pool| &self.pools.spec(pool).name);
+        names.cloned().collect()
     }
 
     fn count_in(&mut self, allocation: &Allocation) {
@@ -511,6 +710,15 @@ impl Engine {
             self.quotas
                 .remove(&self.pools, pool, &allocation.key, weight);
         }
+    }
+}
+
+/// Whether a request is meant for a holder: whoever does not say or is not known
+/// is not told apart.
+fn is_same_uid(asked: Option<&Uid>, holder: Option<&Uid>) -> bool {
+    match (asked, holder) {
+        (Some(asked), Some(holder)) => asked == holder,
+        (None, _) | (_, None) => true,
     }
 }
 

@@ -106,6 +106,29 @@ impl PoolSpec {
     }
 }
 
+/// What holds for the whole configuration, besides its pools.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Clusters that have to tell what they have before a new database gives
+    /// anything to anybody new.
+    pub clusters: BTreeSet<ClusterName>,
+    /// How long an address is kept for a Service that its cluster does not have any
+    /// more.
+    pub orphan_grace: Duration,
+    /// After how long without a word a cluster is reported.
+    pub cluster_silence: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            clusters: BTreeSet::new(),
+            orphan_grace: Duration::from_secs(2 * 60),
+            cluster_silence: Duration::from_secs(15 * 60),
+        }
+    }
+}
+
 /// Why pools cannot be used together.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum PoolConflict {
@@ -150,6 +173,7 @@ impl PoolIndex {
 /// Pools that do not overlap.
 #[derive(Clone, Debug, Default)]
 pub struct Pools {
+    settings: Settings,
     pools: Vec<Pool>,
     /// first address of a range -> its last one and its pool: one look-up finds
     /// the pool of an address, however many ranges there are
@@ -213,6 +237,15 @@ impl Pools {
             .map(|(range, index)| (range.first(), (range.last(), index)))
             .collect();
         Ok(pools)
+    }
+
+    #[must_use]
+    pub fn with_settings(self, settings: Settings) -> Self {
+        Self { settings, ..self }
+    }
+
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     fn conflict(

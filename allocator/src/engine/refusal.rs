@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::{
     address::Family,
     change::Timestamp,
-    key::{Namespace, PoolName, ServiceKey},
+    key::{ClusterName, Namespace, PoolName, ServiceKey},
     quota::Reached,
     sharing::Port,
 };
@@ -82,6 +82,42 @@ pub enum Refusal {
         "address {address} cannot be shared: namespaces that do not permit each other, or other external traffic policies or selectors"
     )]
     SharingNotPermitted { address: IpAddr },
+    #[error(
+        "address {address}, which this Service shows, is held by {}; it keeps the address until \
+         the holder is gone or an administrator decides",
+        holder_text(holder.as_deref())
+    )]
+    AddressConflict {
+        address: IpAddr,
+        holder: Option<Arc<ServiceKey>>,
+    },
+    #[error(
+        "address {address} is handed over to {}; take it off this Service and release it",
+        holder_text(to.as_deref())
+    )]
+    AddressHandedOver {
+        address: IpAddr,
+        /// Named only within one cluster.
+        to: Option<Arc<ServiceKey>>,
+    },
+    #[error("{key} does not hold address {address}")]
+    NotTheHolder {
+        address: IpAddr,
+        key: Arc<ServiceKey>,
+    },
+    #[error("no Service {key} is in conflict about address {address}")]
+    NoConflict {
+        address: IpAddr,
+        key: Arc<ServiceKey>,
+    },
+    #[error(
+        "the database is new or restored, and not every cluster has told what it has: waiting \
+         for {}",
+        cluster_list(clusters)
+    )]
+    AwaitingSync { clusters: Vec<ClusterName> },
+    #[error("cluster {cluster} is decommissioned")]
+    ClusterDecommissioned { cluster: ClusterName },
 }
 
 impl Refusal {
@@ -101,6 +137,12 @@ impl Refusal {
             Self::SharingPortClash { .. } => "SHARING_PORT_CLASH",
             Self::SharingKeyMismatch { .. } => "SHARING_KEY_MISMATCH",
             Self::SharingNotPermitted { .. } => "SHARING_NOT_PERMITTED",
+            Self::AddressConflict { .. } => "ADDRESS_CONFLICT",
+            Self::AddressHandedOver { .. } => "ADDRESS_HANDED_OVER",
+            Self::NotTheHolder { .. } => "ALLOCATION_NOT_FOUND",
+            Self::NoConflict { .. } => "CONFLICT_NOT_FOUND",
+            Self::AwaitingSync { .. } => "AWAITING_SYNC",
+            Self::ClusterDecommissioned { .. } => "PERMISSION_DENIED",
         }
     }
 }
@@ -111,6 +153,11 @@ fn pool_list(pools: &[PoolName]) -> String {
         [one] => format!("pool {one}"),
         many => format!("pools {}", many.join(", ")),
     }
+}
+
+fn cluster_list(clusters: &[ClusterName]) -> String {
+    let names: Vec<_> = clusters.iter().map(ClusterName::as_str).collect();
+    names.join(", ")
 }
 
 fn holder_text(holder: Option<&ServiceKey>) -> String {

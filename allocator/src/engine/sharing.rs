@@ -136,6 +136,14 @@ impl Holders {
         }
     }
 
+    /// Under which key of which cluster it is shared.
+    pub fn group(&self) -> Option<(ClusterName, SharingKey)> {
+        match self {
+            Self::One(_) => None,
+            Self::Sharing(shared) => Some((shared.cluster.clone(), shared.key.clone())),
+        }
+    }
+
     /// Whether a Service of this namespace is among them.
     pub fn has_namespace(&self, cluster: &ClusterName, namespace: &Namespace) -> bool {
         match self {

@@ -9,6 +9,8 @@ use proptest::{prelude::*, sample::select};
 
 use super::*;
 
+mod syncing;
+
 const STICKY: Duration = Duration::from_millis(100);
 
 /// The tables of a database, kept as its triggers keep them.
@@ -19,6 +21,8 @@ struct Tables {
     allocations: BTreeMap<(IpAddr, Arc<ServiceKey>), Arc<Allocation>>,
     last_held: BTreeMap<IpAddr, LastHeld>,
     reservations: BTreeMap<IpAddr, Arc<Reservation>>,
+    conflicts: BTreeMap<(Arc<ServiceKey>, Family), Arc<Conflict>>,
+    clusters: BTreeMap<ClusterName, Arc<ClusterRecord>>,
 }
 
 /// The rule of sharing, as semantics has it.
@@ -91,6 +95,18 @@ impl Tables {
                 let gone = self.reservations.remove(&reservation.address);
                 assert_eq!(gone.as_ref(), Some(reservation));
             }
+            ChangeKind::Conflicted(conflict) => {
+                let place = (Arc::clone(&conflict.key), Family::of(conflict.address));
+                self.conflicts.insert(place, Arc::clone(conflict));
+            }
+            ChangeKind::ConflictEnded(conflict) => {
+                let place = (Arc::clone(&conflict.key), Family::of(conflict.address));
+                assert_eq!(self.conflicts.remove(&place).as_ref(), Some(conflict));
+            }
+            ChangeKind::Cluster(record) => {
+                self.clusters
+                    .insert(record.name.clone(), Arc::clone(record));
+            }
         }
     }
 
@@ -101,6 +117,8 @@ impl Tables {
             allocations: self.allocations.values().cloned().collect(),
             last_held: self.last_held.values().cloned().collect(),
             reservations: self.reservations.values().cloned().collect(),
+            conflicts: self.conflicts.values().cloned().collect(),
+            clusters: self.clusters.values().cloned().collect(),
         };
         Engine::restore(Arc::clone(pools), snapshot).unwrap()
     }
@@ -151,7 +169,7 @@ impl Harness {
         match self.acquire(acquire) {
             Reply::Acquired(acquired) => Ok(texts(&acquired.addresses)),
             Reply::Refused(refusal) => Err(refusal),
-            Reply::Released(_) | Reply::Reserved(_) | Reply::Unreserved(_) => unreachable!(),
+            other => unreachable!("{other:?}"),
         }
     }
 
@@ -162,9 +180,7 @@ impl Harness {
         });
         match self.run(&command).0 {
             Reply::Released(released) => texts(&released),
-            Reply::Acquired(_) | Reply::Refused(_) | Reply::Reserved(_) | Reply::Unreserved(_) => {
-                unreachable!()
-            }
+            other => unreachable!("{other:?}"),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! `AdminService`: reservations, and trying a configuration.
+//! `AdminService`: reservations, handovers, conflicts, clusters, and trying a
+//! configuration.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -8,9 +9,12 @@ use tonic::{Request, Response, Status};
 use super::{convert, fault, page, request};
 use crate::{
     config::{Source, reload::one_line},
-    engine::{Command, Engine, Pools, Reply, Timestamp, is_stranded},
+    engine::{
+        ClusterState, Command, Decommission, Engine, Pools, Reply, Reservation, Timestamp,
+        is_stranded,
+    },
     published::Published,
-    writer::{Answer, Inspection, Pending, Writer},
+    writer::{Answer, Inspection, Waiting, Writer},
 };
 
 /// Entries in one list of a plan.
@@ -46,16 +50,11 @@ impl AdminService for Admin {
     ) -> Result<Response<v1::ReserveResponse>, Status> {
         let command = request::reserve(request.into_inner(), self.writer.now())?;
         let Answer { reply, revision } = self.submit(command).await?;
-        match reply {
-            Reply::Reserved(reservation) => Ok(Response::new(v1::ReserveResponse {
-                revision: revision.0,
-                reservation: Some(convert::reservation(&reservation)),
-            })),
-            Reply::Refused(refusal) => Err(fault::refused(&refusal)),
-            Reply::Acquired(_) | Reply::Released(_) | Reply::Unreserved(_) => {
-                Err(fault::wrong_reply())
-            }
-        }
+        let reservation = reserved(&reply)?;
+        Ok(Response::new(v1::ReserveResponse {
+            revision: revision.0,
+            reservation: Some(convert::reservation(reservation)),
+        }))
     }
 
     async fn unreserve(
@@ -64,15 +63,13 @@ impl AdminService for Admin {
     ) -> Result<Response<v1::UnreserveResponse>, Status> {
         let command = request::unreserve(&request.into_inner())?;
         let Answer { reply, revision } = self.submit(command).await?;
-        match reply {
-            Reply::Unreserved(reservation) => Ok(Response::new(v1::UnreserveResponse {
-                revision: revision.0,
-                reservation: reservation.as_deref().map(convert::reservation),
-            })),
-            Reply::Acquired(_) | Reply::Refused(_) | Reply::Released(_) | Reply::Reserved(_) => {
-                Err(fault::wrong_reply())
-            }
-        }
+        let Reply::Unreserved(reservation) = reply else {
+            return Err(fault::wrong_reply());
+        };
+        Ok(Response::new(v1::UnreserveResponse {
+            revision: revision.0,
+            reservation: reservation.as_deref().map(convert::reservation),
+        }))
     }
 
     async fn list_reservations(
@@ -103,6 +100,82 @@ impl AdminService for Admin {
         }))
     }
 
+    async fn handover(
+        &self,
+        request: Request<v1::HandoverRequest>,
+    ) -> Result<Response<v1::HandoverResponse>, Status> {
+        let command = request::handover(request.into_inner(), self.writer.now())?;
+        let Answer { reply, revision } = self.submit(command).await?;
+        let reservation = reserved(&reply)?;
+        Ok(Response::new(v1::HandoverResponse {
+            revision: revision.0,
+            reservation: Some(convert::reservation(reservation)),
+        }))
+    }
+
+    async fn resolve_conflict(
+        &self,
+        request: Request<v1::ResolveConflictRequest>,
+    ) -> Result<Response<v1::ResolveConflictResponse>, Status> {
+        let command = request::resolve(request.into_inner(), self.writer.now())?;
+        let Answer { reply, revision } = self.submit(command).await?;
+        if let Reply::Refused(refusal) = &reply {
+            return Err(fault::refused(refusal));
+        }
+        Ok(Response::new(v1::ResolveConflictResponse {
+            revision: revision.0,
+        }))
+    }
+
+    async fn decommission_cluster(
+        &self,
+        request: Request<v1::DecommissionClusterRequest>,
+    ) -> Result<Response<v1::DecommissionClusterResponse>, Status> {
+        let v1::DecommissionClusterRequest {
+            cluster,
+            dry_run,
+            grace,
+        } = request.into_inner();
+        let cluster = request::cluster("cluster", &cluster)?;
+        let release_at = request::grace_end(grace, self.writer.now())?;
+        let (revision, release_at) = if dry_run {
+            (self.published.read().revision(), Some(release_at))
+        } else {
+            let command = Command::Decommission(Decommission {
+                cluster: cluster.clone(),
+                release_at,
+            });
+            let Answer { reply, revision } = self.submit(command).await?;
+            let Reply::Decommissioned(ClusterState::Decommissioned { release_at }) = reply else {
+                return Err(fault::wrong_reply());
+            };
+            (revision, release_at)
+        };
+        let state = self.published.read();
+        let held = state.allocations_from(None);
+        let held: Vec<_> = held.filter(|held| held.key.cluster == cluster).collect();
+        let shown = held.iter().take(LISTED);
+        Ok(Response::new(v1::DecommissionClusterResponse {
+            revision: revision.0,
+            allocations: shown
+                .map(|held| convert::allocation(state.pools(), held))
+                .collect(),
+            allocation_count: held.len() as u64,
+            release_at: release_at.map(convert::timestamp),
+        }))
+    }
+
+    async fn recommission_cluster(
+        &self,
+        request: Request<v1::RecommissionClusterRequest>,
+    ) -> Result<Response<v1::RecommissionClusterResponse>, Status> {
+        let cluster = request::cluster("cluster", &request.into_inner().cluster)?;
+        let Answer { revision, .. } = self.submit(Command::Recommission(cluster)).await?;
+        Ok(Response::new(v1::RecommissionClusterResponse {
+            revision: revision.0,
+        }))
+    }
+
     async fn plan_configuration(
         &self,
         request: Request<v1::PlanConfigurationRequest>,
@@ -113,21 +186,31 @@ impl AdminService for Admin {
             .with_file(Some(&pools_file))
             .map_err(|error| fault::invalid_configuration(one_line(&error)))?;
         let inspection = self.writer.inspect().await.map_err(fault::not_written)?;
-        let Inspection { engine, pending } = inspection;
+        let Inspection { engine, waiting } = inspection;
         let now = self.writer.now();
         // A million allocations would hold up other requests.
         let planned = tokio::task::spawn_blocking(move || {
-            plan(&engine, &pending, Arc::clone(&configuration.pools), now)
+            plan(&engine, &waiting, Arc::clone(&configuration.pools), now)
         });
         let planned = planned.await.map_err(|error| fault::internal(&error))?;
         Ok(Response::new(planned?))
     }
 }
 
+fn reserved(reply: &Reply) -> Result<&Reservation, Status> {
+    if let Reply::Refused(refusal) = reply {
+        return Err(fault::refused(refusal));
+    }
+    let Reply::Reserved(reservation) = reply else {
+        return Err(fault::wrong_reply());
+    };
+    Ok(reservation)
+}
+
 /// What would change if `pools` were in force.
 fn plan(
     engine: &Engine,
-    pending: &Pending,
+    waiting: &Waiting,
     pools: Arc<Pools>,
     now: Timestamp,
 ) -> Result<v1::PlanConfigurationResponse, Status> {
@@ -159,7 +242,7 @@ fn plan(
     let mut tried = engine
         .with_pools(pools)
         .map_err(|error| fault::internal(&error))?;
-    for acquire in pending.iter() {
+    for acquire in waiting.iter() {
         let command = Command::Acquire(acquire.clone());
         if let (Reply::Acquired(acquired), _) = tried.plan(&command, now)
             && acquired.unmet.is_empty()

@@ -7,14 +7,15 @@ use futures::{Stream, StreamExt, stream};
 use lb_proto::v1::{
     self, allocator_service_server::AllocatorService, watch_response::Event as Message,
 };
-use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{convert, fault, request};
+use super::{convert, fault, request, sync};
 use crate::{
-    engine::{Command, Reply},
-    published::{Event, Published},
+    engine::{Command, Refusal, Reply, Revision},
+    published::Published,
+    streams::{self, Told},
     writer::{Answer, Writer},
 };
 
@@ -52,15 +53,15 @@ impl AllocatorService for Allocator {
         &self,
         request: Request<v1::AcquireRequest>,
     ) -> Result<Response<v1::AcquireResponse>, Status> {
-        let Answer { reply, revision } =
-            self.submit(request::acquire(request.into_inner())?).await?;
-        match reply {
-            Reply::Acquired(acquired) => Ok(Response::new(convert::acquired(&acquired, revision))),
-            Reply::Refused(refusal) => Err(fault::refused(&refusal)),
-            Reply::Released(_) | Reply::Reserved(_) | Reply::Unreserved(_) => {
-                Err(fault::wrong_reply())
-            }
+        let acquire = request::acquire(request.into_inner())?;
+        let Answer { reply, revision } = self.submit(Command::Acquire(acquire)).await?;
+        if let Reply::Refused(refusal) = &reply {
+            return Err(fault::refused(refusal));
         }
+        let Reply::Acquired(acquired) = reply else {
+            return Err(fault::wrong_reply());
+        };
+        Ok(Response::new(convert::acquired(&acquired, revision)))
     }
 
     async fn release(
@@ -69,67 +70,85 @@ impl AllocatorService for Allocator {
     ) -> Result<Response<v1::ReleaseResponse>, Status> {
         let Answer { reply, revision } =
             self.submit(request::release(request.into_inner())?).await?;
-        match reply {
-            Reply::Released(released) => Ok(Response::new(v1::ReleaseResponse {
-                revision: revision.0,
-                released: released
-                    .iter()
-                    .map(|held| convert::held_address(held))
-                    .collect(),
-            })),
-            Reply::Acquired(_) | Reply::Refused(_) | Reply::Reserved(_) | Reply::Unreserved(_) => {
-                Err(fault::wrong_reply())
-            }
-        }
+        let Reply::Released(released) = reply else {
+            return Err(fault::wrong_reply());
+        };
+        let released = released.iter();
+        Ok(Response::new(v1::ReleaseResponse {
+            revision: revision.0,
+            released: released.map(|held| convert::held_address(held)).collect(),
+        }))
     }
 
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
+    type SyncStream = Messages<v1::SyncResponse>;
+
+    async fn sync(
+        &self,
+        request: Request<Streaming<v1::SyncRequest>>,
+    ) -> Result<Response<Self::SyncStream>, Status> {
+        let sync = sync::gather(request.into_inner()).await?;
+        let Answer { reply, revision } = self.submit(Command::Sync(sync)).await?;
+        if let Reply::Refused(refusal) = &reply {
+            return Err(fault::refused(refusal));
+        }
+        let Reply::Synced(synced) = reply else {
+            return Err(fault::wrong_reply());
+        };
+        let pages = sync::pages(&synced, revision).into_iter().map(Ok);
+        Ok(Response::new(Box::pin(stream::iter(pages))))
+    }
+
+    type WatchStream = Messages<v1::WatchResponse>;
 
     async fn watch(
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        request::cluster("cluster", &request.into_inner().cluster)?;
-        let published = Arc::clone(&self.published);
-        // Subscribed before the revision is read: nothing falls between the two.
-        let events = BroadcastStream::new(published.events());
-        let revision = published.read().revision().0;
-        let started = message(revision, Message::Started(v1::watch_response::Started {}));
-        let told = events.map(move |event| {
-            Ok(match event {
-                Ok(event) => tell(event),
-                Err(BroadcastStreamRecvError::Lagged(_)) => {
-                    let revision = published.read().revision().0;
-                    message(revision, Message::Lagged(v1::watch_response::Lagged {}))
-                }
-            })
-        });
+        let v1::WatchRequest {
+            cluster,
+            resume_revision,
+        } = request.into_inner();
+        let cluster = request::cluster("cluster", &cluster)?;
+        if self.published.read().is_decommissioned(&cluster) {
+            return Err(fault::refused(&Refusal::ClusterDecommissioned { cluster }));
+        }
+        let seen = Some(Revision(resume_revision)).filter(|seen| seen.0 > 0);
+        // Opened before the revision is read: nothing falls between the two.
+        let streams::Stream { messages, resumed } = self.published.streams().open(cluster, seen);
+        let revision = self.published.read().revision().0;
+        let started = v1::watch_response::Started { resumed };
+        let started = stream::once(async move { Ok(message(revision, Message::Started(started))) });
+        let told = ReceiverStream::new(messages).map(|message| Ok(tell(message)));
+        // The buffer ends only when it was full.
+        let cut = stream::once(async { Err(fault::slow_consumer()) });
+        let shutdown = self.shutdown.clone();
         let end = stream::once(async { Err(fault::shutting_down()) });
-        let stream = stream::once(async { Ok(started) })
+        let stream = started
             .chain(told)
-            .take_until(self.shutdown.clone().cancelled_owned())
-            .chain(end);
+            .chain(cut)
+            .take_until(shutdown.clone().cancelled_owned())
+            .chain(end.filter(move |_| std::future::ready(shutdown.is_cancelled())));
         Ok(Response::new(Box::pin(stream)))
     }
 }
 
-fn tell(event: Event) -> v1::WatchResponse {
-    match event {
-        Event::Freed { freed, revision } => {
-            let freed = v1::watch_response::Freed {
-                pool: freed.pool.to_string(),
-                family: convert::family(freed.family).into(),
-            };
-            message(revision.0, Message::Freed(freed))
-        }
-        Event::PoolsChanged { revision } => {
-            let changed = v1::watch_response::PoolsChanged {};
-            message(revision.0, Message::PoolsChanged(changed))
-        }
-        Event::Reloaded { revision } => {
-            message(revision.0, Message::Lagged(v1::watch_response::Lagged {}))
-        }
-    }
+type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn tell(message: streams::Message) -> v1::WatchResponse {
+    let streams::Message { revision, told } = message;
+    let event = match told {
+        Told::Freed { pool, family, key } => Message::Freed(v1::watch_response::Freed {
+            pool: pool.to_string(),
+            family: convert::family(family).into(),
+            services: vec![convert::service_key(&key)],
+        }),
+        Told::AskAgain(key) => Message::AskAgain(v1::watch_response::AskAgain {
+            services: vec![convert::service_key(&key)],
+        }),
+        Told::PoolsChanged => Message::PoolsChanged(v1::watch_response::PoolsChanged {}),
+        Told::Reloaded => Message::Lagged(v1::watch_response::Lagged {}),
+    };
+    self::message(revision.0, event)
 }
 
 const fn message(revision: i64, event: Message) -> v1::WatchResponse {

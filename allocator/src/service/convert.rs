@@ -5,8 +5,8 @@ use lb_proto::v1;
 use super::fault;
 use crate::{
     engine::{
-        Acquired, Allocation, Family, Pools, Reservation, Revision, ServiceKey, Timestamp,
-        is_stranded,
+        Acquired, Allocation, Conflict, Family, Pools, Reservation, Revision, ServiceKey, Synced,
+        Timestamp, Verdict, is_stranded,
     },
     published::State,
     store::{HistoryKind, HistoryRow},
@@ -33,12 +33,14 @@ pub fn reservation(reservation: &Reservation) -> v1::Reservation {
         key,
         expires,
         comment,
+        from,
     } = reservation;
     v1::Reservation {
         address: address.to_string(),
         service: key.as_deref().map(service_key),
         expires_at: expires.map(timestamp),
         comment: comment.clone(),
+        from: from.as_deref().map(service_key),
     }
 }
 
@@ -105,6 +107,33 @@ pub fn acquired(acquired: &Acquired, revision: Revision) -> v1::AcquireResponse 
     }
 }
 
+pub fn synced(synced: &Synced) -> v1::SyncedService {
+    let Synced { key, verdict, held } = synced;
+    let (outcome, release_at) = match verdict {
+        Verdict::Kept => (v1::SyncOutcome::Kept, None),
+        Verdict::Adopted => (v1::SyncOutcome::Adopted, None),
+        Verdict::Conflict => (v1::SyncOutcome::Conflict, None),
+        Verdict::Reassign => (v1::SyncOutcome::Reassign, None),
+        Verdict::Leaving(at) => (v1::SyncOutcome::ReleasedAfterGrace, Some(timestamp(*at))),
+    };
+    v1::SyncedService {
+        service: Some(service_key(key)),
+        outcome: outcome.into(),
+        addresses: held.iter().map(|held| held_address(held)).collect(),
+        release_at,
+    }
+}
+
+pub fn conflict(state: &State, conflict: &Conflict) -> v1::Conflict {
+    let holders = state.by_address(conflict.address);
+    v1::Conflict {
+        address: conflict.address.to_string(),
+        service: Some(service_key(&conflict.key)),
+        holders: holders.map(|held| service_key(&held.key)).collect(),
+        since: Some(timestamp(conflict.since)),
+    }
+}
+
 /// Every pool, in the order of names.
 pub fn pools(state: &State) -> Vec<v1::Pool> {
     let pools = state.pools();
@@ -144,6 +173,9 @@ pub fn history_entry(row: HistoryRow) -> v1::HistoryEntry {
         HistoryKind::Updated => v1::ChangeKind::Updated,
         HistoryKind::Reserved => v1::ChangeKind::Reserved,
         HistoryKind::Unreserved => v1::ChangeKind::Unreserved,
+        HistoryKind::Conflicted => v1::ChangeKind::Conflicted,
+        HistoryKind::ConflictEnded => v1::ChangeKind::ConflictEnded,
+        HistoryKind::Cluster => v1::ChangeKind::Cluster,
     };
     let service = (!row.cluster.is_empty()).then_some(v1::ServiceKey {
         cluster: row.cluster,
@@ -165,7 +197,7 @@ fn saturated(count: u128) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
-fn timestamp(at: Timestamp) -> prost_types::Timestamp {
+pub fn timestamp(at: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: at.0.div_euclid(1000),
         // Below 1,000,000,000.

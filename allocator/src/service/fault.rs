@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
-    engine::{InvalidName, PoolName, Refusal},
+    engine::{ClusterName, InvalidName, PoolName, Refusal},
     writer::WriteError,
 };
 
@@ -57,6 +57,13 @@ pub fn overloaded() -> Status {
         "OVERLOADED",
         Metadata::new(),
     )
+}
+
+/// A stream whose reader let its buffer fill up.
+pub fn slow_consumer() -> Status {
+    let message = "this stream was read too slowly; open another one".to_owned();
+    let metadata = Metadata::new();
+    status(Code::ResourceExhausted, message, "SLOW_CONSUMER", metadata)
 }
 
 pub fn shutting_down() -> Status {
@@ -116,7 +123,12 @@ pub fn refused(refusal: &Refusal) -> Status {
         | Refusal::AddressExcluded { .. }
         | Refusal::SharingPortClash { .. }
         | Refusal::SharingKeyMismatch { .. }
-        | Refusal::SharingNotPermitted { .. } => Code::FailedPrecondition,
+        | Refusal::SharingNotPermitted { .. }
+        | Refusal::AddressConflict { .. }
+        | Refusal::AddressHandedOver { .. } => Code::FailedPrecondition,
+        Refusal::NotTheHolder { .. } | Refusal::NoConflict { .. } => Code::NotFound,
+        Refusal::AwaitingSync { .. } => Code::Unavailable,
+        Refusal::ClusterDecommissioned { .. } => Code::PermissionDenied,
     };
     status(
         code,
@@ -191,6 +203,25 @@ pub fn metadata(refusal: &Refusal) -> Metadata {
         Refusal::SharingKeyMismatch { address } | Refusal::SharingNotPermitted { address } => {
             vec![("address", address.to_string())]
         }
+        Refusal::AddressConflict { address, holder } => {
+            let mut pairs = vec![("address", address.to_string())];
+            pairs.extend(holder.as_ref().map(|holder| ("holder", holder.to_string())));
+            pairs
+        }
+        Refusal::AddressHandedOver { address, to } => {
+            let mut pairs = vec![("address", address.to_string())];
+            pairs.extend(to.as_ref().map(|to| ("to", to.to_string())));
+            pairs
+        }
+        Refusal::NotTheHolder { address, key } | Refusal::NoConflict { address, key } => vec![
+            ("address", address.to_string()),
+            ("service", key.to_string()),
+        ],
+        Refusal::AwaitingSync { clusters } => {
+            let names: Vec<_> = clusters.iter().map(ClusterName::as_str).collect();
+            vec![("clusters", names.join(","))]
+        }
+        Refusal::ClusterDecommissioned { cluster } => vec![("cluster", cluster.to_string())],
     };
     let owned = pairs
         .into_iter()

@@ -110,18 +110,25 @@ impl Drop for InFlight {
 
 /// A label of few values: whatever else somebody calls is one of them.
 fn method(path: &str) -> &'static str {
-    const KNOWN: [&str; 11] = [
+    const KNOWN: [&str; 18] = [
         "/lballocator.v1.AllocatorService/Acquire",
         "/lballocator.v1.AllocatorService/Release",
+        "/lballocator.v1.AllocatorService/Sync",
         "/lballocator.v1.AllocatorService/Watch",
         "/lballocator.v1.AdminService/Reserve",
         "/lballocator.v1.AdminService/Unreserve",
         "/lballocator.v1.AdminService/ListReservations",
+        "/lballocator.v1.AdminService/Handover",
+        "/lballocator.v1.AdminService/ResolveConflict",
+        "/lballocator.v1.AdminService/DecommissionCluster",
+        "/lballocator.v1.AdminService/RecommissionCluster",
         "/lballocator.v1.AdminService/PlanConfiguration",
         "/lballocator.v1.PoolService/ListPools",
         "/lballocator.v1.PoolService/ListAllocations",
         "/lballocator.v1.PoolService/GetAllocation",
         "/lballocator.v1.PoolService/ListHistory",
+        "/lballocator.v1.PoolService/ListConflicts",
+        "/lballocator.v1.PoolService/ListClusters",
     ];
     let known = KNOWN.into_iter().find(|known| *known == path);
     known.map_or("other", |known| known.rsplit('/').next().unwrap_or(known))

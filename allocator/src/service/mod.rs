@@ -9,6 +9,7 @@ mod layer;
 mod page;
 mod pool;
 mod request;
+mod sync;
 
 use std::{sync::Arc, time::Duration};
 
@@ -94,9 +95,10 @@ pub async fn routes(parts: Parts) -> Result<Routes, tonic_reflection::server::Er
         shutdown,
     ))
     .max_decoding_message_size(MAX_MESSAGE);
+    let clock = writer.clock();
     let admin = AdminServiceServer::new(Admin::new(writer.clone(), Arc::clone(&published), source))
         .max_decoding_message_size(MAX_MESSAGE);
-    let pools = PoolServiceServer::new(PoolReader::new(published, history))
+    let pools = PoolServiceServer::new(PoolReader::new(published, history, clock))
         .max_decoding_message_size(MAX_MESSAGE);
     health
         .set_serving::<AllocatorServiceServer<Allocator>>()

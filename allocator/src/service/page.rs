@@ -5,7 +5,7 @@ use tonic::Status;
 use super::fault::invalid;
 
 const DEFAULT_SIZE: usize = 100;
-const MAX_SIZE: usize = 1000;
+pub const MAX_SIZE: usize = 1000;
 /// Entries that one call looks at, however few of them its filter lets through,
 /// so that no call is expensive.
 pub const MAX_SCAN: usize = 10_000;

@@ -7,20 +7,26 @@ use tonic::{Request, Response, Status};
 
 use super::{convert, fault, page, request};
 use crate::{
-    engine::{Allocation, Revision, ServiceKey},
+    engine::{Allocation, ClusterState, Revision, ServiceKey},
     published::{Place, Published, State},
     store::{HistoryFilter, HistoryReader},
+    writer::Clock,
 };
 
 /// See the module.
 pub struct PoolReader {
     published: Arc<Published>,
     history: HistoryReader,
+    clock: Clock,
 }
 
 impl PoolReader {
-    pub const fn new(published: Arc<Published>, history: HistoryReader) -> Self {
-        Self { published, history }
+    pub const fn new(published: Arc<Published>, history: HistoryReader, clock: Clock) -> Self {
+        Self {
+            published,
+            history,
+            clock,
+        }
     }
 }
 
@@ -156,6 +162,57 @@ impl PoolService for PoolReader {
             next_page_token: next
                 .map(|revision| revision.to_string())
                 .unwrap_or_default(),
+        }))
+    }
+
+    async fn list_conflicts(
+        &self,
+        _request: Request<v1::ListConflictsRequest>,
+    ) -> Result<Response<v1::ListConflictsResponse>, Status> {
+        let state = self.published.read();
+        let conflicts = state.conflicts();
+        Ok(Response::new(v1::ListConflictsResponse {
+            revision: state.revision().0,
+            count: conflicts.len() as u64,
+            conflicts: conflicts
+                .take(page::MAX_SIZE)
+                .map(|conflict| convert::conflict(&state, conflict))
+                .collect(),
+        }))
+    }
+
+    async fn list_clusters(
+        &self,
+        _request: Request<v1::ListClustersRequest>,
+    ) -> Result<Response<v1::ListClustersResponse>, Status> {
+        let (revision, clusters) = {
+            let state = self.published.read();
+            (state.revision().0, state.clusters())
+        };
+        let now = self.clock.now();
+        let clusters = clusters.into_iter().map(|(name, state, allocations)| {
+            let (state, release_at) = match state {
+                None => (v1::ClusterState::Unspecified, None),
+                Some(ClusterState::Awaited) => (v1::ClusterState::Awaited, None),
+                Some(ClusterState::Synced) => (v1::ClusterState::Synced, None),
+                Some(ClusterState::Decommissioned { release_at }) => {
+                    (v1::ClusterState::Decommissioned, release_at)
+                }
+            };
+            let watchers = self.published.streams().count(&name);
+            v1::Cluster {
+                state: state.into(),
+                allocations,
+                last_sync: self.published.last_heard(&name).map(convert::timestamp),
+                silent: self.published.is_silent(&name, now),
+                release_at: release_at.map(convert::timestamp),
+                watchers: u32::try_from(watchers).unwrap_or(u32::MAX),
+                name: name.to_string(),
+            }
+        });
+        Ok(Response::new(v1::ListClustersResponse {
+            revision,
+            clusters: clusters.collect(),
         }))
     }
 }

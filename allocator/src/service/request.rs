@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use lb_proto::v1;
@@ -11,30 +12,34 @@ use tonic::Status;
 
 use super::fault::{conflicting, invalid, invalid_name};
 use crate::engine::{
-    Acquire, Backend, ClusterName, Command, Family, LabelMap, Labels, Namespace, PerFamily,
-    Permitted, Policy, PoolName, Port, Protocol, Release, Reserve, ServiceKey, ServiceName,
-    SharingKey, Terms, Timestamp, Uid, Wish,
+    Acquire, Backend, ClusterName, Command, Family, Handover, LabelMap, Labels, Namespace,
+    PerFamily, Permitted, Policy, PoolName, Port, Protocol, Release, Reserve, Resolve, ServiceKey,
+    ServiceName, SharingKey, Terms, Timestamp, Uid, Winner, Wish,
 };
 
 const MAX_PORTS: usize = 1000;
 const MAX_LABELS: usize = 1000;
 const MAX_CURRENT: usize = 16;
 const MAX_COMMENT: usize = 1000;
+/// How long a handover may take.
+const HANDOVER: Duration = Duration::from_secs(10 * 60);
+/// How long what a decommissioned cluster holds is kept.
+const DECOMMISSION: Duration = Duration::from_secs(60 * 60);
 /// A label's key is a DNS subdomain, '/' and a name.
 const MAX_LABEL_KEY: usize = 317;
 const MAX_LABEL_VALUE: usize = 63;
 
-pub fn acquire(request: v1::AcquireRequest) -> Result<Command, Status> {
+pub fn acquire(request: v1::AcquireRequest) -> Result<Acquire, Status> {
     let v1::AcquireRequest { service, uid, wish } = request;
     let key = service_key("service", service)?;
     let raw = wish.ok_or_else(|| invalid("wish", "is missing"))?;
     let cluster_ip = optional("wish.cluster_ip", &raw.cluster_ip, address)?;
-    Ok(Command::Acquire(Acquire {
+    Ok(Acquire {
         key: Arc::new(key),
         uid: optional_uid(&uid)?,
         cluster_ip,
         wish: self::wish(raw)?,
-    }))
+    })
 }
 
 pub fn release(request: v1::ReleaseRequest) -> Result<Command, Status> {
@@ -54,16 +59,9 @@ pub fn reserve(request: v1::ReserveRequest, now: Timestamp) -> Result<Command, S
     } = request;
     at_most("comment", comment.chars().count(), MAX_COMMENT)?;
     let key = service.map(|key| service_key("service", Some(key)));
-    let expires = expires_at.map(|at| {
-        let millis = i128::from(at.seconds) * 1000 + i128::from(at.nanos) / 1_000_000;
-        i64::try_from(millis)
-            .map(Timestamp)
-            .map_err(|error| invalid("expires_at", error))
-    });
-    let expires = expires.transpose()?;
-    if expires.is_some_and(|at| at <= now) {
-        return Err(invalid("expires_at", "is in the past"));
-    }
+    let expires = expires_at
+        .map(|at| future("expires_at", at, now))
+        .transpose()?;
     Ok(Command::Reserve(Reserve {
         address: address("address", &text)?,
         key: key.transpose()?.map(Arc::new),
@@ -74,6 +72,73 @@ pub fn reserve(request: v1::ReserveRequest, now: Timestamp) -> Result<Command, S
 
 pub fn unreserve(request: &v1::UnreserveRequest) -> Result<Command, Status> {
     address("address", &request.address).map(Command::Unreserve)
+}
+
+pub fn handover(request: v1::HandoverRequest, now: Timestamp) -> Result<Command, Status> {
+    let v1::HandoverRequest {
+        address: text,
+        from,
+        to,
+        expires_at,
+        comment,
+    } = request;
+    at_most("comment", comment.chars().count(), MAX_COMMENT)?;
+    let from = service_key("from", from)?;
+    let to = service_key("to", to)?;
+    if from == to {
+        return Err(invalid("to", "is the same as from"));
+    }
+    let expires = expires_at
+        .map(|at| future("expires_at", at, now))
+        .transpose()?;
+    Ok(Command::Handover(Handover {
+        address: address("address", &text)?,
+        from: Arc::new(from),
+        to: Arc::new(to),
+        expires: expires.unwrap_or_else(|| now.after(HANDOVER)),
+        comment,
+    }))
+}
+
+pub fn resolve(request: v1::ResolveConflictRequest, now: Timestamp) -> Result<Command, Status> {
+    let v1::ResolveConflictRequest {
+        address: text,
+        service,
+        winner,
+    } = request;
+    let winner = match v1::ConflictWinner::try_from(winner) {
+        Ok(v1::ConflictWinner::Holder) => Winner::Holder,
+        Ok(v1::ConflictWinner::Shower) => Winner::Shower {
+            expires: now.after(HANDOVER),
+        },
+        Ok(v1::ConflictWinner::Unspecified) => return Err(invalid("winner", "is missing")),
+        Err(error) => return Err(invalid("winner", error)),
+    };
+    Ok(Command::Resolve(Resolve {
+        address: address("address", &text)?,
+        key: Arc::new(service_key("service", service)?),
+        winner,
+    }))
+}
+
+/// When a cluster's addresses are taken back.
+pub fn grace_end(
+    grace: Option<prost_types::Duration>,
+    now: Timestamp,
+) -> Result<Timestamp, Status> {
+    let grace = grace.map(|grace| {
+        Duration::try_from(grace).map_err(|_| invalid("grace", "is negative or too long"))
+    });
+    Ok(now.after(grace.transpose()?.unwrap_or(DECOMMISSION)))
+}
+
+fn future(field: &str, at: prost_types::Timestamp, now: Timestamp) -> Result<Timestamp, Status> {
+    let millis = i128::from(at.seconds) * 1000 + i128::from(at.nanos) / 1_000_000;
+    let at = i64::try_from(millis).map_err(|error| invalid(field, error))?;
+    if Timestamp(at) <= now {
+        return Err(invalid(field, "is in the past"));
+    }
+    Ok(Timestamp(at))
 }
 
 pub fn cluster(field: &str, text: &str) -> Result<ClusterName, Status> {
@@ -267,7 +332,7 @@ fn labels(field: &str, raw: HashMap<String, String>) -> Result<LabelMap, Status>
     Ok(raw.into_iter().collect())
 }
 
-fn at_most(field: &str, count: usize, limit: usize) -> Result<(), Status> {
+pub fn at_most(field: &str, count: usize, limit: usize) -> Result<(), Status> {
     if count > limit {
         return Err(invalid(
             field,

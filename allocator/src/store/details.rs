@@ -1,13 +1,13 @@
-//! What a row says in JSON: labels and terms of sharing of a holder, comment and
-//! expiry of a reservation.
+//! What a row says in JSON: labels and terms of sharing of a holder and when it has
+//! to go; comment, expiry and source of a reservation; the state of a cluster.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{
-    Backend, Holder, InvalidName, LabelMap, Labels, Namespace, Permitted, Port, Protocol,
-    Reservation, SharingKey, Terms, Timestamp,
+    Backend, ClusterState, Holder, InvalidName, LabelMap, Labels, Namespace, Permitted, Port,
+    Protocol, Reservation, ServiceKey, SharingKey, Terms, Timestamp,
 };
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -19,6 +19,9 @@ pub struct HolderDetails {
     namespace_labels: LabelMap,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sharing: Option<SharingDetails>,
+    /// Milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    release_at: Option<i64>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -47,15 +50,18 @@ enum ProtocolDetails {
 struct PortDetails(ProtocolDetails, u16);
 
 /// What a holder has besides the columns of its row.
-pub type HolderParts = (Option<Arc<Labels>>, Option<Arc<Terms>>);
+pub type HolderParts = (Option<Arc<Labels>>, Option<Arc<Terms>>, Option<Timestamp>);
 
 impl HolderDetails {
     /// `None` where there is nothing to say.
     pub fn of(holder: &Holder) -> Option<Self> {
         let Holder {
-            labels, sharing, ..
+            labels,
+            sharing,
+            release_at,
+            ..
         } = holder;
-        if labels.is_none() && sharing.is_none() {
+        if labels.is_none() && sharing.is_none() && release_at.is_none() {
             return None;
         }
         let labels = labels.as_deref().cloned().unwrap_or_default();
@@ -63,10 +69,11 @@ impl HolderDetails {
             service_labels: labels.service,
             namespace_labels: labels.namespace,
             sharing: sharing.as_deref().map(SharingDetails::of),
+            release_at: release_at.map(|at| at.0),
         })
     }
 
-    /// The labels and, with its key, the terms of sharing.
+    /// The labels, with its key the terms of sharing, and when it has to go.
     pub fn into_parts(self, key: Option<SharingKey>) -> Result<HolderParts, InvalidName> {
         let labels = Labels {
             service: self.service_labels,
@@ -77,7 +84,7 @@ impl HolderDetails {
             (Some(key), Some(sharing)) => Some(Arc::new(sharing.into_terms(key)?)),
             (Some(_), None) | (None, _) => None,
         };
-        Ok((labels, sharing))
+        Ok((labels, sharing, self.release_at.map(Timestamp)))
     }
 }
 
@@ -141,6 +148,26 @@ pub struct ReservationDetails {
     pub expires: Option<i64>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub comment: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<KeyDetails>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+pub struct KeyDetails {
+    cluster: String,
+    namespace: String,
+    name: String,
+}
+
+impl KeyDetails {
+    pub fn parse(&self) -> Result<Arc<ServiceKey>, InvalidName> {
+        let Self {
+            cluster,
+            namespace,
+            name,
+        } = self;
+        ServiceKey::parse(cluster, namespace, name).map(Arc::new)
+    }
 }
 
 impl ReservationDetails {
@@ -148,6 +175,47 @@ impl ReservationDetails {
         Self {
             expires: reservation.expires.map(|Timestamp(millis)| millis),
             comment: reservation.comment.clone(),
+            from: reservation.from.as_ref().map(|from| KeyDetails {
+                cluster: from.cluster.to_string(),
+                namespace: from.namespace.to_string(),
+                name: from.name.to_string(),
+            }),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(tag = "state", rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ClusterDetails {
+    Awaited,
+    Synced,
+    Decommissioned {
+        /// Milliseconds since 1970; absent: it has been released.
+        #[serde(rename = "releaseAt", skip_serializing_if = "Option::is_none")]
+        release_at: Option<i64>,
+    },
+}
+
+impl From<ClusterState> for ClusterDetails {
+    fn from(state: ClusterState) -> Self {
+        match state {
+            ClusterState::Awaited => Self::Awaited,
+            ClusterState::Synced => Self::Synced,
+            ClusterState::Decommissioned { release_at } => Self::Decommissioned {
+                release_at: release_at.map(|at| at.0),
+            },
+        }
+    }
+}
+
+impl From<ClusterDetails> for ClusterState {
+    fn from(details: ClusterDetails) -> Self {
+        match details {
+            ClusterDetails::Awaited => Self::Awaited,
+            ClusterDetails::Synced => Self::Synced,
+            ClusterDetails::Decommissioned { release_at } => Self::Decommissioned {
+                release_at: release_at.map(Timestamp),
+            },
         }
     }
 }

@@ -8,11 +8,11 @@ use thiserror::Error;
 
 use super::{
     StoreError,
-    details::{HolderDetails, ReservationDetails},
+    details::{ClusterDetails, HolderDetails, KeyDetails, ReservationDetails},
 };
 use crate::engine::{
-    Allocation, Holder, InvalidName, LastHeld, PoolName, Reservation, Revision, ServiceKey,
-    SharingKey, Snapshot, Timestamp, Uid,
+    Allocation, ClusterName, ClusterRecord, Conflict, Holder, InvalidName, LastHeld, PoolName,
+    Reservation, Revision, ServiceKey, SharingKey, Snapshot, Timestamp, Uid,
 };
 
 /// A value that does not parse.
@@ -99,10 +99,42 @@ async fn rows(connection: &mut SqliteConnection) -> Result<Snapshot, RowError> {
         .iter()
         .map(reservation)
         .collect::<Result<_, _>>()?;
+    let conflicts = sqlx::query(
+        "SELECT cluster, namespace, name, address, uid, replaced_uid, cluster_ip, sharing_key,
+                details, since
+         FROM conflicts",
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    snapshot.conflicts = conflicts.iter().map(conflict).collect::<Result<_, _>>()?;
+    let clusters = sqlx::query("SELECT name, details FROM clusters")
+        .fetch_all(&mut *connection)
+        .await?;
+    snapshot.clusters = clusters.iter().map(cluster).collect::<Result<_, _>>()?;
     Ok(snapshot)
 }
 
 fn allocation(row: &SqliteRow) -> Result<Arc<Allocation>, RowError> {
+    Ok(Arc::new(Allocation {
+        key: key(row)?,
+        address: address(row.try_get("address")?)?,
+        pool: PoolName::parse(row.try_get("pool")?)?,
+        holder: holder(row)?,
+        since: Timestamp(row.try_get("since")?),
+        revision: Revision(row.try_get("revision")?),
+    }))
+}
+
+fn conflict(row: &SqliteRow) -> Result<Arc<Conflict>, RowError> {
+    Ok(Arc::new(Conflict {
+        key: key(row)?,
+        address: address(row.try_get("address")?)?,
+        holder: holder(row)?,
+        since: Timestamp(row.try_get("since")?),
+    }))
+}
+
+fn holder(row: &SqliteRow) -> Result<Arc<Holder>, RowError> {
     let uid = |column: &str| -> Result<Option<Uid>, RowError> {
         let text: Option<&str> = row.try_get(column)?;
         Ok(text.map(Uid::parse).transpose()?)
@@ -110,40 +142,49 @@ fn allocation(row: &SqliteRow) -> Result<Arc<Allocation>, RowError> {
     let cluster_ip: Option<&str> = row.try_get("cluster_ip")?;
     let sharing_key: Option<&str> = row.try_get("sharing_key")?;
     let sharing_key = sharing_key.map(SharingKey::parse).transpose()?;
-    let details: HolderDetails = details(row)?;
-    let (labels, sharing) = details.into_parts(sharing_key)?;
-    Ok(Arc::new(Allocation {
-        key: key(row)?,
-        address: address(row.try_get("address")?)?,
-        pool: PoolName::parse(row.try_get("pool")?)?,
-        holder: Arc::new(Holder {
-            uid: uid("uid")?,
-            replaced_uid: uid("replaced_uid")?,
-            cluster_ip: cluster_ip.map(address).transpose()?,
-            labels,
-            sharing,
-        }),
-        since: Timestamp(row.try_get("since")?),
-        revision: Revision(row.try_get("revision")?),
+    let details: Option<HolderDetails> = details(row)?;
+    let (labels, sharing, release_at) = details.unwrap_or_default().into_parts(sharing_key)?;
+    Ok(Arc::new(Holder {
+        uid: uid("uid")?,
+        replaced_uid: uid("replaced_uid")?,
+        cluster_ip: cluster_ip.map(address).transpose()?,
+        labels,
+        sharing,
+        release_at,
+    }))
+}
+
+fn cluster(row: &SqliteRow) -> Result<Arc<ClusterRecord>, RowError> {
+    let details: ClusterDetails = parsed(row.try_get("details")?)?;
+    Ok(Arc::new(ClusterRecord {
+        name: ClusterName::parse(row.try_get("name")?)?,
+        state: details.into(),
     }))
 }
 
 fn reservation(row: &SqliteRow) -> Result<Arc<Reservation>, RowError> {
-    let ReservationDetails { expires, comment } = details(row)?;
+    let details: Option<ReservationDetails> = details(row)?;
+    let ReservationDetails {
+        expires,
+        comment,
+        from,
+    } = details.unwrap_or_default();
     let cluster: &str = row.try_get("cluster")?;
     Ok(Arc::new(Reservation {
         address: address(row.try_get("address")?)?,
         key: (!cluster.is_empty()).then(|| key(row)).transpose()?,
         expires: expires.map(Timestamp),
         comment,
+        from: from.as_ref().map(KeyDetails::parse).transpose()?,
     }))
 }
 
-fn details<T: Default + DeserializeOwned>(row: &SqliteRow) -> Result<T, RowError> {
+fn details<T: DeserializeOwned>(row: &SqliteRow) -> Result<Option<T>, RowError> {
     let text: Option<&str> = row.try_get("details")?;
-    let Some(text) = text else {
-        return Ok(T::default());
-    };
+    text.map(parsed).transpose()
+}
+
+fn parsed<T: DeserializeOwned>(text: &str) -> Result<T, RowError> {
     serde_json::from_str(text).map_err(|source| {
         RowError::Corrupt(Corrupt::Details {
             text: text.to_owned(),

@@ -33,9 +33,9 @@ use crate::engine::{Change, Revision, Snapshot, Timestamp};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
-/// Changes in one [`Store::commit`] at most: 14 variables each, of the 32,766
-/// that SQLite allows in a statement.
-pub const MAX_CHANGES: usize = 1024;
+/// Changes in one statement at most: 14 variables each, of the 32,766 that SQLite
+/// allows.
+const MAX_CHANGES: usize = 1024;
 const COLUMNS: usize = 14;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -105,6 +105,9 @@ pub enum HistoryKind {
     Updated,
     Reserved,
     Unreserved,
+    Conflicted,
+    ConflictEnded,
+    Cluster,
 }
 
 /// One row of history as text, for people.
@@ -189,35 +192,21 @@ impl Store {
     /// # Errors
     /// The changes may be durable or not; [`Store::load`] tells.
     pub async fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
-        debug_assert!(changes.len() <= MAX_CHANGES);
-        // Rows of NULL fill up to a power of two, so that there are few different
-        // statements and sqlx finds each of them prepared.
-        let rows = changes.len().next_power_of_two();
-        let mut query = sqlx::query(AssertSqlSafe(insert_history(rows)));
-        for change in changes {
-            let row = HistoryInsert::of(change)
-                .map_err(|error| self.write_error(sqlx::Error::Encode(error.into())))?;
-            query = query
-                .bind(change.revision.0)
-                .bind(change.at.0)
-                .bind(row.kind)
-                .bind(row.address)
-                .bind(row.family)
-                .bind(row.pool)
-                .bind(row.cluster)
-                .bind(row.namespace)
-                .bind(row.name)
-                .bind(row.uid)
-                .bind(row.replaced_uid)
-                .bind(row.cluster_ip)
-                .bind(row.sharing_key)
-                .bind(row.details);
+        let result = if changes.len() <= MAX_CHANGES {
+            insert(&mut self.writer, changes).await
+        } else {
+            self.commit_in_parts(changes).await
+        };
+        result.map_err(|source| self.write_error(source))
+    }
+
+    /// A transaction of several statements, for what a whole cluster told.
+    async fn commit_in_parts(&mut self, changes: &[Change]) -> Result<(), sqlx::Error> {
+        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        for part in changes.chunks(MAX_CHANGES) {
+            insert(&mut transaction, part).await?;
         }
-        for _ in 0..(rows - changes.len()) * COLUMNS {
-            query = query.bind(None::<i64>);
-        }
-        let result = query.execute(&mut self.writer).await;
-        result.map(drop).map_err(|source| self.write_error(source))
+        transaction.commit().await
     }
 
     /// Records that pools are in force from a revision on, as JSON, unless the
@@ -320,6 +309,36 @@ impl HistoryReader {
     }
 }
 
+/// One statement, which is a transaction by itself unless it is in one.
+async fn insert(writer: &mut SqliteConnection, changes: &[Change]) -> Result<(), sqlx::Error> {
+    // Rows of NULL fill up to a power of two, so that there are few different
+    // statements and sqlx finds each of them prepared.
+    let rows = changes.len().next_power_of_two();
+    let mut query = sqlx::query(AssertSqlSafe(insert_history(rows)));
+    for change in changes {
+        let row = HistoryInsert::of(change).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        query = query
+            .bind(change.revision.0)
+            .bind(change.at.0)
+            .bind(row.kind)
+            .bind(row.address)
+            .bind(row.family)
+            .bind(row.pool)
+            .bind(row.cluster)
+            .bind(row.namespace)
+            .bind(row.name)
+            .bind(row.uid)
+            .bind(row.replaced_uid)
+            .bind(row.cluster_ip)
+            .bind(row.sharing_key)
+            .bind(row.details);
+    }
+    for _ in 0..(rows - changes.len()) * COLUMNS {
+        query = query.bind(None::<i64>);
+    }
+    query.execute(writer).await.map(drop)
+}
+
 fn history_row(row: &SqliteRow) -> Result<HistoryRow, sqlx::Error> {
     Ok(HistoryRow {
         revision: row.try_get("revision")?,
@@ -330,6 +349,9 @@ fn history_row(row: &SqliteRow) -> Result<HistoryRow, sqlx::Error> {
             "UPDATED" => HistoryKind::Updated,
             "RESERVED" => HistoryKind::Reserved,
             "UNRESERVED" => HistoryKind::Unreserved,
+            "CONFLICTED" => HistoryKind::Conflicted,
+            "CONFLICT_ENDED" => HistoryKind::ConflictEnded,
+            "CLUSTER" => HistoryKind::Cluster,
             other => {
                 let text = format!("unknown kind {other:?}");
                 return Err(sqlx::Error::Decode(text.into()));

@@ -1,7 +1,12 @@
 //! From a change to a row of history.
 
-use super::details::{HolderDetails, ReservationDetails};
-use crate::engine::{Allocation, Change, ChangeKind, Family, Reservation};
+use std::net::IpAddr;
+
+use super::details::{ClusterDetails, HolderDetails, ReservationDetails};
+use crate::engine::{
+    Allocation, Change, ChangeKind, ClusterRecord, Conflict, Family, Holder, Reservation,
+    ServiceKey,
+};
 
 /// A row of history, without its revision and time.
 #[derive(Debug, Default)]
@@ -30,6 +35,9 @@ impl HistoryInsert {
             ChangeKind::Updated(allocation) => Self::of_allocation("UPDATED", allocation),
             ChangeKind::Reserved(reservation) => Self::of_reservation("RESERVED", reservation),
             ChangeKind::Unreserved(reservation) => Self::of_reservation("UNRESERVED", reservation),
+            ChangeKind::Conflicted(conflict) => Self::of_conflict("CONFLICTED", conflict),
+            ChangeKind::ConflictEnded(conflict) => Self::of_conflict("CONFLICT_ENDED", conflict),
+            ChangeKind::Cluster(record) => Self::of_cluster(record),
         }
     }
 
@@ -37,22 +45,51 @@ impl HistoryInsert {
         kind: &'static str,
         allocation: &Allocation,
     ) -> Result<Self, serde_json::Error> {
-        let holder = &allocation.holder;
+        Ok(Self {
+            pool: allocation.pool.to_string(),
+            ..Self::of_holder(
+                kind,
+                allocation.address,
+                &allocation.key,
+                &allocation.holder,
+            )?
+        })
+    }
+
+    fn of_conflict(kind: &'static str, conflict: &Conflict) -> Result<Self, serde_json::Error> {
+        Self::of_holder(kind, conflict.address, &conflict.key, &conflict.holder)
+    }
+
+    fn of_holder(
+        kind: &'static str,
+        address: IpAddr,
+        key: &ServiceKey,
+        holder: &Holder,
+    ) -> Result<Self, serde_json::Error> {
         let details = HolderDetails::of(holder);
         let details = details.map(|details| serde_json::to_string(&details));
         Ok(Self {
             kind,
-            address: allocation.address.to_string(),
-            family: family_number(allocation.family()),
-            pool: allocation.pool.to_string(),
-            cluster: allocation.key.cluster.to_string(),
-            namespace: allocation.key.namespace.to_string(),
-            name: allocation.key.name.to_string(),
+            address: address.to_string(),
+            family: family_number(Family::of(address)),
+            pool: String::new(),
+            cluster: key.cluster.to_string(),
+            namespace: key.namespace.to_string(),
+            name: key.name.to_string(),
             uid: holder.uid.as_ref().map(ToString::to_string),
             replaced_uid: holder.replaced_uid.as_ref().map(ToString::to_string),
             cluster_ip: holder.cluster_ip.map(|address| address.to_string()),
             sharing_key: holder.sharing.as_ref().map(|terms| terms.key.to_string()),
             details: details.transpose()?,
+        })
+    }
+
+    fn of_cluster(record: &ClusterRecord) -> Result<Self, serde_json::Error> {
+        Ok(Self {
+            kind: "CLUSTER",
+            cluster: record.name.to_string(),
+            details: Some(serde_json::to_string(&ClusterDetails::from(record.state))?),
+            ..Self::default()
         })
     }
 

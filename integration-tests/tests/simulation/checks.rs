@@ -135,7 +135,10 @@ fn check(
     } && !asks_in_vain;
     for v4 in families.iter().copied() {
         if servable && !has(v4) && could(v4) {
-            problem(format!("could have an address and has none: {}", condition["message"]));
+            problem(format!(
+                "could have an address and has none: {}",
+                condition["message"]
+            ));
         }
         let asked = addresses.iter().find(|address| address.is_ipv4() == v4);
         let movable = asked.filter(|a| allowed.contains(a) && free(a));

@@ -59,7 +59,10 @@ fn a_seed_replays_exactly() {
             .iter()
             .zip(&second.record)
             .find(|(a, b)| a != b);
-        if let Some(d) = differs { println!("seed {seed}: {d:?}"); continue; }
+        if let Some(d) = differs {
+            println!("seed {seed}: {d:?}");
+            continue;
+        }
         assert_eq!(first.fingerprint, second.fingerprint, "seed {seed}");
     }
 }

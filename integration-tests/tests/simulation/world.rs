@@ -141,6 +141,7 @@ impl World {
         let loaded = WriterTask::load(
             disk,
             configuration,
+            &[],
             WriterMetrics::register(&mut registry),
             DecisionLog::structured(),
             self.clock(),

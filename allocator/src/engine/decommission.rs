@@ -1,0 +1,89 @@
+//! Taking a cluster out of service, and back in. From the first moment on its
+//! requests are refused; what it holds is taken back after a grace, until which
+//! all can be undone.
+
+use std::sync::Arc;
+
+use super::{
+    Engine, Outcome, Reply,
+    change::{ChangeKind, Timestamp},
+    clusters::ClusterState,
+    key::ClusterName,
+};
+
+/// Take a cluster out of service, and what it holds back at `release_at`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decommission {
+    pub cluster: ClusterName,
+    pub release_at: Timestamp,
+}
+
+impl Engine {
+    /// What a new database waits for. Clusters that are assumed absent are waited
+    /// for no more, here or in any database.
+    pub fn begin(&mut self, assumed_absent: &[ClusterName], now: Timestamp) -> Outcome {
+        let mut outcome = self.pass(now);
+        if self.revision.0 == 0 {
+            let known = self.pools.settings().clusters.clone();
+            for name in known {
+                self.set_cluster(name, ClusterState::Awaited, &mut outcome);
+            }
+        }
+        for name in assumed_absent {
+            if self.clusters.state(name) == Some(ClusterState::Awaited) {
+                self.set_cluster(name.clone(), ClusterState::Synced, &mut outcome);
+            }
+        }
+        outcome
+    }
+
+    pub(super) fn decommission(
+        &mut self,
+        decommission: &Decommission,
+        outcome: &mut Outcome,
+    ) -> Reply {
+        let Decommission {
+            cluster,
+            release_at,
+        } = decommission;
+        let state = match self.clusters.state(cluster) {
+            Some(already @ ClusterState::Decommissioned { .. }) => already,
+            Some(ClusterState::Awaited | ClusterState::Synced) | None => {
+                let state = ClusterState::Decommissioned {
+                    release_at: Some(*release_at),
+                };
+                self.set_cluster(cluster.clone(), state, outcome);
+                state
+            }
+        };
+        Reply::Decommissioned(state)
+    }
+
+    /// What was taken back stays so; its Services get it again if nobody took it.
+    pub(super) fn recommission(&mut self, cluster: &ClusterName, outcome: &mut Outcome) -> Reply {
+        if self.clusters.is_decommissioned(cluster) {
+            self.set_cluster(cluster.clone(), ClusterState::Synced, outcome);
+        }
+        Reply::Recommissioned
+    }
+
+    /// Takes back what clusters hold whose time is over.
+    pub(super) fn end_decommissions(&mut self, outcome: &mut Outcome) {
+        while let Some(cluster) = self.clusters.ended(self.now) {
+            for allocation in self.of_cluster(&cluster) {
+                self.commit(ChangeKind::Released(allocation), outcome);
+            }
+            let conflicts: Vec<_> = self
+                .conflicts
+                .iter()
+                .filter(|conflict| conflict.key.cluster == cluster)
+                .map(Arc::clone)
+                .collect();
+            for conflict in conflicts {
+                self.commit(ChangeKind::ConflictEnded(conflict), outcome);
+            }
+            let state = ClusterState::Decommissioned { release_at: None };
+            self.set_cluster(cluster, state, outcome);
+        }
+    }
+}

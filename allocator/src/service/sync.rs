@@ -1,0 +1,96 @@
+//! The stream of Sync: nothing counts before its last message.
+
+use std::{collections::HashSet, sync::Arc};
+
+use lb_proto::v1::{self, sync_request::Part};
+use tonic::{Status, Streaming};
+
+use super::{
+    fault::invalid,
+    request::{self, at_most},
+};
+use crate::engine::{Acquire, ClusterName, Revision, ServiceKey, Sync, Synced};
+
+const MAX_SERVICES: usize = 200_000;
+/// Services in one message of the answer.
+const PAGE: usize = 1000;
+
+/// What a stream has told so far.
+struct Gathered {
+    cluster: ClusterName,
+    seen: Option<Revision>,
+    services: Vec<Acquire>,
+    keys: HashSet<Arc<ServiceKey>>,
+}
+
+/// Reads a whole stream.
+pub async fn gather(mut stream: Streaming<v1::SyncRequest>) -> Result<Sync, Status> {
+    let first = stream.message().await?.and_then(|message| message.part);
+    let Some(Part::Begin(begin)) = first else {
+        return Err(invalid("begin", "has to come first"));
+    };
+    let mut gathered = Gathered {
+        cluster: request::cluster("begin.cluster", &begin.cluster)?,
+        seen: Some(Revision(begin.seen_revision)).filter(|seen| seen.0 > 0),
+        services: Vec::new(),
+        keys: HashSet::new(),
+    };
+    loop {
+        match stream.message().await?.and_then(|message| message.part) {
+            Some(Part::Services(services)) => gathered.add(services)?,
+            Some(Part::End(end)) => return gathered.end(end.count),
+            Some(Part::Begin(_)) => return Err(invalid("begin", "came twice")),
+            None => return Err(invalid("end", "is missing: the stream was cut short")),
+        }
+    }
+}
+
+impl Gathered {
+    fn add(&mut self, part: v1::sync_request::Services) -> Result<(), Status> {
+        let field = "services.services";
+        at_most(
+            field,
+            self.services.len() + part.services.len(),
+            MAX_SERVICES,
+        )?;
+        for service in part.services {
+            let acquire = request::acquire(service)?;
+            if acquire.key.cluster != self.cluster {
+                let message = format!("{} is not of cluster {}", acquire.key, self.cluster);
+                return Err(invalid(field, message));
+            }
+            if !self.keys.insert(Arc::clone(&acquire.key)) {
+                return Err(invalid(field, format!("{} came twice", acquire.key)));
+            }
+            self.services.push(acquire);
+        }
+        Ok(())
+    }
+
+    fn end(self, count: i64) -> Result<Sync, Status> {
+        let came = self.services.len();
+        if usize::try_from(count) != Ok(came) {
+            return Err(invalid(
+                "end.count",
+                format!("{count} were sent, {came} came"),
+            ));
+        }
+        Ok(Sync {
+            cluster: self.cluster,
+            services: self.services,
+            seen: self.seen,
+        })
+    }
+}
+
+/// The answer; at least one page, for its revision.
+pub fn pages(synced: &[Synced], revision: Revision) -> Vec<v1::SyncResponse> {
+    let page = |synced: &[Synced]| v1::SyncResponse {
+        revision: revision.0,
+        services: synced.iter().map(super::convert::synced).collect(),
+    };
+    if synced.is_empty() {
+        return vec![page(&[])];
+    }
+    synced.chunks(PAGE).map(page).collect()
+}

@@ -1,0 +1,165 @@
+//! The open Watch streams, by cluster. What is told is put into a bounded buffer
+//! of each stream; a stream whose reader lets it fill up is cut off, and whoever
+//! reads it has to open another one.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use crate::engine::{ClusterName, Family, PoolName, Revision, ServiceKey};
+
+/// Messages that a reader may be behind.
+const BUFFER: usize = 1024;
+
+/// Something that may let waiting Services be served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// An address became free, and this Service should ask for it.
+    Freed {
+        pool: PoolName,
+        family: Family,
+        key: Arc<ServiceKey>,
+    },
+    /// A Service will get another answer than before.
+    AskAgain(Arc<ServiceKey>),
+    /// Everybody may: other pools are in force, say.
+    PoolsChanged,
+    /// Everybody should, and tell what it has: changes can be made again after they
+    /// could not.
+    Reloaded,
+}
+
+/// What was told, and at which revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub revision: Revision,
+    pub told: Told,
+}
+
+/// A new stream.
+#[derive(Debug)]
+pub struct Stream {
+    pub messages: mpsc::Receiver<Message>,
+    /// Nothing was told to anybody since the revision that was asked about.
+    pub resumed: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Streams(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    by_cluster: BTreeMap<ClusterName, Vec<mpsc::Sender<Message>>>,
+    /// Streams that have seen this revision have missed nothing.
+    last_told: Revision,
+}
+
+impl Streams {
+    /// Nobody can have missed nothing that saw an earlier process: what that told
+    /// last is not known.
+    pub fn new(revision: Revision) -> Self {
+        Self(Mutex::new(State {
+            by_cluster: BTreeMap::new(),
+            last_told: revision.next(),
+        }))
+    }
+
+    /// Opens a stream.
+    pub fn open(&self, cluster: ClusterName, seen: Option<Revision>) -> Stream {
+        let (sender, messages) = mpsc::channel(BUFFER);
+        let mut state = self.0.lock();
+        state.by_cluster.entry(cluster).or_default().push(sender);
+        Stream {
+            messages,
+            resumed: seen.is_some_and(|seen| seen >= state.last_told),
+        }
+    }
+
+    /// How many streams of a cluster are open.
+    pub fn count(&self, cluster: &ClusterName) -> usize {
+        let state = self.0.lock();
+        let streams = state.by_cluster.get(cluster);
+        streams.map_or(0, |streams| {
+            streams.iter().filter(|s| !s.is_closed()).count()
+        })
+    }
+
+    /// Every cluster that has an open stream, in the order of names.
+    pub fn clusters(&self) -> Vec<ClusterName> {
+        self.0.lock().by_cluster.keys().cloned().collect()
+    }
+
+    /// Tells all streams of a cluster. `false` if there are none.
+    pub fn tell(&self, cluster: &ClusterName, message: &Message) -> bool {
+        let mut state = self.0.lock();
+        state.last_told = message.revision;
+        let Some(streams) = state.by_cluster.get_mut(cluster) else {
+            return false;
+        };
+        streams.retain(|stream| stream.try_send(message.clone()).is_ok());
+        let heard = !streams.is_empty();
+        if !heard {
+            state.by_cluster.remove(cluster);
+        }
+        heard
+    }
+
+    /// Tells everybody.
+    pub fn tell_all(&self, message: &Message) {
+        let mut state = self.0.lock();
+        state.last_told = message.revision;
+        state.by_cluster.retain(|_, streams| {
+            streams.retain(|stream| stream.try_send(message.clone()).is_ok());
+            !streams.is_empty()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster(name: &str) -> ClusterName {
+        ClusterName::parse(name).unwrap()
+    }
+
+    fn at(revision: i64) -> Message {
+        Message {
+            revision: Revision(revision),
+            told: Told::PoolsChanged,
+        }
+    }
+
+    #[test]
+    fn a_reader_that_falls_behind_is_cut_off_and_others_are_not() {
+        let streams = Streams::new(Revision(0));
+        let mut slow = streams.open(cluster("a"), None).messages;
+        let mut quick = streams.open(cluster("a"), None).messages;
+        for revision in 0..=BUFFER as i64 {
+            assert!(streams.tell(&cluster("a"), &at(revision)));
+            assert_eq!(quick.try_recv(), Ok(at(revision)));
+        }
+        assert_eq!(streams.count(&cluster("a")), 1);
+        for revision in 0..BUFFER as i64 {
+            assert_eq!(slow.try_recv(), Ok(at(revision)));
+        }
+        assert_eq!(
+            slow.try_recv(),
+            Err(mpsc::error::TryRecvError::Disconnected)
+        );
+    }
+
+    #[test]
+    fn a_stream_is_resumed_when_nothing_was_told_since_in_this_process() {
+        let streams = Streams::new(Revision(7));
+        assert!(!streams.open(cluster("a"), None).resumed);
+        assert!(!streams.open(cluster("a"), Some(Revision(7))).resumed);
+        streams.tell_all(&at(9));
+        assert!(!streams.open(cluster("a"), Some(Revision(8))).resumed);
+        assert!(streams.open(cluster("a"), Some(Revision(9))).resumed);
+        assert!(!streams.tell(&cluster("b"), &at(12)), "nobody listens");
+        assert!(!streams.open(cluster("b"), Some(Revision(9))).resumed);
+    }
+}
