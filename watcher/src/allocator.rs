@@ -99,6 +99,7 @@ impl Allocator {
     pub async fn watch(&self) -> Result<Streaming<v1::WatchResponse>, Refusal> {
         let request = v1::WatchRequest {
             cluster: self.cluster.clone(),
+            resume_revision: 0,
         };
         let mut client = self.allocations.clone();
         self.call("Watch", client.watch(request)).await
