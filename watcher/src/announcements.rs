@@ -173,9 +173,10 @@ impl Announcements {
                 self.ledger.wake(|waiting| may_be_served(waiting, family))
             }
             // What a newer allocator tells may be worth asking for too.
-            Some(Event::PoolsChanged(_) | Event::AskAgain(_) | Event::Lagged(_) | Event::Started(_)) | None => {
-                self.ledger.wake(|_| true)
-            }
+            Some(
+                Event::PoolsChanged(_) | Event::AskAgain(_) | Event::Lagged(_) | Event::Started(_),
+            )
+            | None => self.ledger.wake(|_| true),
         };
         for key in keys {
             let rank = rank(&self.store, &self.ledger, &key);

@@ -28,8 +28,8 @@ pub struct ServiceApi {
 /// Why a call failed, by what is to be done about it.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// The Service is gone, or there is another one of its name.
-    #[error("the Service is gone")]
+    /// The Service is gone, or not as it was last told: the watch tells of it.
+    #[error("the Service changed or is gone")]
     Gone,
     /// What was written is not valid: the Service is of another type by now.
     #[error("the API server rejects the status: {0}")]
@@ -134,8 +134,9 @@ fn classify(status: &Status) -> ApiError {
         });
     }
     match status.code {
-        // An apply with a uid on a name that is not there is a conflict; with the
-        // uid of an earlier Service of the name, the uid is an immutable field.
+        // An apply with a uid on a name that is not there is a conflict, and so is
+        // one with an old version; with the uid of an earlier Service of the name,
+        // the uid is an immutable field.
         404 | 409 => ApiError::Gone,
         422 if status
             .details

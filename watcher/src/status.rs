@@ -219,7 +219,27 @@ pub fn patch(service: &Service, desired: &Desired, now: Timestamp) -> Option<Val
     if !addresses.is_empty() {
         status["loadBalancer"] = json!({"ingress": addresses});
     }
-    Some(body(service, status))
+    let mut body = body(service, status);
+    if desired.addresses.is_none() {
+        // What is refused was decided on this version of the Service. Applied to one
+        // that shows an address by now, it would take that away.
+        body["metadata"]["resourceVersion"] = json!(service.resource_version());
+    }
+    Some(body)
+}
+
+/// Whether the status says already what an answer of the allocator leads to.
+/// `refusal` is as for [`Desired::granted`].
+pub fn says(
+    service: &Service,
+    outcome: &Result<Grant, Refusal>,
+    refusal: Option<&Refusal>,
+) -> bool {
+    let desired = match outcome {
+        Ok(grant) => Desired::granted(grant, refusal),
+        Err(refused) => Desired::refused(refused),
+    };
+    patch(service, &desired, Timestamp::UNIX_EPOCH).is_none()
 }
 
 /// Whether addresses of ours go.

@@ -154,8 +154,11 @@ impl Syncer {
             fingerprint,
             ..
         } = view;
+        // Where the status says otherwise, somebody wrote it: a person, or another
+        // watcher of this cluster that heard something newer.
         if let Some(record) = view.known
             && let Some(outcome) = self.ledger.answer(record, uid, *fingerprint)
+            && status::says(view.service, &outcome, view.reading.refusal.as_ref())
         {
             return Answer::now(outcome);
         }

@@ -29,6 +29,14 @@ impl Objects {
             })];
             return Err(failure);
         }
+        let version = &body["metadata"]["resourceVersion"];
+        if !version.is_null() && *version != stored.object["metadata"]["resourceVersion"] {
+            return Err(Failure::new(
+                409,
+                "Conflict",
+                "the object has been modified",
+            ));
+        }
         let wanted = &body["status"]["loadBalancer"]["ingress"];
         let balanced = stored.object["spec"]["type"] == "LoadBalancer";
         if !wanted.is_null() && !balanced {
