@@ -35,6 +35,7 @@ impl Cures {
 
     /// Carries out all.
     pub async fn all(&mut self, world: &mut World) {
+        world.disk_full.store(false, Ordering::Relaxed);
         self.until(world, Instant::now() + Duration::from_secs(1_000_000))
             .await;
     }
@@ -48,7 +49,11 @@ impl Cures {
         for (_, cure) in due {
             world.chaos.note(format_args!("cure: {cure:?}"));
             match cure {
-                Cure::StartAllocator => world.start_allocator().await,
+                Cure::StartAllocator => {
+                    if !world.start_allocator().await {
+                        self.after(Duration::from_secs(10), Cure::StartAllocator);
+                    }
+                }
                 Cure::StartWatcher(host) => world.start_watcher(&host),
                 Cure::Reconnect(host) => world.network.part(&host, false),
                 Cure::ApiServerBack(cluster) => world.clusters[cluster].set_away(false),

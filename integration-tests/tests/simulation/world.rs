@@ -15,7 +15,8 @@ use lb_allocator::{
     engine::Timestamp,
     metrics::{RpcMetrics, WriterMetrics},
     service::{self, Parts},
-    writer::{Clock, Writer, WriterTask},
+    store::StoreError,
+    writer::{Clock, LoadError, Writer, WriterTask},
 };
 use lb_watcher::{
     allocator::{Allocator, with_deadlines},
@@ -126,10 +127,11 @@ impl World {
         self.folder.join(format!("{}.db", self.databases))
     }
 
-    /// Starts the allocator on the database of the last one, unless it runs.
-    pub async fn start_allocator(&mut self) {
+    /// Starts the allocator on the database of the last one, unless it runs. `false`
+    /// if it cannot, because of the disk.
+    pub async fn start_allocator(&mut self) -> bool {
         if self.allocator.is_some() {
-            return;
+            return true;
         }
         let database = self.database();
         let source = Source::default();
@@ -146,7 +148,14 @@ impl World {
             DecisionLog::structured(),
             self.clock(),
         );
-        let (task, writer, published) = loaded.await.unwrap();
+        let (task, writer, published) = match loaded.await {
+            Ok(parts) => parts,
+            Err(LoadError::Store(StoreError::Write { .. })) => {
+                self.chaos.note("the allocator cannot start");
+                return false;
+            }
+            Err(error) => panic!("{error:?}"),
+        };
         let killed = CancellationToken::new();
         let shutdown = CancellationToken::new();
         let stop_writer = CancellationToken::new();
@@ -181,6 +190,7 @@ impl World {
             stop_writer,
             tasks,
         });
+        true
     }
 
     /// Ends the allocator as kill -9 does. What is on the disk stays.
