@@ -10,7 +10,8 @@
 //!    a claim to, and only when there is none, the lowest that is kept for its
 //!    last holder.
 //! 4. All that the policy demands is granted, or nothing changes; only an address
-//!    that may not be shared any more is lost in any case.
+//!    that may not be shared any more is lost in any case, and one of a family that
+//!    the wish does not have: nobody could tell its holder of it.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -94,17 +95,16 @@ impl Engine {
         if let Some(refusal) = self.barred(acquire) {
             return Reply::Refused(refusal);
         }
-        let Some(decision) = self.decide(acquire) else {
+        if self.is_late(acquire) {
             return self.unchanged(acquire);
-        };
+        }
+        // First, for what that frees may be what the wish needs.
+        self.release_other_families(key, wish, outcome);
         let Decision {
             choices,
             refused,
             satisfied,
-        } = decision;
-        if satisfied {
-            self.release_other_families(key, wish, outcome);
-        }
+        } = self.decide(acquire);
         self.release_what_may_not_stay(acquire, outcome);
         if satisfied {
             for (_, choice) in choices {
@@ -126,14 +126,14 @@ impl Engine {
         if let Some(refusal) = self.barred(acquire) {
             return Some(Reply::Refused(refusal));
         }
-        let Some(decision) = self.decide(acquire) else {
+        if self.is_late(acquire) {
             return Some(self.unchanged(acquire));
-        };
+        }
         let Decision {
             choices,
             refused,
             satisfied,
-        } = decision;
+        } = self.decide(acquire);
         let moves = choices
             .iter()
             .any(|(_, choice)| matches!(choice, Choice::Take { .. }));
@@ -141,17 +141,13 @@ impl Engine {
         let stays = self.holding(key).all(|held| {
             held.holder == holder
                 && self.may_not_stay(held, acquire).is_none()
-                && (!satisfied || wish.families.contains(&held.family()))
+                && wish.families.contains(&held.family())
         });
         (stays && !(satisfied && moves)).then(|| self.answer(key, wish, refused, satisfied))
     }
 
-    /// `None` for a request that comes too late to matter.
-    fn decide(&self, acquire: &Acquire) -> Option<Decision> {
+    fn decide(&self, acquire: &Acquire) -> Decision {
         let wish = &acquire.wish;
-        if self.is_late(acquire) {
-            return None;
-        }
         let mut choices: Vec<(Family, Choice)> = wish
             .families
             .iter()
@@ -170,11 +166,11 @@ impl Engine {
                         .all(|unmet| wish.requested.get(unmet.family).is_none())
             }
         };
-        Some(Decision {
+        Decision {
             choices,
             refused,
             satisfied,
-        })
+        }
     }
 
     /// While clusters are awaited, any address may be held by one of their Services.

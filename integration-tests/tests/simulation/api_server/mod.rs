@@ -253,10 +253,18 @@ impl ApiServer {
     fn read(&self, kind: Kind, query: &BTreeMap<String, String>) -> Response<Body> {
         let number = |name: &str| query.get(name).and_then(|text| text.parse::<u64>().ok());
         let version = number("resourceVersion").unwrap_or_default();
+        if kind == Kind::Service {
+            let what = if query.contains_key("watch") {
+                "watch"
+            } else {
+                "list"
+            };
+            self.chaos()
+                .note(format_args!("{}: {what} from {version}", self.cluster()));
+        }
         if query.contains_key("watch") {
-            if version < self.objects(|objects| objects.compacted) {
-                return Failure::gone().response();
-            }
+            // One from a version that is forgotten is told so by an event, as the
+            // real one does it.
             let lifetime = Duration::from_secs(number("timeoutSeconds").unwrap_or(60));
             return streamed(watching::watch(self, kind, version, lifetime));
         }
