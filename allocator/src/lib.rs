@@ -24,6 +24,7 @@ pub mod published;
 pub mod routes;
 pub mod run;
 pub mod service;
+pub mod silence;
 pub mod store;
 pub mod streams;
 pub mod writer;

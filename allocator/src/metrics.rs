@@ -1,5 +1,5 @@
 //! What an operator sees at `/metrics`. Every name begins with `lb_allocator_`;
-//! labels are bounded: pool, family, kind, reason, method, code.
+//! labels are bounded: pool, family, cluster, kind, reason, method, code.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -19,6 +19,7 @@ use prometheus_client::{
 use crate::{
     engine::{ChangeKind, Outcome, Reply},
     published::Published,
+    writer::Clock,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -214,6 +215,50 @@ impl StateCollector {
     }
 }
 
+impl StateCollector {
+    /// Clusters are few: each has a watcher that operators started.
+    fn encode_clusters(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let now = Clock::wall().now();
+        let clusters = self.0.read().clusters();
+        let mut held = encoder.encode_descriptor(
+            "cluster_allocations",
+            "Addresses that Services of the cluster hold",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (cluster, _, allocations) in &clusters {
+            let labels = [("cluster", cluster.as_str())];
+            held.encode_family(&labels)?.encode_gauge(allocations)?;
+        }
+        let mut silent = encoder.encode_descriptor(
+            "cluster_silent",
+            "1 if the cluster has not told what it has for longer than clusterSilence",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (cluster, _, _) in &clusters {
+            let labels = [("cluster", cluster.as_str())];
+            let is_silent = u64::from(self.0.is_silent(cluster, now));
+            silent.encode_family(&labels)?.encode_gauge(&is_silent)?;
+        }
+        let mut last = encoder.encode_descriptor(
+            "cluster_last_sync_timestamp_seconds",
+            "When the cluster last told what it has",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (cluster, _, _) in &clusters {
+            if let Some(at) = self.0.last_heard(cluster) {
+                let labels = [("cluster", cluster.as_str())];
+                // Exact until the year 287396.
+                let seconds = at.0 as f64 / 1000.0;
+                last.encode_family(&labels)?.encode_gauge(&seconds)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Debug for StateCollector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("StateCollector")
@@ -222,7 +267,7 @@ impl fmt::Debug for StateCollector {
 
 impl Collector for StateCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let (revision, stranded, rows) = {
+        let (revision, stranded, conflicts, rows) = {
             let state = self.0.read();
             let mut rows = Vec::new();
             for index in state.pools().indexes() {
@@ -235,7 +280,9 @@ impl Collector for StateCollector {
                     }
                 }
             }
-            (state.revision().0, state.stranded(), rows)
+            // Few.
+            let conflicts = state.conflicts().len() as u64;
+            (state.revision().0, state.stranded(), conflicts, rows)
         };
         encoder
             .encode_descriptor(
@@ -253,6 +300,15 @@ impl Collector for StateCollector {
                 MetricType::Gauge,
             )?
             .encode_gauge(&stranded)?;
+        encoder
+            .encode_descriptor(
+                "conflicts",
+                "Addresses that Services show while others hold them",
+                None,
+                MetricType::Gauge,
+            )?
+            .encode_gauge(&conflicts)?;
+        self.encode_clusters(&mut encoder)?;
         let mut sizes = encoder.encode_descriptor(
             "pool_addresses",
             "Addresses of the pool, without excluded ones",

@@ -20,6 +20,7 @@ use crate::{
     metrics::{ConfigMetrics, RpcMetrics, StateCollector, WriterMetrics},
     routes::{self, RoutesFile},
     service::{self, Parts},
+    silence,
     store::Store,
     writer::{Clock, WriterTask},
 };
@@ -120,6 +121,7 @@ async fn serve(args: Serve) -> Result<()> {
     };
     let router = service::router(parts, metrics).await?;
 
+    tokio::spawn(silence::report(Arc::clone(&published)));
     if let Some(path) = routes_file {
         let mut file = RoutesFile::new(path, published, zone);
         file.write().await;

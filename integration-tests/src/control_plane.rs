@@ -89,7 +89,8 @@ impl ControlPlane {
 
         let (authority, admin) = certificates::write_all(folder.path())?;
         fs::write(folder.path().join("audit-policy.yaml"), AUDIT_POLICY)?;
-        kubeconfig::write(&folder.path().join("kubeconfig"), port, &authority, &admin)?;
+        let url = format!("https://127.0.0.1:{port}");
+        kubeconfig::write(&folder.path().join("kubeconfig"), &url, &authority, &admin)?;
 
         let etcd = start_etcd(&etcd_binary, &folder, &logs, etcd_port, etcd_peer_port)?;
         let mut this = Self {
@@ -108,10 +109,36 @@ impl ControlPlane {
         Ok(this)
     }
 
+    /// Where the API server listens.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
     /// A kubeconfig file of the administrator.
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
+    }
+
+    /// A kubeconfig file of the administrator who reaches the API server by another
+    /// port.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    #[must_use]
+    pub fn kubeconfig_by(&self, port: u16) -> PathBuf {
+        let url = format!("https://127.0.0.1:{port}");
+        match kubeconfig::write_by(&self.kubeconfig(), &url) {
+            Ok(file) => file,
+            Err(error) => panic!("{error:#}"),
+        }
+    }
+
+    /// The port of the API server.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// A client of the administrator. Each test takes its own: connections

@@ -15,6 +15,7 @@
 //! process started here ends with the process that started it, however that
 //! ends, and leaves its log behind (see [`logs`]).
 
+pub mod account;
 pub mod admin;
 pub mod allocator;
 pub mod binaries;
@@ -26,6 +27,7 @@ pub mod logs;
 pub mod namespace;
 pub mod ports;
 pub mod process;
+pub mod relay;
 pub mod rpc;
 pub mod scratch;
 pub mod service;

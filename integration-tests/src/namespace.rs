@@ -228,7 +228,8 @@ impl Namespace {
         .await
     }
 
-    /// What people were told about the Service, the oldest first.
+    /// What people were told about the Service by lb-watcher, the oldest first. The
+    /// API server has Events of its own, when it repairs its records of ClusterIPs.
     pub async fn told(&self, name: &str) -> Vec<Told> {
         let events: Api<Event> = Api::namespaced(self.client.clone(), &self.name);
         let listed = events.list(&ListParams::default()).await;
@@ -238,10 +239,9 @@ impl Namespace {
         )
         .items;
         events.retain(|event| {
-            event
-                .regarding
-                .as_ref()
-                .is_some_and(|of| of.name.as_deref() == Some(name))
+            let of = event.regarding.as_ref().and_then(|of| of.name.as_deref());
+            let by = event.reporting_controller.as_deref();
+            of == Some(name) && by == Some("lb-watcher")
         });
         events.sort_by_key(|event| event.event_time.as_ref().map(|time| time.0));
         let told = |event: Event| Told {

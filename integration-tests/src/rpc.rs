@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use lb_proto::v1::{
-    AcquireRequest, AcquireResponse, IpFamily, IpFamilyPolicy, ReleaseRequest, ServiceKey, Wish,
+    AcquireRequest, AcquireResponse, IpFamily, IpFamilyPolicy, ReleaseRequest, ServiceKey,
+    SyncRequest, Wish,
+    sync_request::{self, Part},
 };
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -32,6 +34,33 @@ pub fn acquire(namespace: &str, name: &str) -> AcquireRequest {
         uid: format!("uid-of-{name}"),
         wish: Some(wish),
     }
+}
+
+/// The same request for a Service of another cluster.
+#[must_use]
+pub fn of_cluster(cluster: &str, mut request: AcquireRequest) -> AcquireRequest {
+    let key = request.service.get_or_insert_default();
+    cluster.clone_into(&mut key.cluster);
+    request
+}
+
+/// The stream of a Sync, from begin to end.
+#[must_use]
+pub fn sync_of(cluster: &str, services: Vec<AcquireRequest>) -> Vec<SyncRequest> {
+    let begin = Part::Begin(sync_request::Begin {
+        cluster: cluster.to_owned(),
+        seen_revision: 0,
+    });
+    let end = Part::End(sync_request::End {
+        count: i64::try_from(services.len()).unwrap_or(i64::MAX),
+    });
+    [
+        begin,
+        Part::Services(sync_request::Services { services }),
+        end,
+    ]
+    .map(|part| SyncRequest { part: Some(part) })
+    .into()
 }
 
 /// The release of what [`acquire`] got.
@@ -63,6 +92,11 @@ pub trait Asking: Sized {
     /// With another uid.
     #[must_use]
     fn uid(self, uid: &str) -> Self;
+    /// With this address in its status.
+    #[must_use]
+    fn showing(self, address: &str) -> Self {
+        self.wishing(|wish| wish.current_addresses.push(address.to_owned()))
+    }
 }
 
 impl Asking for AcquireRequest {

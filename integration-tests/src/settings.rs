@@ -22,7 +22,10 @@ impl Given {
         let (mut args, mut envs) = (Vec::new(), Vec::new());
         for (name, value) in settings {
             match self {
-                Self::AsFlags => args.extend([format!("--{name}")].into_iter().chain(value)),
+                Self::AsFlags => args.push(match value {
+                    Some(value) => format!("--{name}={value}"),
+                    None => format!("--{name}"),
+                }),
                 Self::InEnvironment => {
                     let name = name.to_uppercase().replace('-', "_");
                     let value = value.unwrap_or_else(|| "true".to_owned());

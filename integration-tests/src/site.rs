@@ -10,7 +10,7 @@ use crate::{
     watcher::{self, Watcher},
 };
 
-/// An allocator and a watcher, ready.
+/// An allocator and a watcher, which has no replicas, ready.
 #[derive(Debug)]
 pub struct Site {
     /// The `spec.loadBalancerClass` that its watcher serves.
@@ -44,7 +44,7 @@ impl Site {
     async fn with_options(control_plane: &ControlPlane, options: allocator::Options) -> Self {
         let class = random_class();
         let allocator = Allocator::start(options).await;
-        let options = watcher::Options::cluster(CLUSTER).class(&class);
+        let options = watcher::Options::cluster(CLUSTER).class(&class).alone();
         let watcher = Watcher::start(control_plane, &allocator.url(), options).await;
         Self {
             class,

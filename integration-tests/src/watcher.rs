@@ -25,6 +25,12 @@ pub struct Options {
     pub class: Option<String>,
     /// `--handle-unclassed`.
     pub handle_unclassed: bool,
+    /// `--leader-elect`.
+    pub leader_elect: bool,
+    /// `--leader-elect-lease-namespace`.
+    pub lease_namespace: Option<String>,
+    /// `--kubeconfig`; without one, that of the control plane's administrator.
+    pub kubeconfig: Option<PathBuf>,
     /// How it is told all this.
     pub given: Given,
 }
@@ -37,6 +43,9 @@ impl Options {
             cluster: name.to_owned(),
             class: None,
             handle_unclassed: false,
+            leader_elect: true,
+            lease_namespace: None,
+            kubeconfig: None,
             given: Given::default(),
         }
     }
@@ -45,6 +54,28 @@ impl Options {
     #[must_use]
     pub fn class(mut self, class: &str) -> Self {
         self.class = Some(class.to_owned());
+        self
+    }
+
+    /// With `--leader-elect=false`: no time passes between its crash and its next
+    /// start.
+    #[must_use]
+    pub fn alone(mut self) -> Self {
+        self.leader_elect = false;
+        self
+    }
+
+    /// With its Lease in this namespace.
+    #[must_use]
+    pub fn lease_namespace(mut self, namespace: &str) -> Self {
+        self.lease_namespace = Some(namespace.to_owned());
+        self
+    }
+
+    /// With a kubeconfig of its own.
+    #[must_use]
+    pub fn kubeconfig(mut self, file: PathBuf) -> Self {
+        self.kubeconfig = Some(file);
         self
     }
 
@@ -74,18 +105,32 @@ impl Watcher {
     /// # Panics
     /// When it does not get ready.
     pub async fn start(control_plane: &ControlPlane, allocator: &str, options: Options) -> Self {
-        let mut this = match Self::prepare(control_plane, allocator, options) {
-            Ok(this) => this,
-            Err(error) => panic!("lb-watcher cannot be prepared: {error:#}"),
-        };
+        let mut this = Self::prepare(control_plane, allocator, options);
         this.start_again().await;
         this
     }
 
-    fn prepare(control_plane: &ControlPlane, allocator: &str, options: Options) -> Result<Self> {
+    /// One that does not run yet.
+    ///
+    /// # Panics
+    /// When there is no port or no folder for it.
+    #[must_use]
+    pub fn prepare(control_plane: &ControlPlane, allocator: &str, options: Options) -> Self {
+        match Self::try_prepare(control_plane, allocator, options) {
+            Ok(this) => this,
+            Err(error) => panic!("lb-watcher cannot be prepared: {error:#}"),
+        }
+    }
+
+    fn try_prepare(
+        control_plane: &ControlPlane,
+        allocator: &str,
+        options: Options,
+    ) -> Result<Self> {
+        let kubeconfig = options.kubeconfig.clone();
         Ok(Self {
+            kubeconfig: kubeconfig.unwrap_or_else(|| control_plane.kubeconfig()),
             options,
-            kubeconfig: control_plane.kubeconfig(),
             allocator: allocator.to_owned(),
             logs: logs::folder()?,
             name: random_name("lb-watcher"),
@@ -110,6 +155,12 @@ impl Watcher {
         }
         if options.handle_unclassed {
             settings.push(("handle-unclassed", None));
+        }
+        if !options.leader_elect {
+            settings.push(("leader-elect", Some("false".to_owned())));
+        }
+        if let Some(namespace) = &options.lease_namespace {
+            settings.push(("leader-elect-lease-namespace", Some(namespace.clone())));
         }
         let (args, envs) = options.given.place("LB_WATCHER", settings);
         let binary = workspace_binary("lb-watcher")?;

@@ -17,7 +17,10 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{ledger::Ledger, metrics::Metrics, queue::Queue};
+use crate::{leadership::Leadership, ledger::Ledger, metrics::Metrics, queue::Queue};
+
+const ALLOCATOR: &str = "allocator-answered";
+const ELECTION: &str = "leader-election";
 
 /// What must have happened once before the watcher counts as ready. It stays
 /// ready when the allocator goes away: held addresses are as good as before.
@@ -28,6 +31,9 @@ pub struct Health {
     namespaces_error: Mutex<String>,
     services_listed: AtomicBool,
     allocator_answered: AtomicBool,
+    election_works: AtomicBool,
+    /// Why not.
+    election_error: Mutex<String>,
 }
 
 impl Health {
@@ -51,7 +57,17 @@ impl Health {
         self.allocator_answered.store(true, Ordering::Relaxed);
     }
 
-    fn checks(&self) -> [(&'static str, bool); 3] {
+    /// It is known whether this replica leads.
+    pub fn election_works(&self) {
+        self.election_works.store(true, Ordering::Relaxed);
+    }
+
+    /// The lease cannot be reached, for this reason.
+    pub fn election_broken(&self, error: String) {
+        *self.election_error.lock() = error;
+    }
+
+    fn checks(&self) -> [(&'static str, bool); 4] {
         [
             (
                 "namespaces-listed",
@@ -61,10 +77,8 @@ impl Health {
                 "services-listed",
                 self.services_listed.load(Ordering::Relaxed),
             ),
-            (
-                "allocator-answered",
-                self.allocator_answered.load(Ordering::Relaxed),
-            ),
+            (ALLOCATOR, self.allocator_answered.load(Ordering::Relaxed)),
+            (ELECTION, self.election_works.load(Ordering::Relaxed)),
         ]
     }
 }
@@ -73,6 +87,8 @@ impl Health {
 pub struct Admin {
     /// For `/readyz`.
     pub health: Arc<Health>,
+    /// For both.
+    pub leadership: Arc<Leadership>,
     /// For `/metrics`.
     pub metrics: Metrics,
     /// For `/metrics`.
@@ -103,7 +119,7 @@ impl Admin {
 
 async fn readyz(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> impl IntoResponse {
     let verbose = query.is_some_and(|query| query.split('&').any(|q| q.starts_with("verbose")));
-    let (ready, text) = report(&admin.health, verbose);
+    let (ready, text) = report(&admin.health, admin.leadership.leads(), verbose);
     let code = if ready {
         StatusCode::OK
     } else {
@@ -112,18 +128,32 @@ async fn readyz(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> i
     (code, text)
 }
 
-fn report(health: &Health, verbose: bool) -> (bool, String) {
-    let checks = health.checks();
+fn report(health: &Health, leads: bool, verbose: bool) -> (bool, String) {
+    let mut checks = health.checks();
+    for (name, ok) in &mut checks {
+        // Who stands by asks nobody for anything.
+        *ok |= *name == ALLOCATOR && !leads && health.election_works.load(Ordering::Relaxed);
+    }
     let ready = checks.iter().all(|(_, ok)| *ok);
     let mut text = String::new();
     for (name, ok) in checks.iter().filter(|(_, ok)| verbose || !ok) {
-        let (sign, word) = if *ok { ('+', "ok") } else { ('-', "not yet") };
+        let (sign, word) = match (*ok, *name == ELECTION, leads) {
+            (false, _, _) => ('-', "not yet"),
+            (true, false, _) => ('+', "ok"),
+            (true, true, true) => ('+', "leading"),
+            (true, true, false) => ('+', "standby"),
+        };
         text += &format!("[{sign}]{name} {word}\n");
     }
-    if !health.namespaces_listed.load(Ordering::Relaxed) {
-        let error = health.namespaces_error.lock();
-        text += &error;
-        text += if error.is_empty() { "" } else { "\n" };
+    for (works, error) in [
+        (&health.namespaces_listed, &health.namespaces_error),
+        (&health.election_works, &health.election_error),
+    ] {
+        let error = error.lock();
+        if !works.load(Ordering::Relaxed) && !error.is_empty() {
+            text += &error;
+            text += "\n";
+        }
     }
     text += if ready { "ok\n" } else { "not ready\n" };
     (ready, text)
@@ -131,13 +161,14 @@ fn report(health: &Health, verbose: bool) -> (bool, String) {
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
     let Admin {
+        leadership,
         metrics,
         registry,
         queue,
         ledger,
         ..
     } = &*admin;
-    let text = metrics.scrape(registry, queue.depth(), ledger.census());
+    let text = metrics.scrape(registry, queue.depth(), ledger.census(), leadership.leads());
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(CONTENT_TYPE, kind)], text)
 }
@@ -147,25 +178,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn readiness_waits_for_the_list_and_the_allocator_and_says_for_which() {
+    fn readiness_waits_for_lists_allocator_and_lease_and_says_for_which() {
         let health = Health::default();
-        assert!(!report(&health, false).0);
+        assert!(!report(&health, false, false).0);
         health.namespaces_broken("cannot watch Namespaces: forbidden".into());
-        let (ready, text) = report(&health, false);
+        let (ready, text) = report(&health, false, false);
         assert!(!ready && text.contains("[-]namespaces-listed not yet\n"));
         assert!(text.contains("cannot watch Namespaces: forbidden\n"));
         health.namespaces_listed();
         health.namespaces_broken("for a moment".into());
         health.services_listed();
-        let (ready, text) = report(&health, false);
-        assert_eq!(
-            (ready, text.as_str()),
-            (false, "[-]allocator-answered not yet\nnot ready\n")
+        health.election_broken("cannot hold the Lease a/b".into());
+        let (ready, text) = report(&health, false, false);
+        let expected = "[-]allocator-answered not yet\n[-]leader-election not yet\n\
+                        cannot hold the Lease a/b\nnot ready\n";
+        assert_eq!((ready, text.as_str()), (false, expected));
+        health.election_works();
+        assert!(
+            !report(&health, true, false).0,
+            "who leads needs the allocator"
         );
+        assert!(report(&health, false, false).0, "who stands by does not");
         health.allocator_answered();
-        assert_eq!(report(&health, false), (true, "ok\n".into()));
-        let verbose =
-            "[+]namespaces-listed ok\n[+]services-listed ok\n[+]allocator-answered ok\nok\n";
-        assert_eq!(report(&health, true), (true, verbose.into()));
+        assert_eq!(report(&health, false, false), (true, "ok\n".into()));
+        for (leads, role) in [(true, "leading"), (false, "standby")] {
+            let verbose = format!(
+                "[+]namespaces-listed ok\n[+]services-listed ok\n[+]allocator-answered ok\n\
+                 [+]leader-election {role}\nok\n"
+            );
+            assert_eq!(report(&health, leads, true), (true, verbose));
+        }
     }
 }

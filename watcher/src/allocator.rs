@@ -1,11 +1,17 @@
 //! The client of lb-allocator: one connection, a deadline on every call, refusals
 //! read once.
 
-use std::{future::Future, net::IpAddr, time::Duration};
-
-use lb_proto::v1::{
-    self, allocator_service_client::AllocatorServiceClient, pool_service_client::PoolServiceClient,
+use std::{
+    future::Future,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
 };
+
+use lb_proto::v1::{self, allocator_service_client::AllocatorServiceClient};
 use tonic::{
     Code, Request, Response, Status, Streaming,
     transport::{Channel, Endpoint},
@@ -20,6 +26,8 @@ use crate::{
 };
 
 const DEADLINE: Duration = Duration::from_secs(10);
+/// For a Sync, which says a lot.
+const SYNC_DEADLINE: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A dead peer is noticed after twice this.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -28,9 +36,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Allocator {
     allocations: AllocatorServiceClient<Channel>,
-    pools: PoolServiceClient<Channel>,
-    cluster: String,
+    cluster: Arc<str>,
     metrics: Metrics,
+    /// The newest revision that this process was ever told.
+    seen: Arc<AtomicI64>,
 }
 
 impl Allocator {
@@ -43,10 +52,34 @@ impl Allocator {
     /// Asks through this channel.
     pub fn over(channel: Channel, cluster: String, metrics: Metrics) -> Self {
         Self {
-            allocations: AllocatorServiceClient::new(channel.clone()),
-            pools: PoolServiceClient::new(channel),
-            cluster,
+            allocations: AllocatorServiceClient::new(channel),
+            cluster: cluster.into(),
             metrics,
+            seen: Arc::default(),
+        }
+    }
+
+    /// The cluster in whose name it asks.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// The newest revision that this process was ever told; 0 if none.
+    pub fn seen(&self) -> i64 {
+        self.seen.load(Ordering::Acquire)
+    }
+
+    /// A revision was told.
+    pub fn saw(&self, revision: i64) {
+        self.seen.fetch_max(revision, Ordering::AcqRel);
+    }
+
+    /// In the words of the contract.
+    pub fn acquire_request(&self, key: &Key, uid: &str, wish: v1::Wish) -> v1::AcquireRequest {
+        v1::AcquireRequest {
+            service: Some(self.service_key(key)),
+            uid: uid.to_owned(),
+            wish: Some(wish),
         }
     }
 
@@ -58,13 +91,10 @@ impl Allocator {
         wish: &Wish,
         shown: &[IpAddr],
     ) -> Result<Grant, Refusal> {
-        let request = v1::AcquireRequest {
-            service: Some(self.service_key(key)),
-            uid: uid.to_owned(),
-            wish: Some(wish.message(shown)),
-        };
+        let request = self.acquire_request(key, uid, wish.message(shown));
         let mut client = self.allocations.clone();
         let answer = self.call("Acquire", client.acquire(timed(request))).await?;
+        self.saw(answer.revision);
         Grant::read(answer)
     }
 
@@ -76,30 +106,39 @@ impl Allocator {
         };
         let mut client = self.allocations.clone();
         let answer = self.call("Release", client.release(timed(request))).await?;
+        self.saw(answer.revision);
         let released = answer.released.iter();
         Ok(released.filter_map(|h| parse_address(&h.address)).collect())
     }
 
-    /// One page of what this cluster's Services hold, and where the next one
-    /// starts.
-    pub async fn allocations(&self, page: &str) -> Result<(Vec<v1::Allocation>, String), Refusal> {
-        let request = v1::ListAllocationsRequest {
-            cluster: self.cluster.clone(),
-            page_size: 1000,
-            page_token: page.to_owned(),
-            ..v1::ListAllocationsRequest::default()
+    /// Tells what this cluster has. Returns what the allocator made of it.
+    pub async fn sync(
+        &self,
+        messages: Vec<v1::SyncRequest>,
+    ) -> Result<Vec<v1::SyncedService>, Refusal> {
+        let mut client = self.allocations.clone();
+        let told = async {
+            let answer = client.sync(futures::stream::iter(messages)).await?;
+            let mut pages = answer.into_inner();
+            let mut services = Vec::new();
+            let mut revision = 0;
+            while let Some(page) = pages.message().await? {
+                revision = page.revision;
+                services.extend(page.services);
+            }
+            // Also when it is lower: a restored database is what counts from now on.
+            self.seen.store(revision, Ordering::Release);
+            Ok(Response::new(services))
         };
-        let mut client = self.pools.clone();
-        let call = client.list_allocations(timed(request));
-        let answer = self.call("ListAllocations", call).await?;
-        Ok((answer.allocations, answer.next_page_token))
+        self.call_within("Sync", told, SYNC_DEADLINE).await
     }
 
-    /// The stream that tells when it is worth asking again.
-    pub async fn watch(&self) -> Result<Streaming<v1::WatchResponse>, Refusal> {
+    /// The stream that tells when it is worth asking again, from the revision of the
+    /// last message of an earlier one on.
+    pub async fn watch(&self, resume: i64) -> Result<Streaming<v1::WatchResponse>, Refusal> {
         let request = v1::WatchRequest {
-            cluster: self.cluster.clone(),
-            resume_revision: 0,
+            cluster: self.cluster.to_string(),
+            resume_revision: resume,
         };
         let mut client = self.allocations.clone();
         self.call("Watch", client.watch(request)).await
@@ -107,7 +146,7 @@ impl Allocator {
 
     fn service_key(&self, key: &Key) -> v1::ServiceKey {
         v1::ServiceKey {
-            cluster: self.cluster.clone(),
+            cluster: self.cluster.to_string(),
             namespace: key.namespace.clone(),
             name: key.name.clone(),
         }
@@ -118,10 +157,19 @@ impl Allocator {
         method: &'static str,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Refusal> {
-        let result = tokio::time::timeout(DEADLINE, call)
+        self.call_within(method, call, DEADLINE).await
+    }
+
+    async fn call_within<T>(
+        &self,
+        method: &'static str,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+        deadline: Duration,
+    ) -> Result<T, Refusal> {
+        let result = tokio::time::timeout(deadline, call)
             .await
             .unwrap_or_else(|_| {
-                let seconds = DEADLINE.as_secs();
+                let seconds = deadline.as_secs();
                 Err(Status::deadline_exceeded(format!(
                     "no answer within {seconds} s"
                 )))

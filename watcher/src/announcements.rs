@@ -1,26 +1,27 @@
 //! The allocator's word that something changed, and whether the allocator is
-//! there at all: one task that holds the stream open.
+//! there at all: one task that holds the stream open, and tells the allocator what
+//! this cluster has before anybody asks it for anything.
 
 use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use lb_proto::v1::{WatchResponse, watch_response::Event};
-use tokio::sync::watch;
+use lb_proto::v1::{ServiceKey, WatchResponse, watch_response::Event};
+use tokio::{sync::watch, time::Instant};
 use tonic::Streaming;
 use tracing::{error, info, warn};
 
 use crate::{
     admin::Health,
     allocator::Allocator,
+    cluster_sync::{ClusterSync, EVERY},
     key::Key,
-    ledger::{Ledger, Waiting},
+    ledger::Ledger,
     metrics::Metrics,
     queue::Queue,
     rank::rank,
     reason::{Reason, Refusal, Remedy},
     scope::Scope,
     service_store::ServiceStore,
-    wish::Family,
 };
 
 const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
@@ -59,9 +60,14 @@ impl Link {
 }
 
 /// The task's parts.
+#[derive(Clone)]
 pub struct Announcements {
     /// Where the stream comes from.
     pub allocator: Allocator,
+    /// What the allocator is told.
+    pub cluster: ClusterSync,
+    /// Counts the complete lists of Services.
+    pub lists: watch::Receiver<u64>,
     /// Where the state of the stream is shown.
     pub link: watch::Sender<Link>,
     /// What waits for what.
@@ -77,18 +83,22 @@ pub struct Announcements {
 }
 
 impl Announcements {
-    /// Holds the stream open for ever.
-    pub async fn run(self) {
+    /// Holds the stream open for as long as this process leads.
+    pub async fn run(mut self) {
+        // What another replica was told meanwhile is not known.
+        self.link.send_replace(Link::Connecting);
         let mut backoff = BACKOFF.build();
         let mut lost_before = false;
+        let mut resume = 0;
         loop {
-            let refusal = match self.open().await {
-                Ok(stream) => {
-                    info!("lb-allocator is there");
-                    self.started(lost_before);
+            let refusal = match self.open(resume).await {
+                Ok((stream, resumed)) => {
+                    info!(resumed, "lb-allocator is there");
+                    self.started(lost_before, resumed);
                     backoff = BACKOFF.build();
                     lost_before = true;
-                    let refusal = self.follow(stream).await;
+                    let refusal;
+                    (refusal, resume) = self.follow(stream).await;
                     self.ledger.lost();
                     refusal
                 }
@@ -103,47 +113,89 @@ impl Announcements {
         }
     }
 
-    /// A stream that has said `Started`.
-    async fn open(&self) -> Result<Streaming<WatchResponse>, Refusal> {
-        let mut stream = self.allocator.watch().await?;
+    /// A stream that has said `Started`, of an allocator that knows what this cluster
+    /// has; and whether nothing was missed.
+    async fn open(&mut self, resume: i64) -> Result<(Streaming<WatchResponse>, bool), Refusal> {
+        let mut stream = self.allocator.watch(resume).await?;
         let first = tokio::time::timeout(START_DEADLINE, stream.message());
         let first = first
             .await
             .map_err(|_| broken("its stream does not start"))?;
-        match first.map_err(|status| Refusal::from(&status))? {
-            Some(WatchResponse {
-                event: Some(Event::Started(_)),
-                ..
-            }) => Ok(stream),
-            Some(_) | None => Err(broken("its stream did not start as it should")),
+        let first = first.map_err(|status| Refusal::from(&status))?;
+        let Some(WatchResponse {
+            event: Some(Event::Started(started)),
+            revision,
+        }) = first
+        else {
+            return Err(broken("its stream did not start as it should"));
+        };
+        self.allocator.saw(revision);
+        if !started.resumed {
+            // Without a complete list nothing is known, so nothing is told.
+            let listed = self.lists.wait_for(|lists| *lists > 0).await;
+            listed.map_err(|_| broken("lb-watcher is stopping"))?;
+            self.cluster.tell().await?;
         }
+        Ok((stream, started.resumed))
     }
 
-    /// Passes on what the stream tells, until it ends.
-    async fn follow(&self, mut stream: Streaming<WatchResponse>) -> Refusal {
+    /// Passes on what the stream tells, until it ends; and the revision it came to.
+    async fn follow(&mut self, mut stream: Streaming<WatchResponse>) -> (Refusal, i64) {
+        let mut reached = self.allocator.seen();
+        let mut again = tokio::time::interval_at(Instant::now() + EVERY, EVERY);
         loop {
-            match stream.message().await {
-                Ok(Some(WatchResponse { event, .. })) => self.told(event),
-                Ok(None) => return broken("its stream ended"),
-                Err(status) => return Refusal::from(&status),
+            let refusal = tokio::select! {
+                message = stream.message() => match message {
+                    Ok(Some(WatchResponse { event, revision })) => {
+                        reached = revision;
+                        self.allocator.saw(revision);
+                        if matches!(event, Some(Event::Lagged(_))) {
+                            self.cluster.tell().await.err().or_else(|| {
+                                self.told(event);
+                                None
+                            })
+                        } else {
+                            self.told(event);
+                            None
+                        }
+                    }
+                    Ok(None) => Some(broken("its stream ended")),
+                    Err(status) => Some(Refusal::from(&status)),
+                },
+                _ = again.tick() => self.cluster.tell().await.err(),
+                Ok(()) = self.lists.changed() => self.cluster.tell().await.err(),
+            };
+            if let Some(refusal) = refusal {
+                return (refusal, reached);
             }
         }
     }
 
     /// What happened before is not told, so all that wait ask again. After a loss
-    /// everybody does: the allocator may be another one by now, and learns from
-    /// the Services' statuses who holds what.
-    fn started(&self, lost_before: bool) {
-        let mut keys = self.ledger.wake(|_| true);
-        if lost_before {
-            keys = self.ledger.keys();
-            let ours = self.store.ours();
-            keys.extend(ours.iter().map(|service| Key::of(service)));
-        }
+    /// everybody does: the allocator may be another one by now. If nothing was
+    /// missed, only those ask who could not meanwhile.
+    fn started(&self, lost_before: bool, resumed: bool) {
+        let keys = if resumed {
+            let mut keys = self
+                .ledger
+                .wake(|waiting| waiting.remedy == Remedy::RetrySoon);
+            let gone = self.ledger.keys().into_iter();
+            keys.extend(gone.filter(|key| self.store.get(key).is_none()));
+            keys
+        } else {
+            let mut keys = self.ledger.wake(|_| true);
+            if lost_before {
+                keys = self.ledger.keys();
+                let ours = self.store.ours();
+                keys.extend(ours.iter().map(|service| Key::of(service)));
+            }
+            keys
+        };
+        // Those that were told to wait for this may ask from now on.
+        self.link.send_replace(Link::Up);
         self.push_batch(keys);
         self.health.allocator_answered();
         self.metrics.allocator_up(true);
-        self.link.send_replace(Link::Up);
     }
 
     fn lost(&self, refusal: &Refusal) {
@@ -164,24 +216,27 @@ impl Announcements {
 
     fn told(&self, event: Option<Event>) {
         let keys = match event {
-            Some(Event::Freed(freed)) => {
-                let family = match freed.family() {
-                    lb_proto::v1::IpFamily::Ipv4 => Some(Family::V4),
-                    lb_proto::v1::IpFamily::Ipv6 => Some(Family::V6),
-                    lb_proto::v1::IpFamily::Unspecified => None,
-                };
-                self.ledger.wake(|waiting| may_be_served(waiting, family))
-            }
+            Some(Event::Freed(freed)) => self.outdated(freed.services),
+            Some(Event::AskAgain(ask_again)) => self.outdated(ask_again.services),
             // What a newer allocator tells may be worth asking for too.
-            Some(
-                Event::PoolsChanged(_) | Event::AskAgain(_) | Event::Lagged(_) | Event::Started(_),
-            )
-            | None => self.ledger.wake(|_| true),
+            Some(Event::PoolsChanged(_) | Event::Lagged(_) | Event::Started(_)) | None => {
+                self.ledger.wake(|_| true)
+            }
         };
         for key in keys {
             let rank = rank(&self.store, &self.ledger, &key);
             self.queue.push(key, rank);
         }
+    }
+
+    fn outdated(&self, services: Vec<ServiceKey>) -> Vec<Key> {
+        let keys = services.into_iter().map(|service| Key {
+            namespace: service.namespace,
+            name: service.name,
+        });
+        let keys: Vec<_> = keys.collect();
+        self.ledger.outdate(&keys);
+        keys
     }
 
     fn push_batch(&self, keys: Vec<Key>) {
@@ -198,17 +253,6 @@ impl Announcements {
     }
 }
 
-/// Whether a Service that waits may be served by a freed address.
-fn may_be_served(waiting: &Waiting, family: Option<Family>) -> bool {
-    let waits = match waiting.remedy {
-        Remedy::WaitForFreed | Remedy::WaitForEither => true,
-        Remedy::WaitForPools | Remedy::WaitForEdit | Remedy::RetrySoon | Remedy::RetrySeldom => {
-            false
-        }
-    };
-    waits && family.is_none_or(|family| waiting.families.contains(&family))
-}
-
 fn broken(what: &str) -> Refusal {
     Refusal::new(
         Reason::AllocatorUnavailable,
@@ -219,33 +263,6 @@ fn broken(what: &str) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_freed_address_wakes_those_that_it_may_serve() {
-        use Family::{V4, V6};
-        let waiting = |remedy| Waiting {
-            remedy,
-            families: vec![V4],
-            since: 0,
-            pending: true,
-        };
-        for (remedy, wakes) in [
-            (Remedy::WaitForFreed, true),
-            (Remedy::WaitForEither, true),
-            (Remedy::WaitForPools, false),
-            (Remedy::WaitForEdit, false),
-            (Remedy::RetrySoon, false),
-            (Remedy::RetrySeldom, false),
-        ] {
-            assert_eq!(
-                may_be_served(&waiting(remedy), Some(V4)),
-                wakes,
-                "{remedy:?}"
-            );
-            assert_eq!(may_be_served(&waiting(remedy), None), wakes, "{remedy:?}");
-            assert!(!may_be_served(&waiting(remedy), Some(V6)));
-        }
-    }
 
     #[test]
     fn only_an_allocator_that_does_not_answer_holds_back_those_that_wait() {

@@ -124,14 +124,11 @@ impl Ledger {
         self.state.lock().records.remove(key);
     }
 
-    /// The allocator has an address for a Service that nothing is known of.
-    pub fn learn(&self, key: &Key, uid: &str, address: IpAddr) {
+    /// Nothing is known of any Service any more.
+    pub fn clear(&self) {
         let mut state = self.state.lock();
-        let record = state.records.entry(key.clone());
-        let record = record.or_insert_with(|| Record::of(uid));
-        if record.uid == uid && !record.held.contains(&address) {
-            record.held.push(address);
-        }
+        state.records.clear();
+        state.news += 1;
     }
 
     /// A Service is gone that may have been granted something before this process
@@ -205,6 +202,7 @@ impl Ledger {
             Remedy::WaitForFreed | Remedy::WaitForPools | Remedy::WaitForEither => true,
             Remedy::WaitForEdit | Remedy::RetrySoon | Remedy::RetrySeldom => false,
         };
+        let decided = decided && !refusal.keeps_the_address();
         let believed = record.granted_in == Some(epoch) || !refusal.is_about_pools();
         if decided && believed {
             record.lost = true;
@@ -287,6 +285,17 @@ impl Ledger {
                 key.clone()
             })
             .collect()
+    }
+
+    /// The allocator told something about these Services: their last answers are
+    /// outdated.
+    pub fn outdate<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) {
+        let mut state = self.state.lock();
+        for key in keys {
+            if let Some(record) = state.records.get_mut(key) {
+                record.reply = None;
+            }
+        }
     }
 
     /// Counts. Linear in the number of Services: for scrapes.

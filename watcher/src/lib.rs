@@ -9,15 +9,22 @@
 //!       │ keys           │                            │ keys      │
 //!       ▼                ▼                            ▼           │
 //!     queue ─────────► sync, one Service at a time ◄─ queue       │
-//!       ▲                │  wish: what it asks for ─► allocator ──┘
-//!       │ keys           │  status: what it should say
-//!    orphans             └─► status_writer: one write, or none
-//!  after each list             └─► news: the Event and the log line, once
+//!                        │  wish: what it asks for ─► allocator ──┤ Sync
+//!                        │  status: what it should say            │
+//!                        └─► status_writer: one write, or none    │
+//!                              └─► news: the Event and the        │
+//!                                  log line, once                 │
+//! cluster_sync: all that the cluster has, after each list ────────┘
 //! ```
+//!
+//! Nobody asks before [`cluster_sync`] has told the allocator what the cluster has.
 //!
 //! Before the first list of Services, [`namespace_watch`] reads the labels of all
 //! namespaces, which are part of each wish; when they change, the namespace's
 //! Services are queued.
+//!
+//! Of several replicas only one acts: [`election`] says which, by a [`lease`], and
+//! [`leadership`] sees to it that queue, workers and orphans do nothing elsewhere.
 //!
 //! Start reading at [`sync`]; [`wish`] (with [`annotations`] and [`sharing`]),
 //! [`grant`], [`view`] and [`status`] are its pure parts. [`queue`] says who is looked at when, [`ledger`] what this process
@@ -29,17 +36,21 @@ pub mod allocator;
 pub mod annotations;
 pub mod announcements;
 pub mod args;
+pub mod cluster_sync;
 pub mod decision_log;
+pub mod election;
 pub mod events;
 pub mod grant;
 pub mod key;
+pub mod leadership;
+pub mod lease;
+pub mod lease_name;
 pub mod ledger;
 pub mod logging;
 pub mod metrics;
 pub mod namespace_store;
 pub mod namespace_watch;
 pub mod news;
-pub mod orphans;
 pub mod queue;
 pub mod rank;
 pub mod reason;

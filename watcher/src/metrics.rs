@@ -30,6 +30,7 @@ pub struct Metrics {
     pending: Gauge,
     oldest_pending: Gauge,
     allocator_up: Gauge,
+    leader: Gauge,
 }
 
 /// How a sync ended.
@@ -85,6 +86,7 @@ impl Metrics {
             pending: Gauge::default(),
             oldest_pending: Gauge::default(),
             allocator_up: Gauge::default(),
+            leader: Gauge::default(),
         };
         let mut registry = Registry::with_prefix("lb_watcher");
         metrics.register(&mut registry);
@@ -104,6 +106,7 @@ impl Metrics {
             pending,
             oldest_pending,
             allocator_up,
+            leader,
         } = self.clone();
         registry.register("syncs", "Services looked at, by how it ended", syncs);
         registry.register_with_unit(
@@ -150,6 +153,11 @@ impl Metrics {
             "1 while lb-allocator tells of changes",
             allocator_up,
         );
+        registry.register(
+            "leader",
+            "1 while this replica acts, 0 while it stands by",
+            leader,
+        );
     }
 
     /// A sync ended.
@@ -184,7 +192,8 @@ impl Metrics {
     }
 
     /// The text of a scrape.
-    pub fn scrape(&self, registry: &Registry, depth: usize, census: Census) -> String {
+    pub fn scrape(&self, registry: &Registry, depth: usize, census: Census, leads: bool) -> String {
+        self.leader.set(i64::from(leads));
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.queue_depth.set(count(depth));
         self.held.set(count(census.held));

@@ -8,6 +8,8 @@
 //!   creation. After a batch was pushed, no pending Service is handed out until
 //!   every holder of the batch had its turn: what a Service already has must be
 //!   confirmed before it could be given to one that waits.
+//! - While it stands by it takes no keys: nobody works on them, and whoever opens it
+//!   looks at every Service.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -74,6 +76,7 @@ pub struct Queue {
 #[derive(Debug, Default)]
 struct State {
     closed: bool,
+    stands_by: bool,
     sequence: u64,
     entries: HashMap<Key, Entry>,
     ready: BTreeMap<(Rank, u64), Key>,
@@ -121,10 +124,36 @@ impl Queue {
     pub fn push_batch(&self, batch: impl IntoIterator<Item = (Key, Rank)>) {
         let mut state = self.state.lock();
         for (key, rank) in batch {
-            if rank == Rank::Holder {
-                state.holders.insert(key.clone());
-            }
-            state.push(key, rank);
+            state.push_of_batch(key, rank);
+        }
+        self.changed(&state);
+    }
+
+    /// Forgets all keys, also those that are worked on, and takes none until
+    /// [`Self::open`].
+    pub fn stand_by(&self) {
+        let mut state = self.state.lock();
+        let closed = state.closed;
+        *state = State {
+            closed,
+            stands_by: true,
+            ..State::default()
+        };
+        self.changed(&state);
+    }
+
+    /// Whether keys are not taken.
+    pub fn stands_by(&self) -> bool {
+        self.state.lock().stands_by
+    }
+
+    /// Takes keys from now on, after this batch. Nothing is pushed while it is put
+    /// together, so nothing is missed.
+    pub fn open(&self, batch: impl FnOnce() -> Vec<(Key, Rank)>) {
+        let mut state = self.state.lock();
+        state.stands_by = false;
+        for (key, rank) in batch() {
+            state.push_of_batch(key, rank);
         }
         self.changed(&state);
     }
@@ -194,7 +223,17 @@ impl Queue {
 }
 
 impl State {
+    fn push_of_batch(&mut self, key: Key, rank: Rank) {
+        if rank == Rank::Holder && !self.stands_by {
+            self.holders.insert(key.clone());
+        }
+        self.push(key, rank);
+    }
+
     fn push(&mut self, key: Key, rank: Rank) {
+        if self.stands_by {
+            return;
+        }
         if rank != Rank::Holder {
             self.holders.remove(&key);
         }
@@ -405,6 +444,30 @@ mod tests {
         let start = Instant::now();
         assert_eq!(sleeper.await.unwrap(), "a");
         assert_eq!(start.elapsed().as_secs(), 300);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_that_stands_by_forgets_all_and_takes_nothing_until_it_is_opened() {
+        let queue = Queue::default();
+        for name in ["worked on", "ready", "retried"] {
+            queue.push(key(name), Rank::Holder);
+        }
+        let retried = queue.pop().await.unwrap();
+        queue.done(&retried.key, Next::Retry);
+        let worked_on = queue.pop().await.unwrap();
+        queue.stand_by();
+        assert!(queue.stands_by() && !*queue.busy().borrow());
+        queue.push(key("a"), Rank::Holder);
+        queue.push_batch([(key("b"), Rank::Holder)]);
+        queue.done(&worked_on.key, Next::Again);
+        tokio::time::advance(Duration::from_secs(600)).await;
+        assert!(queue.pop().now_or_never().is_none());
+
+        queue.open(|| vec![(key("pending"), OLD), (key("holder"), Rank::Holder)]);
+        assert_eq!(queue.pop().await.unwrap().key, key("holder"));
+        assert!(queue.pop().now_or_never().is_none());
+        queue.done(&key("holder"), Next::Done);
+        assert_eq!(queue.pop().await.unwrap().key, key("pending"));
     }
 
     #[tokio::test(start_paused = true)]

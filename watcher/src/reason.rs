@@ -97,6 +97,12 @@ reasons! {
     SharingNotPermitted = "SHARING_NOT_PERMITTED" => WaitForEither,
         "share within one cluster, let both Services name the other's namespace, and use the same \
          externalTrafficPolicy and selector";
+    /// Others hold the address that it shows.
+    AddressConflict = "ADDRESS_CONFLICT" => WaitForEither,
+        "both keep working; decide with lb-allocator's ResolveConflict, or delete one of the two";
+    /// The address that it holds goes to another Service.
+    AddressHandedOver = "ADDRESS_HANDED_OVER" => WaitForEither,
+        "it gets another address as soon as it has let go of this one";
     /// The wish cannot be read.
     InvalidRequest = "INVALID_REQUEST" => WaitForEdit,
         "correct the Service";
@@ -158,6 +164,17 @@ impl Refusal {
                 reason,
                 Some(Reason::AddressNotInPool | Reason::AddressExcluded)
             )
+    }
+
+    /// Whether a Service goes on with the address that it shows, though it does not
+    /// hold it.
+    pub fn keeps_the_address(&self) -> bool {
+        Reason::parse(&self.reason) == Some(Reason::AddressConflict)
+    }
+
+    /// Whether a Service has to let go of its address before it can have another.
+    pub fn lets_go(&self) -> bool {
+        Reason::parse(&self.reason) == Some(Reason::AddressHandedOver)
     }
 
     /// All that people are told.

@@ -18,6 +18,8 @@ use crate::{
     admin::Admin,
     allocator::Allocator,
     args::{Args, time_zone},
+    election::Place,
+    lease_name::lease_name,
     logging,
     metrics::Metrics,
     scope::ClassRule,
@@ -35,6 +37,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         load_balancer_class,
         handle_unclassed,
         annotation_aliases,
+        leader_elect,
+        leader_elect_lease_namespace,
         admin_listen,
         concurrency,
         log_format,
@@ -45,6 +49,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let stop_signal = stop_signal()?;
     let config = kube_config(kubeconfig, context).await?;
     info!(cluster = cluster.0, api_server = %config.cluster_url, allocator = allocator.text, "starting");
+    let place = Place {
+        namespace: leader_elect_lease_namespace.unwrap_or_else(|| own_namespace(&config)),
+        name: lease_name(&cluster, load_balancer_class.as_ref(), handle_unclassed),
+    };
     let client = Client::try_from(config).context("cannot make a Kubernetes client")?;
     let listener = TcpListener::bind(admin_listen)
         .await
@@ -54,6 +62,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let setup = Setup {
         rule: ClassRule::new(load_balancer_class.map(|class| class.0), handle_unclassed),
         peers: annotation_aliases,
+        lease: leader_elect.then_some(place),
         concurrency,
         instance,
     };
@@ -61,6 +70,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let tasks = Tasks::start(setup, client, allocator, metrics.clone(), decisions);
     let admin = Admin {
         health: tasks.health.clone(),
+        leadership: tasks.leadership.clone(),
         metrics,
         registry,
         queue: tasks.queue.clone(),
@@ -107,6 +117,14 @@ async fn kube_config(
     config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS) + 10));
     config.reset_reader_on_write = true;
     Ok(config)
+}
+
+/// The Pod's namespace where the cluster is the Pod's own.
+fn own_namespace(config: &Config) -> String {
+    match Config::incluster() {
+        Ok(own) if own.cluster_url == config.cluster_url => own.default_namespace,
+        Ok(_) | Err(_) => "kube-system".to_owned(),
+    }
 }
 
 /// SIGTERM or SIGINT, also if it comes before this is waited for.

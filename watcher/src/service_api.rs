@@ -31,6 +31,9 @@ pub enum ApiError {
     /// The Service is gone, or not as it was last told: the watch tells of it.
     #[error("the Service changed or is gone")]
     Gone,
+    /// The Service has changed since it was looked at.
+    #[error("the Service has changed")]
+    Outdated,
     /// What was written is not valid: the Service is of another type by now.
     #[error("the API server rejects the status: {0}")]
     Invalid(String),
@@ -119,6 +122,9 @@ fn manager(message: &str) -> &str {
     message.split('"').nth(1).unwrap_or(message)
 }
 
+/// The API server's words for a version that is not the present one.
+const MODIFIED: &str = "the object has been modified";
+
 fn classify(status: &Status) -> ApiError {
     let causes = status.details.iter().flat_map(|details| &details.causes);
     let conflicts: Vec<_> = causes
@@ -134,9 +140,9 @@ fn classify(status: &Status) -> ApiError {
         });
     }
     match status.code {
-        // An apply with a uid on a name that is not there is a conflict, and so is
-        // one with an old version; with the uid of an earlier Service of the name,
-        // the uid is an immutable field.
+        409 if status.message.contains(MODIFIED) => ApiError::Outdated,
+        // An apply with a uid on a name that is not there is a conflict; with the
+        // uid of an earlier Service of the name, the uid is an immutable field.
         404 | 409 => ApiError::Gone,
         422 if status
             .details
@@ -199,6 +205,10 @@ mod tests {
                 "{answer}"
             );
         }
+        let modified = "Operation cannot be fulfilled on services \"a\": the object has been \
+                        modified; please apply your changes to the latest version and try again";
+        let modified = json!({"code": 409, "reason": "Conflict", "message": modified});
+        assert!(matches!(status(modified), ApiError::Outdated));
         for code in [403, 429, 500, 503, 504] {
             assert!(matches!(
                 status(json!({"code": code})),

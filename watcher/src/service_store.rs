@@ -57,6 +57,20 @@ impl ServiceStore {
         state.services.values().filter(ours).cloned().collect()
     }
 
+    /// The Services that want an address, of whatever class, in the order of keys.
+    pub fn wanting(&self) -> Vec<Arc<Service>> {
+        let state = self.state.lock();
+        let wants = |s: &&Arc<Service>| self.rule.scope(s) != Scope::OtherType;
+        let mut services: Vec<_> = state.services.values().filter(wants).cloned().collect();
+        services.sort_by_cached_key(|service| Key::of(service));
+        services
+    }
+
+    /// All that are kept, also those of which only our condition is to be removed.
+    pub fn all(&self) -> Vec<Arc<Service>> {
+        self.state.lock().services.values().cloned().collect()
+    }
+
     /// A watch event. Says whether it is news: the answer to our own write comes
     /// back as an event too.
     pub fn apply(&self, service: Service) -> bool {

@@ -109,6 +109,10 @@ impl ServiceWatch {
     fn gone(&self, service: &Service) {
         let key = Key::of(service);
         let ours = self.store.rule().scope(service) == Scope::Ours;
+        // Who stands by compares with the allocator when it begins to lead.
+        if self.queue.stands_by() {
+            return;
+        }
         if ours || status::condition(service).is_some() {
             self.ledger
                 .departed(&key, &service.uid().unwrap_or_default());

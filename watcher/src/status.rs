@@ -219,13 +219,7 @@ pub fn patch(service: &Service, desired: &Desired, now: Timestamp) -> Option<Val
     if !addresses.is_empty() {
         status["loadBalancer"] = json!({"ingress": addresses});
     }
-    let mut body = body(service, status);
-    if desired.addresses.is_none() {
-        // What is refused was decided on this version of the Service. Applied to one
-        // that shows an address by now, it would take that away.
-        body["metadata"]["resourceVersion"] = json!(service.resource_version());
-    }
-    Some(body)
+    Some(body(service, status))
 }
 
 /// Whether the status says already what an answer of the allocator leads to.
@@ -253,16 +247,21 @@ pub fn withdrawal(service: &Service) -> Value {
 }
 
 /// The uid makes the API server refuse to write to a Service that was created
-/// again under the same name.
+/// again under the same name; the version, to one that changed since we looked at
+/// it, as when another replica has taken over.
 fn body(service: &Service, status: Value) -> Value {
+    let mut metadata = json!({
+        "name": service.name_any(),
+        "namespace": service.namespace(),
+        "uid": service.uid(),
+    });
+    if let Some(version) = service.resource_version() {
+        metadata["resourceVersion"] = version.into();
+    }
     json!({
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {
-            "name": service.name_any(),
-            "namespace": service.namespace(),
-            "uid": service.uid(),
-        },
+        "metadata": metadata,
         "status": status,
     })
 }

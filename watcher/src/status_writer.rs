@@ -129,6 +129,11 @@ fn failed(error: &ApiError) -> Next {
             debug!("the Service changed or went meanwhile");
             Next::Done
         }
+        // The watch tells of the change, or is about to.
+        ApiError::Outdated => {
+            debug!("the Service changed meanwhile");
+            Next::Retry
+        }
         ApiError::Invalid(_) => {
             warn!("not written, and not tried again before the Service changes: {error}");
             Next::Done

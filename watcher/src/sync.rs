@@ -70,6 +70,22 @@ impl Answer {
             remembered: false,
         }
     }
+
+    /// When nobody can be asked: what was granted before still holds.
+    fn without(view: &View<'_>, refusal: Refusal) -> Self {
+        let before = view.known.and_then(|record| record.reply.as_ref());
+        let granted = before
+            .filter(|reply| reply.wish == view.fingerprint)
+            .and_then(|reply| reply.outcome.clone().ok());
+        match granted {
+            Some(grant) => Self {
+                outcome: Ok(grant),
+                outdated: false,
+                remembered: true,
+            },
+            None => Self::now(Err(refusal)),
+        }
+    }
 }
 
 fn net() -> Duration {
@@ -162,11 +178,11 @@ impl Syncer {
         {
             return Answer::now(outcome);
         }
-        // Those that hold something ask at once when the allocator is back, and
-        // only then may those that wait: it may have forgotten who holds what.
+        // Nobody asks before the allocator was told what this cluster has: it may
+        // have forgotten it.
         let gate = self.link.borrow().refusal();
-        if let Some(refusal) = gate.filter(|_| !view.has_address()) {
-            return Answer::now(Err(refusal));
+        if let Some(refusal) = gate {
+            return Answer::without(view, refusal);
         }
         let asked = self.ledger.moment();
         let wish = &view.reading.wish;
@@ -181,15 +197,7 @@ impl Syncer {
             }
             Err(refusal) if refusal.remedy == Remedy::RetrySoon => {
                 self.log(&refusal, "not granted");
-                let before = view.known.and_then(|record| record.reply.as_ref());
-                match before.filter(|reply| reply.wish == *fingerprint) {
-                    Some(reply) if reply.outcome.is_ok() => Answer {
-                        outcome: reply.outcome.clone(),
-                        outdated: false,
-                        remembered: true,
-                    },
-                    Some(_) | None => Answer::now(Err(refusal)),
-                }
+                Answer::without(view, refusal)
             }
             Err(refusal) => {
                 if refusal.remedy == Remedy::RetrySeldom {
@@ -260,6 +268,16 @@ impl Syncer {
         {
             return next;
         }
+        if refusal.lets_go() {
+            // The status does not show the address any more.
+            return match self.release(view.key, &view.uid).await {
+                Ok(()) => Next::Again,
+                Err(refusal) => {
+                    self.log(&refusal, "not released");
+                    Next::Retry
+                }
+            };
+        }
         if outdated {
             return Next::Again;
         }
@@ -326,6 +344,10 @@ impl Syncer {
     async fn release(&self, key: &Key, uid: &str) -> Result<(), Refusal> {
         if uid.is_empty() {
             return Ok(());
+        }
+        // An allocator that hangs would cost each of them its whole deadline.
+        if let Some(refusal) = self.link.borrow().refusal() {
+            return Err(refusal);
         }
         let released = self.allocator.release(key, uid).await?;
         if !released.is_empty() {

@@ -10,21 +10,24 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     admin::Health,
     allocator::Allocator,
     annotations::Peer,
     announcements::{Announcements, Link},
+    cluster_sync::ClusterSync,
     decision_log::DecisionLog,
+    election::{Election, Place},
     events,
+    leadership::Leadership,
+    lease::Candidate,
     ledger::Ledger,
     metrics::Metrics,
     namespace_store::NamespaceStore,
     namespace_watch::NamespaceWatch,
     news::News,
-    orphans::Orphans,
     queue::{Next, Queue},
     scope::ClassRule,
     service_api::ServiceApi,
@@ -36,8 +39,8 @@ use crate::{
 
 /// How long what is under way may take once the end was asked for.
 const GRACE: Duration = Duration::from_secs(10);
-/// How long Events may still be sent after that.
-const EVENTS_GRACE: Duration = Duration::from_secs(1);
+/// How long Events may still be sent, and the lease released, after that.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// What tells one watcher from another.
 #[derive(Debug)]
@@ -46,6 +49,8 @@ pub struct Setup {
     pub rule: ClassRule,
     /// Whose annotations are read besides our own.
     pub peers: Vec<Peer>,
+    /// By which Lease replicas agree on who acts; nothing where there are none.
+    pub lease: Option<Place>,
     /// How many Services are worked on at a time.
     pub concurrency: u16,
     /// The name of this process in Events.
@@ -61,8 +66,12 @@ pub struct Tasks {
     pub queue: Arc<Queue>,
     /// What is known of each Service.
     pub ledger: Arc<Ledger>,
+    /// Whether this process acts.
+    pub leadership: Arc<Leadership>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
+    resign: CancellationToken,
+    election: AbortOnDropHandle<()>,
     events: AbortOnDropHandle<()>,
 }
 
@@ -78,6 +87,7 @@ impl Tasks {
         let Setup {
             rule,
             peers,
+            lease,
             concurrency,
             instance,
         } = setup;
@@ -86,7 +96,10 @@ impl Tasks {
         let ledger = Arc::new(Ledger::default());
         let queue = Arc::new(Queue::default());
         let health = Arc::new(Health::default());
+        let leadership = Arc::new(Leadership::default());
+        queue.stand_by();
         let api = ServiceApi::new(client.clone(), metrics.clone());
+        let identity = format!("{instance}_{:016x}", fastrand::u64(..));
         let (events, sender) = events::channel(client.clone(), instance, metrics.clone());
         let (link_sender, link) = watch::channel(Link::Connecting);
         let (lists, lists_receiver) = watch::channel(0);
@@ -95,7 +108,7 @@ impl Tasks {
         let syncer = Arc::new(Syncer {
             store: store.clone(),
             namespaces: namespaces.clone(),
-            peers,
+            peers: peers.clone(),
             ledger: ledger.clone(),
             allocator: allocator.clone(),
             link,
@@ -114,28 +127,46 @@ impl Tasks {
             let task = stop.clone().run_until_cancelled_owned(task);
             tasks.spawn(async { task.await.unwrap_or_default() });
         };
-        spawn(Box::pin(
-            Announcements {
+        let announcements = Announcements {
+            cluster: ClusterSync {
                 allocator: allocator.clone(),
-                link: link_sender,
-                ledger: ledger.clone(),
                 store: store.clone(),
-                queue: queue.clone(),
-                health: health.clone(),
-                metrics: metrics.clone(),
-            }
-            .run(),
-        ));
-        spawn(Box::pin(
-            Orphans {
-                allocator,
-                api,
-                store: store.clone(),
+                namespaces: namespaces.clone(),
+                peers,
                 ledger: ledger.clone(),
-                queue: queue.clone(),
+            },
+            allocator,
+            lists: lists_receiver.clone(),
+            link: link_sender,
+            ledger: ledger.clone(),
+            store: store.clone(),
+            queue: queue.clone(),
+            health: health.clone(),
+            metrics: metrics.clone(),
+        };
+        spawn(Box::pin(in_each_term(leadership.clone(), move || {
+            announcements.clone().run()
+        })));
+        let election = Election {
+            leadership: leadership.clone(),
+            store: store.clone(),
+            ledger: ledger.clone(),
+            queue: queue.clone(),
+            health: health.clone(),
+        };
+        let resign = CancellationToken::new();
+        let election = match lease {
+            Some(place) => {
+                let Place { namespace, name } = &place;
+                info!(namespace, name, identity, "standing for election");
+                let candidate = Candidate::new(client.clone(), namespace, name.clone(), identity);
+                tokio::spawn(election.run(candidate, place, lists_receiver, resign.clone()))
             }
-            .run(lists_receiver),
-        ));
+            None => {
+                election.unopposed();
+                tokio::spawn(async {})
+            }
+        };
         spawn(Box::pin(
             NamespaceWatch {
                 namespaces,
@@ -159,17 +190,23 @@ impl Tasks {
             }
             .run(client, namespaces_listed_receiver),
         ));
-        let events = AbortOnDropHandle::new(tokio::spawn(sender.run(queue.busy())));
+        let events = tokio::spawn(sender.run(queue.busy()));
         for _ in 0..concurrency {
-            tasks.spawn(work(queue.clone(), syncer.clone(), metrics.clone()));
+            let (queue, syncer, metrics) = (queue.clone(), syncer.clone(), metrics.clone());
+            tasks.spawn(in_each_term(leadership.clone(), move || {
+                work(queue.clone(), syncer.clone(), metrics.clone())
+            }));
         }
         Self {
             health,
             queue,
             ledger,
+            leadership,
             stop,
             tasks,
-            events,
+            resign,
+            election: AbortOnDropHandle::new(election),
+            events: AbortOnDropHandle::new(events),
         }
     }
 
@@ -177,19 +214,30 @@ impl Tasks {
     pub async fn stop(self) {
         let Self {
             queue,
+            leadership,
             stop,
             mut tasks,
+            resign,
+            election,
             events,
             ..
         } = self;
         stop.cancel();
         queue.close();
+        leadership.retire();
         let all = async { while tasks.join_next().await.is_some() {} };
         if timeout(GRACE, all).await.is_err() {
             warn!("gave up on what was still under way; it is taken up at the next start");
         }
-        let _rest_is_lost = timeout(EVENTS_GRACE, events).await;
+        // What is told now was done while this replica led.
+        resign.cancel();
+        let farewell = async { tokio::join!(election, events) };
+        let _rest_is_lost = timeout(FAREWELL, farewell).await;
     }
+}
+
+async fn in_each_term<F: Future<Output = ()>>(leadership: Arc<Leadership>, start: impl Fn() -> F) {
+    leadership.each_term(start).await;
 }
 
 /// One worker.

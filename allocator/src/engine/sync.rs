@@ -91,7 +91,7 @@ impl Engine {
             .iter()
             .map(|acquire| (&*acquire.key, acquire))
             .collect();
-        self.mark_absent(cluster, &live, outcome);
+        self.mark_absent(sync, &live, outcome);
         let conflicts = self.settle_claims(&live, outcome);
         self.keep_conflicts(cluster, &conflicts, outcome);
         self.heard_of(cluster, outcome);
@@ -134,18 +134,20 @@ impl Engine {
 
     /// Marks what is held for Services that are not in the set, and unmarks what is
     /// held for those that are. Who acquired without a uid is a person, for a
-    /// Service that may be yet to come.
+    /// Service that may be yet to come; and what was given after the cluster made up
+    /// its set is not judged by it.
     fn mark_absent(
         &mut self,
-        cluster: &ClusterName,
+        sync: &Sync,
         live: &BTreeMap<&ServiceKey, &Acquire>,
         outcome: &mut Outcome,
     ) {
         let release_at = self.now.after(self.pools.settings().orphan_grace);
-        for held in self.of_cluster(cluster) {
+        for held in self.of_cluster(&sync.cluster) {
             let is_live = live.contains_key(&*held.key);
             let is_marked = held.holder.release_at.is_some();
-            if held.holder.uid.is_some() && is_live == is_marked {
+            let is_known = sync.seen.is_none_or(|seen| held.revision <= seen);
+            if held.holder.uid.is_some() && is_live == is_marked && (is_live || is_known) {
                 let holder = Holder {
                     release_at: (!is_live).then_some(release_at),
                     ..(*held.holder).clone()

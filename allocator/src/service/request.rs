@@ -42,6 +42,26 @@ pub fn acquire(request: v1::AcquireRequest) -> Result<Acquire, Status> {
     })
 }
 
+/// A Service that is there. What cannot be read of its wish is not asked for: one
+/// Service must not keep a cluster from telling what it has.
+pub fn present(request: v1::AcquireRequest) -> Result<Acquire, Status> {
+    let presence = Acquire {
+        key: Arc::new(service_key("service", request.service.clone())?),
+        uid: optional_uid(&request.uid)?,
+        cluster_ip: None,
+        wish: Wish {
+            families: Vec::new(),
+            policy: Policy::All,
+            requested: PerFamily::default(),
+            pool: None,
+            sharing: None,
+            current: Vec::new(),
+            labels: Arc::default(),
+        },
+    };
+    Ok(acquire(request).unwrap_or(presence))
+}
+
 pub fn release(request: v1::ReleaseRequest) -> Result<Command, Status> {
     let v1::ReleaseRequest { service, uid } = request;
     Ok(Command::Release(Release {

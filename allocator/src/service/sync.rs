@@ -54,7 +54,7 @@ impl Gathered {
             MAX_SERVICES,
         )?;
         for service in part.services {
-            let acquire = request::acquire(service)?;
+            let acquire = request::present(service)?;
             if acquire.key.cluster != self.cluster {
                 let message = format!("{} is not of cluster {}", acquire.key, self.cluster);
                 return Err(invalid(field, message));

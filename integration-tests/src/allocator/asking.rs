@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lb_proto::v1::{
-    Allocation, ListAllocationsRequest, ListPoolsRequest, Pool,
-    allocator_service_client::AllocatorServiceClient, pool_service_client::PoolServiceClient,
+    Allocation, Cluster, Conflict, ListAllocationsRequest, ListClustersRequest,
+    ListConflictsRequest, ListPoolsRequest, Pool, SyncRequest, SyncedService,
+    admin_service_client::AdminServiceClient, allocator_service_client::AllocatorServiceClient,
+    pool_service_client::PoolServiceClient,
 };
 use tonic::transport::{Channel, Endpoint};
 
@@ -53,6 +55,56 @@ impl Allocator {
             Ok(answer) => answer.into_inner().pools,
             Err(error) => panic!("cannot list the pools: {error}"),
         }
+    }
+
+    /// A client of its own connection.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub async fn admin_client(&self) -> AdminServiceClient<Channel> {
+        AdminServiceClient::new(self.channel().await)
+    }
+
+    /// All clusters.
+    ///
+    /// # Panics
+    /// When they cannot be listed.
+    pub async fn clusters(&self) -> Vec<Cluster> {
+        let mut client = self.pool_client().await;
+        match client.list_clusters(ListClustersRequest {}).await {
+            Ok(answer) => answer.into_inner().clusters,
+            Err(error) => panic!("cannot list the clusters: {error}"),
+        }
+    }
+
+    /// All conflicts.
+    ///
+    /// # Panics
+    /// When they cannot be listed.
+    pub async fn conflicts(&self) -> Vec<Conflict> {
+        let mut client = self.pool_client().await;
+        match client.list_conflicts(ListConflictsRequest {}).await {
+            Ok(answer) => answer.into_inner().conflicts,
+            Err(error) => panic!("cannot list the conflicts: {error}"),
+        }
+    }
+
+    /// Tells what a cluster has.
+    ///
+    /// # Errors
+    /// As the allocator answers.
+    pub async fn sync(
+        &self,
+        messages: Vec<SyncRequest>,
+    ) -> Result<Vec<SyncedService>, tonic::Status> {
+        let mut client = self.client().await;
+        let answer = client.sync(futures::stream::iter(messages)).await?;
+        let mut pages = answer.into_inner();
+        let mut services = Vec::new();
+        while let Some(page) = pages.message().await? {
+            services.extend(page.services);
+        }
+        Ok(services)
     }
 
     /// All allocations, in the order of addresses.

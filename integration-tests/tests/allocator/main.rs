@@ -18,5 +18,6 @@ mod reflection;
 mod refusals;
 mod routes;
 mod shutdown;
+mod sync;
 mod watch;
 mod write_lock;

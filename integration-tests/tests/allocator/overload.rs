@@ -58,6 +58,7 @@ async fn a_watch_that_nobody_reads_does_not_hold_up_others() {
     for _ in 0..20 {
         let request = WatchRequest {
             cluster: "one".to_owned(),
+            ..WatchRequest::default()
         };
         streams.push(allocator.client().await.watch(request).await.unwrap());
     }

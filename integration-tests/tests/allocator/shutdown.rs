@@ -68,6 +68,7 @@ async fn it_ends_in_time_whatever_its_clients_do() {
         .await
         .watch(WatchRequest {
             cluster: "one".to_owned(),
+            ..WatchRequest::default()
         })
         .await
         .unwrap();
@@ -76,6 +77,7 @@ async fn it_ends_in_time_whatever_its_clients_do() {
         .await
         .watch(WatchRequest {
             cluster: "two".to_owned(),
+            ..WatchRequest::default()
         })
         .await
         .unwrap()

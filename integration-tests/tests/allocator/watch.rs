@@ -4,28 +4,32 @@ use std::time::Duration;
 
 use integration_tests::{
     allocator::{Allocator, Options},
-    rpc::{acquire, release},
+    rpc::{acquire, of_cluster, release},
 };
 use lb_proto::v1::{IpFamily, WatchRequest, WatchResponse, watch_response::Event};
 use tokio::time::timeout;
-use tonic::Streaming;
+use tonic::{Code, Streaming};
 
-async fn watch(allocator: &Allocator) -> Streaming<WatchResponse> {
+async fn open(allocator: &Allocator, cluster: &str, resume: i64) -> Streaming<WatchResponse> {
     let request = WatchRequest {
-        cluster: "one".to_owned(),
+        cluster: cluster.to_owned(),
+        resume_revision: resume,
     };
-    let mut stream = allocator
-        .client()
-        .await
-        .watch(request)
-        .await
-        .unwrap()
-        .into_inner();
-    assert!(matches!(
-        next(&mut stream).await.event,
-        Some(Event::Started(_))
-    ));
-    stream
+    let stream = allocator.client().await.watch(request).await;
+    stream.unwrap().into_inner()
+}
+
+/// A stream that has begun, and whether nothing was missed.
+async fn watch(
+    allocator: &Allocator,
+    cluster: &str,
+    resume: i64,
+) -> (Streaming<WatchResponse>, bool) {
+    let mut stream = open(allocator, cluster, resume).await;
+    match next(&mut stream).await.event {
+        Some(Event::Started(started)) => (stream, started.resumed),
+        other => panic!("{other:?}"),
+    }
 }
 
 async fn next(stream: &mut Streaming<WatchResponse>) -> WatchResponse {
@@ -36,29 +40,145 @@ async fn next(stream: &mut Streaming<WatchResponse>) -> WatchResponse {
         .expect("a message before the end")
 }
 
+/// Who should ask, of the next message.
+async fn offered(stream: &mut Streaming<WatchResponse>) -> Vec<String> {
+    let services = match next(stream).await.event {
+        Some(Event::Freed(freed)) => freed.services,
+        Some(Event::AskAgain(ask_again)) => ask_again.services,
+        other => panic!("{other:?}"),
+    };
+    services.into_iter().map(|service| service.name).collect()
+}
+
 #[tokio::test]
-async fn a_freed_address_is_told_to_everyone_with_its_pool_family_and_revision() {
+async fn a_freed_address_is_offered_to_the_one_that_has_waited_longest() {
     let allocator = Allocator::start(Options::ip_list("web:192.0.2.1 mail:192.0.2.2")).await;
     let mut client = allocator.client().await;
-    client.acquire(acquire("web", "a")).await.unwrap();
-    let mut streams = [watch(&allocator).await, watch(&allocator).await];
-    client.acquire(acquire("mail", "a")).await.unwrap();
-    let released = client
-        .release(release("web", "a"))
-        .await
-        .unwrap()
-        .into_inner();
-    for stream in &mut streams {
-        let message = next(stream).await;
-        let Some(Event::Freed(freed)) = message.event else {
-            panic!("{message:?}")
-        };
-        assert_eq!(
-            (freed.pool.as_str(), freed.family()),
-            ("ip-list-web", IpFamily::Ipv4)
-        );
-        assert_eq!(message.revision, released.revision);
+    let (mut one, _) = watch(&allocator, "one", 0).await;
+    let (mut two, _) = watch(&allocator, "two", 0).await;
+    client.acquire(acquire("web", "holder")).await.unwrap();
+    client.acquire(acquire("mail", "holder")).await.unwrap();
+    client.acquire(acquire("mail", "other")).await.unwrap_err();
+    let first = of_cluster("two", acquire("web", "first"));
+    client.acquire(first.clone()).await.unwrap_err();
+    client.acquire(acquire("web", "second")).await.unwrap_err();
+
+    let released = client.release(release("web", "holder")).await.unwrap();
+    let message = next(&mut two).await;
+    assert_eq!(message.revision, released.into_inner().revision);
+    let Some(Event::Freed(freed)) = message.event else {
+        panic!("{message:?}")
+    };
+    assert_eq!(
+        (freed.pool.as_str(), freed.family()),
+        ("ip-list-web", IpFamily::Ipv4)
+    );
+    assert_eq!(freed.services, [first.service.unwrap()]);
+    // It does not ask: after a while it is the other one's turn, and nobody else's.
+    assert_eq!(offered(&mut one).await, ["second"]);
+}
+
+#[tokio::test]
+async fn an_offer_that_cannot_be_used_goes_on_at_once() {
+    let allocator = Allocator::start(Options::config(
+        "pools:\n- name: p\n  addresses: [192.0.2.1-192.0.2.2]\n  maxPerNamespace: 1\n",
+    ))
+    .await;
+    let mut client = allocator.client().await;
+    let (mut stream, _) = watch(&allocator, "one", 0).await;
+    client.acquire(acquire("a", "holder")).await.unwrap();
+    client.acquire(acquire("b", "holder")).await.unwrap();
+    let limited = acquire("b", "limited");
+    client.acquire(limited.clone()).await.unwrap_err();
+    client.acquire(acquire("c", "waits")).await.unwrap_err();
+    client.release(release("a", "holder")).await.unwrap();
+    let mut asked = offered(&mut stream).await;
+    if asked == ["limited"] {
+        client.acquire(limited).await.unwrap_err();
+        asked = offered(&mut stream).await;
     }
+    assert_eq!(asked, ["waits"]);
+    client.acquire(acquire("c", "waits")).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_freed_address_wakes_one_of_two_hundred_clusters() {
+    const CLUSTERS: usize = 200;
+    const WAITING: usize = 50;
+    let allocator = Allocator::start(Options::ip_list("web:192.0.2.1")).await;
+    let mut client = allocator.client().await;
+    client.acquire(acquire("web", "holder")).await.unwrap();
+    let mut streams = Vec::new();
+    for cluster in 0..CLUSTERS {
+        let name = format!("c{cluster}");
+        streams.push(watch(&allocator, &name, 0).await.0);
+        for service in 0..WAITING {
+            let request = of_cluster(&name, acquire("web", &format!("s{service}")));
+            client.acquire(request).await.unwrap_err();
+        }
+    }
+    client.release(release("web", "holder")).await.unwrap();
+    assert_eq!(offered(&mut streams[0]).await, ["s0"]);
+    client
+        .acquire(of_cluster("c0", acquire("web", "s0")))
+        .await
+        .unwrap();
+    // The next one is told when it is free again, and nobody was in between.
+    let mut request = release("web", "s0");
+    request.service.as_mut().unwrap().cluster = "c0".to_owned();
+    client.release(request).await.unwrap();
+    assert_eq!(offered(&mut streams[0]).await, ["s1"]);
+    for stream in &mut streams[1..] {
+        let silent = timeout(Duration::ZERO, stream.message()).await;
+        assert!(silent.is_err(), "told without need: {silent:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_where_an_earlier_one_ended_if_nothing_was_missed() {
+    let mut allocator = Allocator::start(Options::ip_list("web:192.0.2.1")).await;
+    let mut client = allocator.client().await;
+    client.acquire(acquire("web", "holder")).await.unwrap();
+    client.acquire(acquire("web", "waits")).await.unwrap_err();
+    let (mut stream, resumed) = watch(&allocator, "one", 1).await;
+    assert!(!resumed, "nothing is known of an earlier process");
+    client.release(release("web", "holder")).await.unwrap();
+    let reached = next(&mut stream).await.revision;
+    drop(stream);
+    assert!(watch(&allocator, "one", reached).await.1);
+    assert!(!watch(&allocator, "one", reached - 1).await.1);
+    allocator.kill();
+    allocator.start_again().await;
+    assert!(!watch(&allocator, "one", reached).await.1);
+}
+
+#[tokio::test]
+async fn a_reader_that_does_not_read_is_cut_off_and_told_so() {
+    let allocator = Allocator::start(Options::ip_list("web:192.0.2.1")).await;
+    let mut client = allocator.client().await;
+    let mut stream = open(&allocator, "one", 0).await;
+    // Each release is offered to the one that waits, and to nobody who reads.
+    for round in 0..40_000u32 {
+        let (holder, waits) = (format!("s{round}"), format!("s{}", round + 1));
+        client.acquire(acquire("web", &holder)).await.unwrap();
+        client.acquire(acquire("web", &waits)).await.unwrap_err();
+        client.release(release("web", &holder)).await.unwrap();
+        if round % 200 == 0 {
+            let clusters = allocator.clusters().await;
+            if clusters.iter().all(|cluster| cluster.watchers == 0) {
+                break;
+            }
+        }
+    }
+    let end = loop {
+        match timeout(Duration::from_secs(10), stream.message()).await {
+            Ok(Ok(Some(_))) => {}
+            Ok(end) => break end.unwrap_err(),
+            Err(_) => panic!("the stream was not cut"),
+        }
+    };
+    assert_eq!(end.code(), Code::ResourceExhausted);
+    assert!(end.message().contains("too slowly"), "{end}");
 }
 
 #[tokio::test]
@@ -68,6 +188,6 @@ async fn what_was_freed_before_the_stream_began_is_seen_by_asking_when_it_began(
     client.acquire(acquire("web", "a")).await.unwrap();
     client.acquire(acquire("web", "b")).await.unwrap_err();
     client.release(release("web", "a")).await.unwrap();
-    let _stream = watch(&allocator).await;
+    let _stream = watch(&allocator, "one", 0).await;
     client.acquire(acquire("web", "b")).await.unwrap();
 }

@@ -6,6 +6,7 @@ use integration_tests::{
     namespace::{CONDITION, Namespace, addresses, condition},
     site::Site,
 };
+use rustix::process::Signal;
 use serde_json::json;
 
 async fn served() -> (Namespace, Site) {
@@ -210,4 +211,24 @@ async fn a_condition_changes_its_transition_time_only_with_its_status() {
     );
     assert_eq!(after.last_transition_time, before.last_transition_time);
     assert_eq!(addresses(&ns.get("a").await), ["192.0.2.2"]);
+}
+
+#[tokio::test]
+async fn a_status_is_not_written_to_a_service_that_changed_since_it_was_looked_at() {
+    // The workers wait for the allocator: other tests' Services may not keep them busy.
+    let control_plane = ControlPlane::start("changed").await.unwrap();
+    let ns = control_plane.namespace().await;
+    let mut site = Site::start(&control_plane, format!("{ns}:192.0.2.1")).await;
+    site.allocator.process().signal(Signal::STOP);
+    ns.create(site.service("b")).await;
+    // It is refused without the allocator, and after its turn "b" had its own.
+    ns.create(site.service("last").ips("nonsense")).await;
+    ns.is_pending("last", "INVALID_REQUEST").await;
+    ns.annotate("b", "example.org/x", Some("y")).await;
+    site.allocator.process().signal(Signal::CONT);
+    ns.gets("b", ["192.0.2.1"]).await;
+    let writes = ns.was_written("b", 2).await;
+    let codes: Vec<_> = writes.iter().map(|write| write.code).collect();
+    assert_eq!(codes, [409, 200]);
+    ns.was_told("b", ["AddressAssigned"]).await;
 }

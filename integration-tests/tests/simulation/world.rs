@@ -20,6 +20,7 @@ use lb_allocator::{
 };
 use lb_watcher::{
     allocator::{Allocator, with_deadlines},
+    election::Place,
     metrics::Metrics,
     scope::ClassRule,
     tasks::{Setup, Tasks},
@@ -54,6 +55,8 @@ pub struct World {
     /// Milliseconds by which the allocator's clock is wrong.
     pub clock_error: Arc<AtomicI64>,
     pub disk_full: Arc<AtomicBool>,
+    /// Whether replicas elect one that acts.
+    elects: bool,
     folder: PathBuf,
     databases: u32,
     begun: Instant,
@@ -93,6 +96,7 @@ impl World {
             grants: Grants::default(),
             clock_error: Arc::default(),
             disk_full: Arc::default(),
+            elects: replicas > 1 && fastrand::u8(..4) > 0,
             folder: folder.to_owned(),
             databases: 0,
             begun: Instant::now(),
@@ -251,6 +255,10 @@ impl World {
         let setup = Setup {
             rule: ClassRule::new(None, false),
             peers: Vec::new(),
+            lease: self.elects.then(|| Place {
+                namespace: "kube-system".to_owned(),
+                name: "lb-watcher".to_owned(),
+            }),
             concurrency: 4,
             instance: host.to_owned(),
         };

@@ -12,6 +12,10 @@ use serde_json::{Value, json};
 /// The body of an answer, which may break off.
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 
+/// What the API server says of a write that carries an old version.
+pub const MODIFIED: &str = "the object has been modified; please apply your changes to the \
+                            latest version and try again";
+
 /// A `Status` that tells of a failure.
 #[derive(Debug)]
 pub struct Failure {

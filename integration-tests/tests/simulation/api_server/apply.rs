@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    answer::Failure,
+    answer::{Failure, MODIFIED},
     objects::{Key, Objects, shown},
 };
 
@@ -31,11 +31,7 @@ impl Objects {
         }
         let version = &body["metadata"]["resourceVersion"];
         if !version.is_null() && *version != stored.object["metadata"]["resourceVersion"] {
-            return Err(Failure::new(
-                409,
-                "Conflict",
-                "the object has been modified",
-            ));
+            return Err(Failure::new(409, "Conflict", MODIFIED));
         }
         let wanted = &body["status"]["loadBalancer"]["ingress"];
         let balanced = stored.object["spec"]["type"] == "LoadBalancer";

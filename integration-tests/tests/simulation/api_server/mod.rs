@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, oneshot};
 
 use self::{
-    answer::{Body, Failure, cut_short, respond, streamed},
+    answer::{Body, Failure, MODIFIED, cut_short, respond, streamed},
     objects::{Kind, Objects, WATCHER, shown},
 };
 use crate::chaos::Chaos;
@@ -205,8 +205,47 @@ impl ApiServer {
             (&Method::POST, ["apis", "events.k8s.io", "v1", "namespaces", _, "events"]) => {
                 respond(201, body)
             }
+            (
+                _,
+                [
+                    "apis",
+                    "coordination.k8s.io",
+                    "v1",
+                    "namespaces",
+                    _,
+                    "leases",
+                    rest @ ..,
+                ],
+            ) => self.lease(method, rest.first().copied(), body),
             _ => panic!("the watcher asks what is not simulated: {method} {path}"),
         }
+    }
+
+    /// Reads, creates or replaces a Lease; a name stands for all of it.
+    fn lease(&self, method: &Method, name: Option<&str>, body: &Value) -> Response<Body> {
+        let name = name
+            .or(body["metadata"]["name"].as_str())
+            .unwrap_or_default();
+        let known = self.objects(|objects| objects.leases.get(name).cloned());
+        let failure = match (method, known) {
+            (&Method::GET, Some(lease)) => return respond(200, &lease),
+            (&Method::GET | &Method::PUT, None) => Failure::new(404, "NotFound", "no such Lease"),
+            (&Method::POST, Some(_)) => Failure::new(409, "AlreadyExists", "it exists"),
+            (&Method::PUT, Some(lease))
+                if body["metadata"]["resourceVersion"] != lease["metadata"]["resourceVersion"] =>
+            {
+                Failure::new(409, "Conflict", MODIFIED)
+            }
+            (&Method::PUT, Some(_)) | (&Method::POST, None) => {
+                let lease = self.change(|objects| objects.put_lease(name, body.clone()));
+                let holder = &lease["spec"]["holderIdentity"];
+                self.chaos()
+                    .note(format_args!("{}: {holder} has the lease", self.cluster()));
+                return respond(200, &lease);
+            }
+            _ => panic!("the watcher does with a Lease what is not simulated: {method}"),
+        };
+        failure.response()
     }
 
     fn apply(

@@ -1,0 +1,149 @@
+//! Telling the allocator all that this cluster has: after each complete list, every
+//! few minutes, and whenever the allocator may have missed something. It learns from
+//! that what it forgot, and takes back what nobody here has any more.
+
+use std::{sync::Arc, time::Duration};
+
+use lb_proto::v1::{self, SyncOutcome, sync_request::Part};
+use prost::Message;
+use tracing::{info, warn};
+
+use crate::{
+    allocator::Allocator, annotations::Peer, key::Key, ledger::Ledger,
+    namespace_store::NamespaceStore, reason::Refusal, scope::Scope, service_store::ServiceStore,
+    status, view::View,
+};
+
+/// How often it is told even when nothing happened.
+pub const EVERY: Duration = Duration::from_secs(5 * 60);
+/// The allocator takes 256 KiB.
+const MESSAGE_BYTES: usize = 200 * 1024;
+
+/// What it takes to tell.
+#[derive(Clone)]
+pub struct ClusterSync {
+    /// Whom to tell.
+    pub allocator: Allocator,
+    /// What there is.
+    pub store: Arc<ServiceStore>,
+    /// The labels of their namespaces.
+    pub namespaces: Arc<NamespaceStore>,
+    /// Whose annotations are read besides our own.
+    pub peers: Vec<Peer>,
+    /// What was granted.
+    pub ledger: Arc<Ledger>,
+}
+
+impl ClusterSync {
+    /// Tells all. To be called only when the list of Services is complete.
+    pub async fn tell(&self) -> Result<(), Refusal> {
+        // Before the Services are looked at: what is granted later is not judged.
+        let seen = self.allocator.seen();
+        let services = self.services();
+        let count = services.len();
+        let synced = self
+            .allocator
+            .sync(messages(self.allocator.cluster(), services, seen))
+            .await?;
+        self.report(count, &synced);
+        Ok(())
+    }
+
+    fn services(&self) -> Vec<v1::AcquireRequest> {
+        let services = self.store.wanting();
+        services
+            .iter()
+            .map(|service| {
+                let key = Key::of(service);
+                let record = self.ledger.get(&key);
+                let labels = self.namespaces.labels(&key.namespace).unwrap_or_default();
+                let view = View::new(&key, service, record.as_ref(), &self.peers, &labels);
+                // Another watcher of this cluster may serve another class: that the
+                // Service is there is all that we can say of it.
+                let has = match self.store.rule().scope(service) {
+                    Scope::Ours => has(&view),
+                    Scope::OtherClass | Scope::OtherType => Vec::new(),
+                };
+                let wish = view.reading.wish.message(&has);
+                self.allocator.acquire_request(&key, &view.uid, wish)
+            })
+            .collect()
+    }
+
+    fn report(&self, count: usize, synced: &[v1::SyncedService]) {
+        let of = |outcome: SyncOutcome| {
+            let services = synced.iter().filter(move |one| one.outcome() == outcome);
+            services.filter_map(|one| Some((one, one.service.as_ref()?)))
+        };
+        for (_, key) in of(SyncOutcome::Adopted) {
+            info!(
+                namespace = key.namespace,
+                service = key.name,
+                "the allocator learned which address it has"
+            );
+        }
+        for (one, key) in of(SyncOutcome::ReleasedAfterGrace) {
+            let addresses: Vec<_> = one.addresses.iter().map(|held| &*held.address).collect();
+            info!(
+                namespace = key.namespace,
+                service = key.name,
+                addresses = addresses.join(","),
+                "an address without its Service: the allocator takes it back after its grace"
+            );
+        }
+        for (_, key) in of(SyncOutcome::Conflict) {
+            warn!(
+                namespace = key.namespace,
+                service = key.name,
+                "another Service holds the address that it shows: an administrator has to decide"
+            );
+        }
+        info!(
+            services = count,
+            "the allocator knows what this cluster has"
+        );
+    }
+}
+
+/// What a Service has, as far as is known here: what was granted, whatever anybody
+/// wrote into its status since; without that, what is in the status as ours.
+fn has(view: &View<'_>) -> Vec<std::net::IpAddr> {
+    let held = view.known.map(|record| record.held.clone());
+    if let Some(held) = held.filter(|held| !held.is_empty()) {
+        return held;
+    }
+    let ours = status::condition(view.service).is_some() || status::owns_addresses(view.service);
+    if ours { view.shown.clone() } else { Vec::new() }
+}
+
+fn messages(cluster: &str, services: Vec<v1::AcquireRequest>, seen: i64) -> Vec<v1::SyncRequest> {
+    let message = |part| v1::SyncRequest { part: Some(part) };
+    let count = i64::try_from(services.len()).unwrap_or(i64::MAX);
+    let mut messages = vec![message(Part::Begin(v1::sync_request::Begin {
+        cluster: cluster.to_owned(),
+        seen_revision: seen,
+    }))];
+    let mut page = Vec::new();
+    let mut bytes = 0;
+    for mut service in services {
+        if service.encoded_len() > MESSAGE_BYTES {
+            // It is there: more than that cannot be said in one message.
+            service.wish = None;
+        }
+        bytes += service.encoded_len();
+        if bytes > MESSAGE_BYTES {
+            let services = std::mem::take(&mut page);
+            messages.push(message(Part::Services(v1::sync_request::Services {
+                services,
+            })));
+            bytes = service.encoded_len();
+        }
+        page.push(service);
+    }
+    let services = page;
+    messages.push(message(Part::Services(v1::sync_request::Services {
+        services,
+    })));
+    messages.push(message(Part::End(v1::sync_request::End { count })));
+    messages
+}
