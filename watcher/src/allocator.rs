@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::api::core::v1::Service;
+use kube::ResourceExt;
 use lb_proto::v1::{self, allocator_service_client::AllocatorServiceClient};
 use tonic::{
     Code, Request, Response, Status, Streaming,
@@ -21,6 +23,7 @@ use crate::{
     grant::Grant,
     key::Key,
     metrics::{Metrics, RpcCall},
+    rank::created,
     reason::Refusal,
     wish::{Wish, parse_address},
 };
@@ -75,11 +78,21 @@ impl Allocator {
     }
 
     /// In the words of the contract.
-    pub fn acquire_request(&self, key: &Key, uid: &str, wish: v1::Wish) -> v1::AcquireRequest {
+    pub fn acquire_request(
+        &self,
+        key: &Key,
+        service: &Service,
+        wish: v1::Wish,
+    ) -> v1::AcquireRequest {
+        let created = created(service);
         v1::AcquireRequest {
             service: Some(self.service_key(key)),
-            uid: uid.to_owned(),
+            uid: service.uid().unwrap_or_default(),
             wish: Some(wish),
+            created_at: (created > 0).then_some(prost_types::Timestamp {
+                seconds: created,
+                nanos: 0,
+            }),
         }
     }
 
@@ -87,11 +100,11 @@ impl Allocator {
     pub async fn acquire(
         &self,
         key: &Key,
-        uid: &str,
+        service: &Service,
         wish: &Wish,
         shown: &[IpAddr],
     ) -> Result<Grant, Refusal> {
-        let request = self.acquire_request(key, uid, wish.message(shown));
+        let request = self.acquire_request(key, service, wish.message(shown));
         let mut client = self.allocations.clone();
         let answer = self.call("Acquire", client.acquire(timed(request))).await?;
         self.saw(answer.revision);

@@ -186,7 +186,8 @@ impl Syncer {
         }
         let asked = self.ledger.moment();
         let wish = &view.reading.wish;
-        match self.allocator.acquire(key, uid, wish, &view.shown).await {
+        let answer = self.allocator.acquire(key, view.service, wish, &view.shown);
+        match answer.await {
             Ok(grant) => {
                 let stands = self.ledger.granted(key, uid, *fingerprint, &grant, asked);
                 Answer {

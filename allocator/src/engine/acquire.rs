@@ -18,7 +18,7 @@ use std::{net::IpAddr, sync::Arc};
 use super::{
     Engine, Outcome, Reply,
     address::{Family, PerFamily},
-    change::{Allocation, ChangeKind, Holder},
+    change::{Allocation, ChangeKind, Holder, Timestamp},
     choose::{Choice, Choices},
     key::{PoolName, ServiceKey, Uid},
     labels::Labels,
@@ -56,6 +56,8 @@ pub struct Wish {
 pub struct Acquire {
     pub key: Arc<ServiceKey>,
     pub uid: Option<Uid>,
+    /// When the Service was created.
+    pub created: Option<Timestamp>,
     pub cluster_ip: Option<IpAddr>,
     pub wish: Wish,
 }
@@ -84,6 +86,26 @@ struct Decision {
     refused: Vec<Unmet>,
     /// Everything that the policy demands is granted.
     satisfied: bool,
+}
+
+impl Acquire {
+    /// Whether a cluster that has this Service may have the holder as well, or has
+    /// not heard of it yet.
+    pub(super) fn accounts_for(&self, holder: &Holder) -> bool {
+        self.uid.is_none() || self.uid == holder.uid || self.is_before(holder)
+    }
+
+    /// Whether it is of a Service that was deleted before the holder, which has its
+    /// name, was created.
+    pub(super) fn is_before(&self, holder: &Holder) -> bool {
+        if self.uid.is_none() || self.uid == holder.uid {
+            return false;
+        }
+        match (self.created, holder.created) {
+            (Some(own), Some(other)) if own != other => own < other,
+            _ => holder.replaced_uid == self.uid,
+        }
+    }
 }
 
 impl Engine {
@@ -206,10 +228,8 @@ impl Engine {
     /// A request of a Service that was deleted, and whose key a new one has
     /// taken over since.
     fn is_late(&self, acquire: &Acquire) -> bool {
-        acquire.uid.is_some()
-            && self
-                .holding(&acquire.key)
-                .any(|held| held.holder.replaced_uid == acquire.uid)
+        self.holding(&acquire.key)
+            .any(|held| acquire.is_before(&held.holder))
     }
 
     /// Why the key may not go on holding an address on the terms of this wish.
@@ -307,6 +327,7 @@ impl Engine {
             .max_by_key(|held| held.revision)
             .map(|held| Holder::clone(&held.holder))
             .unwrap_or_default();
+        let known_uid = known.uid.clone();
         let uid = acquire.uid.clone().or_else(|| known.uid.clone());
         let replaced_uid = if known.uid.is_some() && known.uid != uid {
             known.uid
@@ -316,7 +337,9 @@ impl Engine {
         let Wish {
             labels, sharing, ..
         } = &acquire.wish;
+        let created = acquire.created;
         Arc::new(Holder {
+            created: created.or(known.created.filter(|_| known_uid == uid)),
             uid,
             replaced_uid,
             cluster_ip: acquire.cluster_ip.or(known.cluster_ip),

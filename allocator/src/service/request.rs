@@ -30,13 +30,19 @@ const MAX_LABEL_KEY: usize = 317;
 const MAX_LABEL_VALUE: usize = 63;
 
 pub fn acquire(request: v1::AcquireRequest) -> Result<Acquire, Status> {
-    let v1::AcquireRequest { service, uid, wish } = request;
+    let v1::AcquireRequest {
+        service,
+        uid,
+        wish,
+        created_at,
+    } = request;
     let key = service_key("service", service)?;
     let raw = wish.ok_or_else(|| invalid("wish", "is missing"))?;
     let cluster_ip = optional("wish.cluster_ip", &raw.cluster_ip, address)?;
     Ok(Acquire {
         key: Arc::new(key),
         uid: optional_uid(&uid)?,
+        created: created_at.map(|at| millis("created_at", at)).transpose()?,
         cluster_ip,
         wish: self::wish(raw)?,
     })
@@ -48,6 +54,9 @@ pub fn present(request: v1::AcquireRequest) -> Result<Acquire, Status> {
     let presence = Acquire {
         key: Arc::new(service_key("service", request.service.clone())?),
         uid: optional_uid(&request.uid)?,
+        created: request
+            .created_at
+            .and_then(|at| millis("created_at", at).ok()),
         cluster_ip: None,
         wish: Wish {
             families: Vec::new(),
@@ -153,12 +162,17 @@ pub fn grace_end(
 }
 
 fn future(field: &str, at: prost_types::Timestamp, now: Timestamp) -> Result<Timestamp, Status> {
-    let millis = i128::from(at.seconds) * 1000 + i128::from(at.nanos) / 1_000_000;
-    let at = i64::try_from(millis).map_err(|error| invalid(field, error))?;
-    if Timestamp(at) <= now {
+    let at = millis(field, at)?;
+    if at <= now {
         return Err(invalid(field, "is in the past"));
     }
-    Ok(Timestamp(at))
+    Ok(at)
+}
+
+fn millis(field: &str, at: prost_types::Timestamp) -> Result<Timestamp, Status> {
+    let millis = i128::from(at.seconds) * 1000 + i128::from(at.nanos) / 1_000_000;
+    let millis = i64::try_from(millis).map_err(|error| invalid(field, error))?;
+    Ok(Timestamp(millis))
 }
 
 pub fn cluster(field: &str, text: &str) -> Result<ClusterName, Status> {

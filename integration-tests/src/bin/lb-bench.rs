@@ -142,6 +142,7 @@ fn request(number: u64) -> AcquireRequest {
         ..Wish::default()
     };
     AcquireRequest {
+        created_at: None,
         service: Some(service),
         uid: format!("{number:036}"),
         wish: Some(wish),
