@@ -28,6 +28,7 @@ pub struct Rates {
     pub api_refuses: f64,
     pub list_cut: f64,
     pub watch_cut: f64,
+    pub sync_cut: f64,
     pub disk_fails: f64,
     /// Written, and yet told as failed.
     pub disk_lies: f64,
@@ -56,6 +57,7 @@ impl Rates {
             api_refuses: rate(),
             list_cut: rate(),
             watch_cut: rate(),
+            sync_cut: rate(),
             disk_fails: rate(),
             disk_lies: rate(),
         }

@@ -150,6 +150,16 @@ fn check(
     }
 }
 
+/// The newest revision of a database.
+pub fn revision(database: &Path) -> i64 {
+    let options = SqliteConnectOptions::new().filename(database);
+    let mut connection = block_on(SqliteConnection::connect_with(&options)).unwrap();
+    let newest = sqlx::query_scalar("SELECT coalesce(max(revision), 0) FROM history");
+    let newest = block_on(newest.fetch_one(&mut connection)).unwrap();
+    block_on(connection.close()).unwrap();
+    newest
+}
+
 /// Grants that were acknowledged and that the database knows nothing of.
 pub fn lost_grants(database: &Path, grants: &[Grant]) -> Vec<String> {
     let options = SqliteConnectOptions::new()

@@ -69,7 +69,7 @@ pub async fn strike(world: &mut World, cures: &mut Cures) {
     let host = pick(&hosts);
     let cluster = fastrand::usize(..world.clusters.len());
     let minute = Duration::from_secs(60);
-    let what = match fastrand::u8(..16) {
+    let what = match fastrand::u8(..20) {
         0 | 1 => {
             world.kill_allocator();
             cures.after(minute, Cure::StartAllocator);
@@ -117,6 +117,21 @@ pub async fn strike(world: &mut World, cures: &mut Cures) {
             let error = fastrand::i64(-600_000..600_000);
             world.clock_error.store(error, Ordering::Relaxed);
             "clock jumped"
+        }
+        13 | 14 => {
+            world.back_up();
+            "backup made"
+        }
+        15 if !world.backups.is_empty() => {
+            let backup = pick(&world.backups);
+            world.restore(&backup);
+            cures.after(minute, Cure::StartAllocator);
+            "backup restored"
+        }
+        16 => {
+            world.lose_disk();
+            cures.after(minute, Cure::StartAllocator);
+            "disk lost"
         }
         _ => {
             let rates = Rates::random();

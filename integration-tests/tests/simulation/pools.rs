@@ -82,15 +82,16 @@ pub fn edited(pools: &[Pool]) -> Vec<Pool> {
     pools
 }
 
-/// The text of a pools file.
-pub fn file(pools: &[Pool]) -> String {
+/// The text of a pools file. A new database waits for all these clusters.
+pub fn file(pools: &[Pool], clusters: &[&str]) -> String {
     let join = |addresses: &mut dyn Iterator<Item = &IpAddr>| {
         addresses
             .map(|a| format!("\"{a}\""))
             .collect::<Vec<_>>()
             .join(", ")
     };
-    let mut text = "pools:\n".to_owned();
+    let clusters = clusters.join(", ");
+    let mut text = format!("clusters: [{clusters}]\norphanGrace: 30s\npools:\n");
     for pool in pools {
         let _ = writeln!(text, "- name: {}", pool.name);
         let _ = writeln!(text, "  addresses: [{}]", join(&mut pool.addresses.iter()));

@@ -98,8 +98,11 @@ impl Wire {
         let Ok(body) = body.collect().await else {
             return Status::cancelled("the request broke off").into_http();
         };
-        let body = body.to_bytes();
+        let mut body = body.to_bytes();
         self.chaos.travel().await;
+        if path.ends_with("/Sync") && self.chaos.strikes("Sync cut short", |rates| rates.sync_cut) {
+            body.truncate(fastrand::usize(..body.len().max(1)));
+        }
         if self
             .chaos
             .strikes("request lost", |rates| rates.request_lost)

@@ -20,6 +20,7 @@ pub async fn act(world: &mut World) {
     let cluster = fastrand::usize(..world.clusters.len());
     let server = world.clusters[cluster].clone();
     let name = server.cluster().to_owned();
+    let now = world.chaos.time();
     let mut key: Key = (pick(&NAMESPACES).to_owned(), pick(&NAMES).to_owned());
     let exists = server.objects(|objects| objects.services.contains_key(&key));
     let action = fastrand::u8(..20);
@@ -28,7 +29,7 @@ pub async fn act(world: &mut World) {
         let (namespace, service) = &key;
         let spec = spec();
         let words = format!("{annotations} {}", spec["ipFamilies"]);
-        let uid = server.change(|objects| objects.create(&key, &name, annotations, spec));
+        let uid = server.change(|objects| objects.create(&key, &name, &now, annotations, spec));
         world.chaos.count("Service created");
         world.chaos.note(format_args!(
             "user: {name}/{namespace}/{service} {uid} is created, asking for {words}"
@@ -50,7 +51,7 @@ pub async fn act(world: &mut World) {
         6..=7 => {
             let annotations = annotations(world);
             server.change(|objects| objects.delete(&key));
-            server.change(|objects| objects.create(&key, &name, annotations, spec()));
+            server.change(|objects| objects.create(&key, &name, &now, annotations, spec()));
             "Service created again"
         }
         8..=10 => {

@@ -34,6 +34,7 @@ use tonic::transport::Endpoint;
 use crate::{
     api_server::ApiServer,
     chaos::Chaos,
+    checks,
     disk::{self, Disk},
     network::Network,
     pools::{self, NAMESPACES, Pool},
@@ -57,6 +58,7 @@ pub struct World {
     pub disk_full: Arc<AtomicBool>,
     /// Whether replicas elect one that acts.
     elects: bool,
+    pub backups: Vec<PathBuf>,
     folder: PathBuf,
     databases: u32,
     begun: Instant,
@@ -97,6 +99,7 @@ impl World {
             clock_error: Arc::default(),
             disk_full: Arc::default(),
             elects: replicas > 1 && fastrand::u8(..4) > 0,
+            backups: Vec::new(),
             folder: folder.to_owned(),
             databases: 0,
             begun: Instant::now(),
@@ -139,7 +142,7 @@ impl World {
         }
         let database = self.database();
         let source = Source::default();
-        let text = pools::file(&self.pools);
+        let text = self.pools_file();
         let configuration = source.with_file(Some(&text)).unwrap();
         let disk = Disk::open(&database, self.chaos.clone(), self.disk_full.clone()).unwrap();
         let history = disk.store().history_reader();
@@ -204,10 +207,47 @@ impl World {
             self.network.close();
             // The next process reads what is there now; this one may still hold
             // the file open for a while.
-            self.databases += 1;
-            disk::copy(&process.database, &self.database()).unwrap();
+            disk::copy(&process.database, &self.next_database()).unwrap();
             self.chaos.note("the allocator is killed");
         }
+    }
+
+    /// Keeps a copy of the database, of which another may be made later.
+    pub fn back_up(&mut self) {
+        let Some(process) = &self.allocator else {
+            return;
+        };
+        let path = self
+            .folder
+            .join(format!("backup-{}.db", self.backups.len()));
+        disk::copy(&process.database, &path).unwrap();
+        self.chaos
+            .note(format_args!("backup {}", self.backups.len()));
+        self.backups.push(path);
+    }
+
+    /// Kills the allocator. The next one starts on a backup.
+    pub fn restore(&mut self, backup: &Path) {
+        self.kill_allocator();
+        disk::copy(backup, &self.next_database()).unwrap();
+        let revision = checks::revision(&self.database());
+        self.grants
+            .lock()
+            .retain(|grant| grant.revision <= revision);
+        self.chaos.note(format_args!("restored at {revision}"));
+    }
+
+    /// Kills the allocator. The next one starts on an empty disk.
+    pub fn lose_disk(&mut self) {
+        self.kill_allocator();
+        self.next_database();
+        self.grants.lock().clear();
+        self.chaos.note("the disk is lost");
+    }
+
+    fn next_database(&mut self) -> PathBuf {
+        self.databases += 1;
+        self.database()
     }
 
     /// Ends the allocator as SIGTERM does.
@@ -222,19 +262,23 @@ impl World {
             let all = async { while process.tasks.join_next().await.is_some() {} };
             let _ = tokio::time::timeout(std::time::Duration::from_secs(20), all).await;
             process.killed.cancel();
-            self.databases += 1;
-            disk::copy(&process.database, &self.database()).unwrap();
+            disk::copy(&process.database, &self.next_database()).unwrap();
             self.chaos.note("the allocator has stopped");
         }
+    }
+
+    fn pools_file(&self) -> String {
+        let clusters: Vec<_> = self.clusters.iter().map(ApiServer::cluster).collect();
+        pools::file(&self.pools, &clusters)
     }
 
     /// Puts other pools in force.
     pub async fn configure(&mut self, pools: Vec<Pool>) {
         self.pools = pools;
         self.chaos
-            .note(format_args!("pools: {}", pools::file(&self.pools)));
+            .note(format_args!("pools: {}", self.pools_file()));
         let source = Source::default();
-        let text = pools::file(&self.pools);
+        let text = self.pools_file();
         let configuration = source.with_file(Some(&text)).unwrap();
         if let Some(process) = &self.allocator {
             let _ = process.writer.configure(configuration).await;

@@ -93,16 +93,21 @@ impl Objects {
     }
 
     /// Creates a Service with what is given of it, and returns its uid.
-    pub fn create(&mut self, key: &Key, cluster: &str, annotations: Value, spec: Value) -> String {
+    pub fn create(
+        &mut self,
+        key: &Key,
+        cluster: &str,
+        now: &str,
+        annotations: Value,
+        spec: Value,
+    ) -> String {
         self.uids += 1;
         let uid = format!("{cluster}-{}", self.uids);
         let object = json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {
                 "namespace": key.0, "name": key.1, "uid": uid, "annotations": annotations,
-                // Seconds that grow with the order of creation.
-                "creationTimestamp": format!("2026-01-01T{:02}:{:02}:{:02}Z",
-                    self.uids / 3600 % 24, self.uids / 60 % 60, self.uids % 60),
+                "creationTimestamp": now,
             },
             "spec": spec,
             "status": {"loadBalancer": {}},
