@@ -92,11 +92,10 @@ impl ServiceStore {
         }
     }
 
-    /// A list begins.
+    /// A list begins. What was news in one that broke off before is news still: this
+    /// one brings the same again.
     pub fn list_begins(&self) {
-        let mut state = self.state.lock();
-        state.listed.clear();
-        state.news.clear();
+        self.state.lock().listed.clear();
     }
 
     /// One Service of a list.
@@ -244,13 +243,16 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_broke_off_removes_nothing() {
+    fn a_list_that_broke_off_removes_nothing_and_what_it_brought_is_told_with_the_next() {
         let store = store();
         store.apply(lb("a", "u", 1));
         store.list_begins();
+        store.listed(lb("b", "u", 2));
         store.list_begins();
         store.listed(lb("a", "u", 1));
+        store.listed(lb("b", "u", 2));
         let ListNews { changed, gone } = store.list_ends();
-        assert!(changed.is_empty() && gone.is_empty());
+        assert_eq!(changed, BTreeSet::from([key("b")]));
+        assert!(gone.is_empty());
     }
 }
