@@ -202,7 +202,9 @@ impl Engine {
             return;
         }
         for (_, choice) in choices {
-            if matches!(choice, Choice::Take { .. }) {
+            // Who is refused may be so because of somebody who holds nothing any
+            // more, or may be one of those who hold what it shows.
+            if matches!(choice, Choice::Take { .. } | Choice::Refused(_)) {
                 *choice = Choice::Refused(Refusal::AwaitingSync {
                     clusters: awaited.iter().cloned().collect(),
                 });
