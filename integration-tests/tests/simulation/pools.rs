@@ -55,17 +55,19 @@ pub fn first() -> Vec<Pool> {
     let shared = pool("shared", "192.0.2", fastrand::u8(2..=6));
     let mut bound = pool("bound", "98.51.100", fastrand::u8(1..=3));
     bound.namespaces = vec!["team-a"];
+    bound.clusters = pick(&[vec![], vec![], vec!["c0"], vec!["c0", "c1"]]);
     let mut manual = pool("manual", "203.0.113", 2);
     manual.auto_assign = false;
     vec![shared, bound, manual]
 }
 
-/// Other pools, one step away from these.
+/// Other pools, one step away from these. Never for other clusters: what a cluster
+/// shows that may not use a pool is not taken for its own when a database is lost.
 pub fn edited(pools: &[Pool]) -> Vec<Pool> {
     let mut pools = pools.to_vec();
     let at = fastrand::usize(..pools.len());
     let pool = &mut pools[at];
-    match fastrand::u8(..7) {
+    match fastrand::u8(..6) {
         0 => pool.disabled = !pool.disabled,
         1 => {
             let address = pick(&pool.addresses);
@@ -74,9 +76,8 @@ pub fn edited(pools: &[Pool]) -> Vec<Pool> {
             }
         }
         2 => pool.namespaces = pick(&[vec![], vec!["team-a"], vec!["open", "team-b"]]),
-        3 => pool.clusters = pick(&[vec![], vec![], vec!["c0"], vec!["c1"]]),
-        4 => pool.priority = pick(&[None, Some(1), Some(5)]),
-        5 => pool.cooldown = pick(&[0, 0, 5, 30]),
+        3 => pool.priority = pick(&[None, Some(1), Some(5)]),
+        4 => pool.cooldown = pick(&[0, 0, 5, 30]),
         _ => pool.auto_assign = !pool.auto_assign,
     }
     pools

@@ -102,8 +102,8 @@ async fn settle(world: &World) -> Vec<String> {
 
 /// What does not stay as it is.
 async fn stay(world: &World) -> Vec<String> {
-    // Events and words of conditions may follow.
-    sleep(Duration::from_secs(60)).await;
+    // The words of conditions follow with the next slow retry.
+    sleep(Duration::from_secs(9 * 60)).await;
     let writes = || {
         world
             .clusters

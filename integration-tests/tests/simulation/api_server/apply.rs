@@ -81,7 +81,12 @@ impl Objects {
                 stored.object["status"]["conditions"] = conditions;
             }
         }
-        stored.promised = Some(shown(&stored.object));
+        // One that asks for an address or a pool may get another when it can.
+        let annotations = &stored.object["metadata"]["annotations"];
+        let asks = annotations
+            .as_object()
+            .is_some_and(|asked| !asked.is_empty());
+        stored.promised = Some(shown(&stored.object)).filter(|_| !asks);
         Ok(self.update(key, stored))
     }
 }

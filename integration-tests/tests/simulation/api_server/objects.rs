@@ -161,6 +161,7 @@ impl Objects {
         };
         stored.object["status"]["loadBalancer"] = json!({});
         stored.owners.clear();
+        stored.promised = None;
         self.update(key, stored);
     }
 }
