@@ -122,13 +122,16 @@ pub async fn strike(world: &mut World, cures: &mut Cures) {
             world.back_up();
             "backup made"
         }
-        15 if !world.backups.is_empty() => {
-            let backup = pick(&world.backups);
-            world.restore(&backup);
+        // An excluded address is in no pool, so that a database which does not know
+        // of its holder leaves it to nobody.
+        15 if !world.backups.is_empty() && !world.has_excluded => {
+            world.forgets = true;
+            world.restore(fastrand::usize(..world.backups.len()));
             cures.after(minute, Cure::StartAllocator);
             "backup restored"
         }
-        16 => {
+        16 if !world.has_excluded => {
+            world.forgets = true;
             world.lose_disk();
             cures.after(minute, Cure::StartAllocator);
             "disk lost"

@@ -63,13 +63,13 @@ pub fn first() -> Vec<Pool> {
 
 /// Other pools, one step away from these. Never for other clusters: what a cluster
 /// shows that may not use a pool is not taken for its own when a database is lost.
-pub fn edited(pools: &[Pool]) -> Vec<Pool> {
+pub fn edited(pools: &[Pool], may_exclude: bool) -> Vec<Pool> {
     let mut pools = pools.to_vec();
     let at = fastrand::usize(..pools.len());
     let pool = &mut pools[at];
     match fastrand::u8(..6) {
         0 => pool.disabled = !pool.disabled,
-        1 => {
+        1 if may_exclude => {
             let address = pick(&pool.addresses);
             if !pool.excluded.remove(&address) {
                 pool.excluded.insert(address);

@@ -72,7 +72,8 @@ pub async fn act(world: &mut World) {
             "status cleared by hand"
         }
         15..=17 => {
-            let pools = pools::edited(&world.pools);
+            let pools = pools::edited(&world.pools, !world.forgets);
+            world.has_excluded |= pools.iter().any(|pool| !pool.excluded.is_empty());
             world.configure(pools).await;
             world.chaos.count("pools changed");
             return;

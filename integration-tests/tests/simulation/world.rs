@@ -34,11 +34,10 @@ use tonic::transport::Endpoint;
 use crate::{
     api_server::ApiServer,
     chaos::Chaos,
-    checks,
     disk::{self, Disk},
     network::Network,
     pools::{self, NAMESPACES, Pool},
-    rpc::{Grants, Wire},
+    rpc::{Grant, Grants, Wire},
 };
 
 /// 2026-01-01, when every run begins.
@@ -52,13 +51,18 @@ pub struct World {
     pub watchers: BTreeMap<String, Watcher>,
     pub allocator: Option<Process>,
     pub pools: Vec<Pool>,
+    /// Whether addresses were ever excluded.
+    pub has_excluded: bool,
+    /// Whether a database was ever lost or restored.
+    pub forgets: bool,
     pub grants: Grants,
     /// Milliseconds by which the allocator's clock is wrong.
     pub clock_error: Arc<AtomicI64>,
     pub disk_full: Arc<AtomicBool>,
     /// Whether replicas elect one that acts.
     elects: bool,
-    pub backups: Vec<PathBuf>,
+    /// Each with what had been acknowledged until then.
+    pub backups: Vec<(PathBuf, Vec<Grant>)>,
     folder: PathBuf,
     databases: u32,
     begun: Instant,
@@ -95,6 +99,8 @@ impl World {
             watchers: BTreeMap::new(),
             allocator: None,
             pools: pools::first(),
+            has_excluded: false,
+            forgets: false,
             grants: Grants::default(),
             clock_error: Arc::default(),
             disk_full: Arc::default(),
@@ -217,24 +223,21 @@ impl World {
         let Some(process) = &self.allocator else {
             return;
         };
-        let path = self
-            .folder
-            .join(format!("backup-{}.db", self.backups.len()));
+        let number = self.backups.len();
+        let path = self.folder.join(format!("backup-{number}.db"));
         disk::copy(&process.database, &path).unwrap();
-        self.chaos
-            .note(format_args!("backup {}", self.backups.len()));
-        self.backups.push(path);
+        self.chaos.note(format_args!("backup {number} is made"));
+        let grants = self.grants.lock().clone();
+        self.backups.push((path, grants));
     }
 
     /// Kills the allocator. The next one starts on a backup.
-    pub fn restore(&mut self, backup: &Path) {
+    pub fn restore(&mut self, backup: usize) {
         self.kill_allocator();
-        disk::copy(backup, &self.next_database()).unwrap();
-        let revision = checks::revision(&self.database());
-        self.grants
-            .lock()
-            .retain(|grant| grant.revision <= revision);
-        self.chaos.note(format_args!("restored at {revision}"));
+        let (path, grants) = self.backups[backup].clone();
+        disk::copy(&path, &self.next_database()).unwrap();
+        *self.grants.lock() = grants;
+        self.chaos.note(format_args!("backup {backup} is restored"));
     }
 
     /// Kills the allocator. The next one starts on an empty disk.
