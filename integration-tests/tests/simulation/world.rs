@@ -88,10 +88,12 @@ impl World {
     /// `clusters` clusters with `replicas` watchers each; `folder` is empty.
     pub async fn new(folder: &Path, chaos: Chaos, clusters: usize, replicas: usize) -> Self {
         let network = Network::new(chaos.clone());
+        let elects = replicas > 1 && fastrand::u8(..4) > 0;
+        let one_acts = elects || replicas == 1;
         let names = ["c0", "c1", "c2"];
         let servers: Vec<_> = names[..clusters]
             .iter()
-            .map(|name| ApiServer::new(name, &NAMESPACES, chaos.clone()))
+            .map(|name| ApiServer::new(name, &NAMESPACES, one_acts, chaos.clone()))
             .collect();
         let mut world = Self {
             network,
@@ -104,7 +106,7 @@ impl World {
             grants: Grants::default(),
             clock_error: Arc::default(),
             disk_full: Arc::default(),
-            elects: replicas > 1 && fastrand::u8(..4) > 0,
+            elects,
             backups: Vec::new(),
             folder: folder.to_owned(),
             databases: 0,
