@@ -72,16 +72,16 @@ BEGIN
 END;
 
 CREATE TABLE last_held (
-    -- a free address, as in history
+    -- an address that nobody holds, as in history
     address      TEXT NOT NULL CONSTRAINT one_last_holder_per_address PRIMARY KEY,
     family       INTEGER NOT NULL,
-    -- the Service that held it last and gets it back while nobody took it
+    -- the Service that held it last; of what it held it gets back the latest that
+    -- nobody took
     cluster      TEXT NOT NULL,
     namespace    TEXT NOT NULL,
     name         TEXT NOT NULL,
     -- when it was released, in milliseconds since 1970
-    released_at  INTEGER NOT NULL,
-    CONSTRAINT one_last_address_per_service_and_family UNIQUE (cluster, namespace, name, family)
+    released_at  INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE reservations (
@@ -134,16 +134,10 @@ BEGIN
     WHERE address = NEW.address AND family = NEW.family
       AND cluster = NEW.cluster AND namespace = NEW.namespace AND name = NEW.name;
     SELECT RAISE(ABORT, 'a released address was not held by that Service') WHERE changes() <> 1;
-    -- The last one out may come back to the address, unless it is reserved.
-    DELETE FROM last_held
-    WHERE cluster = NEW.cluster AND namespace = NEW.namespace AND name = NEW.name
-      AND family = NEW.family
-      AND NOT EXISTS (SELECT 1 FROM allocations WHERE address = NEW.address)
-      AND NOT EXISTS (SELECT 1 FROM reservations WHERE address = NEW.address);
+    -- The last one out may come back to the address.
     INSERT INTO last_held
     SELECT NEW.address, NEW.family, NEW.cluster, NEW.namespace, NEW.name, NEW.at
-    WHERE NOT EXISTS (SELECT 1 FROM allocations WHERE address = NEW.address)
-      AND NOT EXISTS (SELECT 1 FROM reservations WHERE address = NEW.address);
+    WHERE NOT EXISTS (SELECT 1 FROM allocations WHERE address = NEW.address);
 END;
 
 CREATE TRIGGER history_updated AFTER INSERT ON history WHEN NEW.kind = 'UPDATED'
@@ -161,7 +155,6 @@ CREATE TRIGGER history_reserved AFTER INSERT ON history WHEN NEW.kind = 'RESERVE
 BEGIN
     INSERT OR REPLACE INTO reservations
     VALUES (NEW.address, NEW.cluster, NEW.namespace, NEW.name, NEW.details);
-    DELETE FROM last_held WHERE address = NEW.address;
 END;
 
 CREATE TRIGGER history_unreserved AFTER INSERT ON history WHEN NEW.kind = 'UNRESERVED'

@@ -21,6 +21,8 @@ pub struct Admin {
     pub store_available: watch::Receiver<bool>,
     /// Why the pools file as it is now is not in force.
     pub config_problem: watch::Receiver<Option<String>>,
+    /// Why the certificate files as they are now are not in force, with TLS.
+    pub tls_problem: Option<watch::Receiver<Option<String>>>,
     pub shutdown: CancellationToken,
 }
 
@@ -60,8 +62,9 @@ async fn ready(
         ("shutdown", !admin.shutdown.is_cancelled()),
     ];
     let ready = checks.iter().all(|(_, ok)| *ok);
-    // Told, but no reason to send nobody here: the last good pools are in force.
+    // Told, but no reason to send nobody here: the last good ones are in force.
     let config = admin.config_problem.borrow().clone();
+    let tls = admin.tls_problem.map(|problem| problem.borrow().clone());
     let mut body = String::new();
     if !ready || query.contains_key("verbose") {
         for (name, ok) in checks {
@@ -72,10 +75,14 @@ async fn ready(
             };
             body += &line;
         }
-        body += &match config {
-            None => "[+]config ok\n".to_owned(),
-            Some(problem) => format!("[-]config failed: {problem}\n"),
-        };
+        let told = [("config", Some(config)), ("certificates", tls)];
+        for (name, problem) in told {
+            body += &match problem {
+                None => continue,
+                Some(None) => format!("[+]{name} ok\n"),
+                Some(Some(problem)) => format!("[-]{name} failed: {problem}\n"),
+            };
+        }
     }
     let (code, word) = if ready {
         (StatusCode::OK, "ok\n")

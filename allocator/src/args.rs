@@ -1,10 +1,17 @@
 //! Every flag and environment variable; no other file reads the environment.
 
+mod certs;
+mod tls;
+
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::tz::TimeZone;
 
+pub use self::{
+    certs::{Certs, CertsClient, CertsInit, CertsRole, CertsServer},
+    tls::{ClientIdentity, ClientTls, ServerTls},
+};
 use crate::engine::{ClusterName, InvalidName};
 
 /// Gives Services of many Kubernetes clusters their external addresses out of
@@ -24,6 +31,9 @@ pub enum Command {
     Routes(Routes),
     /// Check a pools file, together with IP_LIST if it is set, and explain it
     CheckConfig(CheckConfig),
+    /// Make a CA and certificates, where nobody else does
+    #[command(subcommand)]
+    Certs(Certs),
 }
 
 #[derive(Debug, Args)]
@@ -31,6 +41,14 @@ pub struct Serve {
     /// Where to answer gRPC: IP:PORT or unix:///path
     #[arg(long, env = "LB_ALLOCATOR_LISTEN", default_value = "127.0.0.1:7373")]
     pub listen: Listen,
+
+    #[command(flatten)]
+    pub tls: ServerTls,
+
+    /// Serve without TLS where others than this machine may connect. Whoever
+    /// reaches the port may do everything
+    #[arg(long, env = "LB_ALLOCATOR_INSECURE_PLAINTEXT")]
+    pub insecure_plaintext: bool,
 
     /// The SQLite file, made if it is missing: sqlite://PATH
     #[arg(long, env = "LB_ALLOCATOR_DATABASE", value_name = "URL")]
@@ -89,7 +107,7 @@ impl FromStr for Cluster {
 
 #[derive(Debug, Args)]
 pub struct Routes {
-    /// The allocator: http://HOST:PORT or unix:///path
+    /// The allocator: http://HOST:PORT, https://HOST:PORT or unix:///path
     #[arg(
         long,
         env = "LB_ALLOCATOR_ALLOCATOR",
@@ -97,6 +115,9 @@ pub struct Routes {
         default_value = "http://127.0.0.1:7373"
     )]
     pub allocator: String,
+
+    #[command(flatten)]
+    pub tls: ClientTls,
 
     #[command(flatten)]
     pub zone: Zone,
@@ -109,9 +130,12 @@ pub struct CheckConfig {
     pub file: PathBuf,
 
     /// Ask a running allocator what the file would change there, and change
-    /// nothing: http://HOST:PORT or unix:///path
+    /// nothing: http://HOST:PORT, https://HOST:PORT or unix:///path
     #[arg(long, env = "LB_ALLOCATOR_AGAINST", value_name = "URL")]
     pub against: Option<String>,
+
+    #[command(flatten)]
+    pub tls: ClientTls,
 
     #[command(flatten)]
     pub ip_list: IpList,

@@ -159,13 +159,13 @@ impl DecisionLog {
                 } else {
                     String::new()
                 };
-                // A line that does not fit in the buffer is lost rather than
-                // waited for.
-                let _ = writeln!(
-                    out,
-                    "[{}] {line} namespace:{namespace} service:{name} {detail}{cluster}",
+                let text = format!(
+                    "[{}] {line} namespace:{namespace} service:{name} {detail}{cluster}\n",
                     time.strftime("%a %Y-%m-%d %H:%M:%S")
                 );
+                // In one piece: what does not fit in the buffer is lost rather
+                // than waited for, and half a line would mislead.
+                let _ = out.write_all(text.as_bytes());
             }
             Sink::Structured => {
                 let (address, reason) = match line {

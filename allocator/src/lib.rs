@@ -9,13 +9,19 @@
 //!                      └──── reads ───── published ───► routes file, /metrics, Watch
 //! ```
 //!
+//! Who calls is what [`tls`] and the certificate say; [`auth`] decides what the
+//! caller may do, and [`denials`] keeps what it may not.
+//!
 //! Start reading at [`engine`], which decides, then [`writer`], which makes the
 //! decisions durable. `run` puts the parts together.
 
 pub mod admin;
 pub mod args;
+pub mod auth;
+pub mod certs;
 pub mod config;
 pub mod decision_log;
+pub mod denials;
 pub mod engine;
 pub mod listen;
 pub mod log;
@@ -27,4 +33,5 @@ pub mod service;
 pub mod silence;
 pub mod store;
 pub mod streams;
+pub mod tls;
 pub mod writer;

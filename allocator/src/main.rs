@@ -7,6 +7,7 @@ use lb_allocator::{args::Cli, run::run};
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    lb_tls::install_provider();
     match run(Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -19,7 +19,7 @@ use prometheus_client::{
 use crate::{
     engine::{ChangeKind, Outcome, Reply},
     published::Published,
-    writer::Clock,
+    writer::wall_clock,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -181,6 +181,57 @@ impl RpcMetrics {
     }
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DenialLabels {
+    method: &'static str,
+    role: &'static str,
+    why: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WhyLabel {
+    why: &'static str,
+}
+
+/// Counted for every caller that is turned away.
+#[derive(Clone, Debug)]
+pub struct AuthMetrics {
+    denials: Family<DenialLabels, Counter>,
+    failed_handshakes: Family<WhyLabel, Counter>,
+}
+
+impl AuthMetrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            denials: Family::default(),
+            failed_handshakes: Family::default(),
+        };
+        registry.register(
+            "denials",
+            "Calls that were refused because of who called",
+            metrics.denials.clone(),
+        );
+        registry.register(
+            "tls_failed_handshakes",
+            "Connections that ended before their handshake did",
+            metrics.failed_handshakes.clone(),
+        );
+        metrics
+    }
+
+    pub fn denied(&self, method: &'static str, role: &'static str, why: &'static str) {
+        self.denials
+            .get_or_create(&DenialLabels { method, role, why })
+            .inc();
+    }
+
+    pub fn handshake_failed(&self, why: &'static str) {
+        self.failed_handshakes
+            .get_or_create(&WhyLabel { why })
+            .inc();
+    }
+}
+
 /// Set by whoever reads the configuration.
 #[derive(Clone, Debug)]
 pub struct ConfigMetrics {
@@ -218,8 +269,8 @@ impl StateCollector {
 impl StateCollector {
     /// Clusters are few: each has a watcher that operators started.
     fn encode_clusters(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let now = Clock::wall().now();
-        let clusters = self.0.read().clusters();
+        let now = wall_clock();
+        let clusters = self.0.clusters();
         let mut held = encoder.encode_descriptor(
             "cluster_allocations",
             "Addresses that Services of the cluster hold",

@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use tokio::sync::watch;
 
 use crate::{
+    auth::Decommissioned,
     engine::{
         Allocation, Change, ChangeKind, ClusterName, ClusterRecord, ClusterState, Conflict, Engine,
         Family, Located, PerFamily, PoolIndex, Pools, Reservation, Revision, ServiceKey, Timestamp,
@@ -26,6 +27,7 @@ pub struct Published {
     state: RwLock<State>,
     revisions: watch::Sender<Revision>,
     streams: Arc<Streams>,
+    decommissioned: Decommissioned,
     heard: Mutex<BTreeMap<ClusterName, Timestamp>>,
     began: Timestamp,
 }
@@ -52,10 +54,14 @@ pub struct State {
 
 impl Published {
     pub fn new(engine: &Engine, now: Timestamp) -> Self {
+        let state = State::of(engine);
+        let decommissioned = Decommissioned::default();
+        decommissioned.replace(state.decommissioned());
         Self {
-            state: RwLock::new(State::of(engine)),
+            state: RwLock::new(state),
             revisions: watch::Sender::new(engine.revision()),
             streams: Arc::new(Streams::new(engine.revision())),
+            decommissioned,
             heard: Mutex::default(),
             began: now,
         }
@@ -76,6 +82,11 @@ impl Published {
         &self.streams
     }
 
+    /// Clusters whose requests are refused, as they are at any time.
+    pub const fn decommissioned(&self) -> &Decommissioned {
+        &self.decommissioned
+    }
+
     /// A cluster told what it has.
     pub fn heard(&self, cluster: ClusterName, at: Timestamp) {
         self.heard.lock().insert(cluster, at);
@@ -89,9 +100,21 @@ impl Published {
     /// Whether a cluster that should say something has not done so for too long.
     pub fn is_silent(&self, cluster: &ClusterName, now: Timestamp) -> bool {
         let last = self.last_heard(cluster).unwrap_or(self.began);
-        let state = self.read();
-        let silence = state.pools.settings().cluster_silence;
-        !state.is_decommissioned(cluster) && now >= last.after(silence)
+        let silence = self.read().pools.settings().cluster_silence;
+        !self.decommissioned.contains(cluster) && now >= last.after(silence)
+    }
+
+    /// Every cluster that holds something, that something is known of, or whose
+    /// watcher listens, in the order of names.
+    pub fn clusters(&self) -> Vec<(ClusterName, Option<ClusterState>, u64)> {
+        let mut clusters = self.read().clusters();
+        for name in self.streams.clusters() {
+            let place = clusters.binary_search_by(|(known, _, _)| known.cmp(&name));
+            if let Err(place) = place {
+                clusters.insert(place, (name, None, 0));
+            }
+        }
+        clusters
     }
 
     /// Shows what was committed, in its order.
@@ -104,6 +127,9 @@ impl Published {
             for change in changes {
                 state.apply(change);
             }
+            if changes.iter().any(Change::is_of_a_cluster) {
+                self.decommissioned.replace(state.decommissioned());
+            }
             state.revision
         };
         self.revisions.send_replace(revision);
@@ -112,6 +138,7 @@ impl Published {
     /// Shows a state that was made anew, from the database or under other pools.
     pub fn replace(&self, engine: &Engine) {
         let state = State::of(engine);
+        self.decommissioned.replace(state.decommissioned());
         *self.state.write() = state;
         self.revisions.send_replace(engine.revision());
     }
@@ -204,9 +231,7 @@ impl State {
         self.clusters.len() > 1
     }
 
-    /// Every cluster that holds something or that something is known of, in the
-    /// order of names.
-    pub fn clusters(&self) -> Vec<(ClusterName, Option<ClusterState>, u64)> {
+    fn clusters(&self) -> Vec<(ClusterName, Option<ClusterState>, u64)> {
         let names: BTreeSet<_> = self.clusters.keys().chain(self.records.keys()).collect();
         let known = names.into_iter().map(|name| {
             let state = self.records.get(name).map(|record| record.state);
@@ -216,10 +241,11 @@ impl State {
         known.collect()
     }
 
-    pub fn is_decommissioned(&self, cluster: &ClusterName) -> bool {
-        self.records
-            .get(cluster)
-            .is_some_and(|record| matches!(record.state, ClusterState::Decommissioned { .. }))
+    fn decommissioned(&self) -> BTreeSet<ClusterName> {
+        let records = self.records.values();
+        let gone =
+            records.filter(|record| matches!(record.state, ClusterState::Decommissioned { .. }));
+        gone.map(|record| record.name.clone()).collect()
     }
 
     /// In the order of addresses, IPv4 first, and of Services.

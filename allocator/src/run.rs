@@ -3,6 +3,7 @@
 use std::{future::IntoFuture, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
+use lb_tls::{files::Material, metrics::TlsMetrics, reload::Reloading};
 use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
@@ -14,14 +15,17 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::Admin,
     args::{CheckConfig, Cli, Cluster, Command, Routes, Serve},
+    certs,
     config::{self, Source, reload::Reload},
-    listen::{self, Incoming},
+    denials::Denials,
+    listen::{self, Incoming, Protection},
     log,
-    metrics::{ConfigMetrics, RpcMetrics, StateCollector, WriterMetrics},
+    metrics::{AuthMetrics, ConfigMetrics, RpcMetrics, StateCollector, WriterMetrics},
     routes::{self, RoutesFile},
-    service::{self, Parts},
+    service::{self, Gate, Parts, Trust},
     silence,
     store::Store,
+    tls::Handshakes,
     writer::{Clock, WriterTask},
 };
 
@@ -36,11 +40,20 @@ pub async fn run(cli: Cli) -> Result<()> {
     let Cli { command } = cli;
     match command {
         Command::Serve(args) => serve(args).await,
-        Command::Routes(Routes { allocator, zone }) => {
-            print!("{}", routes::fetch(&allocator, zone.time_zone()).await?);
+        Command::Routes(Routes {
+            allocator,
+            tls,
+            zone,
+        }) => {
+            let table = routes::fetch(&allocator, tls.files(), zone.time_zone()).await?;
+            print!("{table}");
             Ok(())
         }
         Command::CheckConfig(args) => check_config(args).await,
+        Command::Certs(command) => {
+            print!("{}", certs::run(command)?);
+            Ok(())
+        }
     }
 }
 
@@ -49,13 +62,14 @@ async fn check_config(args: CheckConfig) -> Result<()> {
         file,
         ip_list,
         against,
+        tls,
     } = args;
     let source = Source::new(ip_list.items, Some(file));
     match against {
         None => print!("{}", config::explain(&source.load()?.pools)),
         Some(url) => {
             let text = source.read_file()?.unwrap_or_default();
-            print!("{}", config::ask(&url, text).await?);
+            print!("{}", config::ask(&url, tls.files(), text).await?);
         }
     }
     Ok(())
@@ -64,6 +78,8 @@ async fn check_config(args: CheckConfig) -> Result<()> {
 async fn serve(args: Serve) -> Result<()> {
     let Serve {
         listen,
+        tls,
+        insecure_plaintext,
         database,
         config,
         ip_list,
@@ -75,11 +91,19 @@ async fn serve(args: Serve) -> Result<()> {
     } = args;
     let zone = zone.time_zone();
     let (decisions, _flushed_at_the_end) = log::start(log_format, zone.clone());
+    let protection = listen::protection(&listen, tls.files(), insecure_plaintext)?;
+    if protection == Protection::None {
+        tracing::warn!(
+            %listen,
+            "--insecure-plaintext: whoever reaches this port may do everything, unseen and unencrypted"
+        );
+    }
     let source = Source::new(ip_list.items, config);
     let pools_file = source.read_file()?;
     let configuration = source.with_file(pools_file.as_deref())?;
     let store = Store::open(&database).await?;
     let history = store.history_reader();
+    let denial_writer = store.denial_writer();
 
     let assumed_absent: Vec<_> = assume_absent
         .into_iter()
@@ -101,22 +125,42 @@ async fn serve(args: Serve) -> Result<()> {
     let (reload, config_problem) =
         Reload::new(source.clone(), pools_file, writer.clone(), config_metrics);
 
+    let auth_metrics = AuthMetrics::register(&mut registry);
+    let denials = Denials::new(auth_metrics.clone());
+    let (trust, certificates) = match protection {
+        Protection::Local | Protection::None => (Trust::Everybody, None),
+        Protection::Tls(files) => {
+            let metrics = TlsMetrics::register(&mut registry);
+            let certificates = Reloading::load(files, Material::server, metrics);
+            let certificates = certificates.context("cannot serve TLS")?;
+            (Trust::Certificates, Some(certificates))
+        }
+    };
+    let handshakes = certificates.as_ref().map(|certificates| Handshakes {
+        config: certificates.current(),
+        scheme: tls.client_identity.into(),
+        metrics: auth_metrics,
+    });
+
     let shutdown = CancellationToken::new();
     let admin = Admin {
         registry: Arc::new(registry),
         store_available: writer.store_available(),
         config_problem,
+        tls_problem: certificates.as_ref().map(Reloading::problem),
         shutdown: shutdown.clone(),
     };
     let admin_socket = TcpListener::bind(admin_listen).await.with_context(|| {
         format!("cannot listen on {admin_listen} (--admin-listen); is another process there?")
     })?;
-    let incoming = listen::bind(&listen)?;
+    let incoming = listen::bind(&listen, handshakes).await?;
+    let gate = Gate::new(trust, published.decommissioned().clone(), denials.clone());
     let parts = Parts {
         writer,
         published: Arc::clone(&published),
         history,
         source: source.clone(),
+        gate: gate.clone(),
         shutdown: shutdown.clone(),
     };
     let router = service::router(parts, metrics).await?;
@@ -130,8 +174,13 @@ async fn serve(args: Serve) -> Result<()> {
     let admin = tokio::spawn(axum::serve(admin_socket, admin.router()).into_future());
     let stop_writer = CancellationToken::new();
     let writer_task = tokio::spawn(task.run(stop_writer.clone()));
+    // Also without a file to read again: it would end the process otherwise.
+    let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    let denials = tokio::spawn(denials.keep(denial_writer, stop_writer.clone()));
+    if let Some(certificates) = certificates {
+        tokio::spawn(certificates.keep());
+    }
     if source.file().is_some() {
-        let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
         tokio::spawn(reload.watch(hangup));
     }
     tokio::spawn(cancel_on_signal(shutdown.clone())?);
@@ -142,6 +191,7 @@ async fn serve(args: Serve) -> Result<()> {
         match incoming {
             Incoming::Tcp(tcp) => router.serve_with_incoming_shutdown(tcp, stop).await,
             Incoming::Unix(unix) => router.serve_with_incoming_shutdown(unix, stop).await,
+            Incoming::Tls(tls) => router.serve_with_incoming_shutdown(tls, stop).await,
         }
     };
     let drained = async {
@@ -153,6 +203,9 @@ async fn serve(args: Serve) -> Result<()> {
         () = drained => tracing::warn!("closing connections that are still open"),
     }
     stop_writer.cancel();
+    if timeout(LAST_COMMIT, denials).await.is_err() {
+        tracing::warn!("the last denials are in this log only");
+    }
     match timeout(LAST_COMMIT, writer_task).await {
         Ok(ended) => ended.context("the writer failed")??,
         Err(_) => tracing::warn!("the last commit takes too long; not waiting for it"),

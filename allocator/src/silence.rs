@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::{engine::ClusterName, published::Published, writer::Clock};
+use crate::{engine::ClusterName, published::Published, writer::wall_clock};
 
 /// How often it is looked at.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -17,8 +17,8 @@ pub async fn report(published: Arc<Published>) {
     let mut reported = BTreeSet::<ClusterName>::new();
     loop {
         period.tick().await;
-        let now = Clock::wall().now();
-        let clusters = published.read().clusters();
+        let now = wall_clock();
+        let clusters = published.clusters();
         for (cluster, _, allocations) in clusters {
             if !published.is_silent(&cluster, now) {
                 if reported.remove(&cluster) {

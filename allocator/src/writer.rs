@@ -324,7 +324,7 @@ impl<S: Storage> WriterTask<S> {
             | Command::Recommission(_) => None,
         };
         if let Some(onward) = onward {
-            self.offer(onward);
+            self.offer_on(onward);
         }
     }
 
@@ -344,16 +344,19 @@ impl<S: Storage> WriterTask<S> {
         }
     }
 
-    /// Offers to the next in line what there is to have.
-    fn offer(&mut self, onward: Onward) {
+    /// Offers to the next in line what is still there to have.
+    fn offer_on(&mut self, onward: Onward) {
         let Some(engine) = &self.engine else { return };
         let there_is_one = match onward.line() {
             Line::Pool(pool, family) => engine.has_free(pool, *family),
             Line::Address(_) | Line::Quota(..) | Line::Group(..) => true,
         };
-        if !there_is_one {
-            return;
+        if there_is_one {
+            self.offer(onward);
         }
+    }
+
+    fn offer(&mut self, onward: Onward) {
         let streams = &self.streams;
         let listens = |cluster: &ClusterName| streams.count(cluster) > 0;
         let offer = self.waiting.offer(onward, Instant::now(), listens);
@@ -376,7 +379,7 @@ impl<S: Storage> WriterTask<S> {
 
     fn pass_offers_on(&mut self) {
         while let Some(onward) = self.waiting.expired(Instant::now()) {
-            self.offer(onward);
+            self.offer_on(onward);
         }
     }
 
@@ -496,4 +499,9 @@ async fn sleep_until(at: Option<Instant>) {
     if let Some(at) = at {
         tokio::time::sleep_until(at).await;
     }
+}
+
+/// What time it is for the parts that decide nothing.
+pub fn wall_clock() -> Timestamp {
+    Clock::wall().now()
 }

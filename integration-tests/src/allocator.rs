@@ -5,6 +5,7 @@ mod asking;
 use std::{fs, path::PathBuf, process::ExitStatus, time::Duration};
 
 use anyhow::Result;
+use lb_tls::files::Files;
 use rustix::process::Signal;
 
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     settings::{Given, Settings},
 };
 
-pub use self::asking::connect;
+pub use self::asking::{connect, connect_with};
 
 /// How one is started; what is not set is left to its defaults.
 #[derive(Debug, Clone, Default)]
@@ -31,10 +32,16 @@ pub struct Options {
     pub database: Option<PathBuf>,
     /// What `--listen` says instead of a free port on loopback.
     pub listen: Option<String>,
+    /// The certificate files of its port, where it serves TLS.
+    pub tls: Option<Files>,
     /// How it is told all this.
     pub given: Given,
+    /// Whether it writes no routes file.
+    pub no_routes_file: bool,
     /// More arguments of `serve`.
     pub args: Vec<String>,
+    /// More environment variables.
+    pub envs: Vec<(String, String)>,
 }
 
 impl Options {
@@ -67,6 +74,27 @@ impl Options {
     #[must_use]
     pub fn listen(mut self, address: &str) -> Self {
         self.listen = Some(address.to_owned());
+        self
+    }
+
+    /// With one more environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.envs.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With these certificates.
+    #[must_use]
+    pub fn tls(mut self, files: Files) -> Self {
+        self.tls = Some(files);
+        self
+    }
+
+    /// Without a routes file.
+    #[must_use]
+    pub fn without_routes_file(mut self) -> Self {
+        self.no_routes_file = true;
         self
     }
 
@@ -128,7 +156,7 @@ impl Allocator {
     /// # Panics
     /// When the file cannot be written.
     pub fn write_config(&self, text: &str) {
-        let file = self.folder.path().join("pools.yaml");
+        let file = self.pools_file();
         if let Err(error) = fs::write(&file, text) {
             panic!("cannot write {}: {error}", file.display());
         }
@@ -165,18 +193,23 @@ impl Allocator {
                 "database",
                 Some(format!("sqlite://{}", self.database().display())),
             ),
-            (
-                "routes-file",
-                Some(self.routes_file().display().to_string()),
-            ),
         ];
+        if !options.no_routes_file {
+            let file = self.routes_file().display().to_string();
+            settings.push(("routes-file", Some(file)));
+        }
         if options.config.is_some() {
-            let file = self.folder.path().join("pools.yaml");
-            settings.push(("config", Some(file.display().to_string())));
+            settings.push(("config", Some(self.pools_file().display().to_string())));
+        }
+        if let Some(Files { cert, key, ca }) = &options.tls {
+            settings.push(("tls-cert", Some(cert.display().to_string())));
+            settings.push(("tls-key", Some(key.display().to_string())));
+            settings.push(("client-ca", Some(ca.display().to_string())));
         }
         let (flags, mut envs) = options.given.place("LB_ALLOCATOR", settings);
         let ip_list = options.ip_list.iter();
         envs.extend(ip_list.map(|list| ("IP_LIST".to_owned(), list.clone())));
+        envs.extend(options.envs.iter().cloned());
         let args = [vec!["serve".to_owned()], flags, options.args.clone()].concat();
         let binary = workspace_binary("lb-allocator")?;
         Process::start(&self.name, &binary, &args, &envs, &self.logs)
@@ -231,10 +264,11 @@ impl Allocator {
         }
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// `http://127.0.0.1:PORT`, with TLS `https://`.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.address())
+        let scheme = self.options.tls.as_ref().map_or("http", |_| "https");
+        format!("{scheme}://{}", self.address())
     }
 
     /// `127.0.0.1:PORT`.
@@ -256,6 +290,12 @@ impl Allocator {
             .database
             .clone()
             .unwrap_or_else(|| self.folder.path().join("allocator.db"))
+    }
+
+    /// The pools file.
+    #[must_use]
+    pub fn pools_file(&self) -> PathBuf {
+        self.folder.path().join("pools.yaml")
     }
 
     /// The routes file.

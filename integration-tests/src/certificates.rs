@@ -1,4 +1,4 @@
-//! Keys and certificates of a control plane.
+//! Keys and certificates of a control plane, of lb-allocator and its callers.
 
 use std::{fs, net::IpAddr, path::Path};
 
@@ -7,6 +7,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
+use time::{Duration, OffsetDateTime};
 
 /// A certificate and its key, as PEM.
 #[derive(Debug, Clone)]
@@ -50,12 +51,7 @@ impl Authority {
     /// # Errors
     /// When the system gives no randomness.
     pub fn server(&self) -> Result<Identity> {
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()])?;
-        params
-            .subject_alt_names
-            .push(SanType::IpAddress(IpAddr::from([127, 0, 0, 1])));
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.sign(&params)
+        self.sign(&server()?)
     }
 
     /// A user of the API server: the common name is the user, the organisation
@@ -73,6 +69,36 @@ impl Authority {
         self.sign(&params)
     }
 
+    /// A caller of lb-allocator with this URI, such as
+    /// `spiffe://test/cluster/NAME/role/watcher`.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn caller(&self, uri: &str) -> Result<Identity> {
+        self.sign(&caller(uri)?)
+    }
+
+    /// As [`Self::caller`], from now until then, which may be in the past.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn caller_until(&self, uri: &str, end: Duration) -> Result<Identity> {
+        let mut params = caller(uri)?;
+        params.not_before = OffsetDateTime::now_utc() - Duration::days(2);
+        params.not_after = OffsetDateTime::now_utc() + end;
+        self.sign(&params)
+    }
+
+    /// As [`Self::server`], until then.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn server_until(&self, end: Duration) -> Result<Identity> {
+        let mut params = server()?;
+        params.not_after = OffsetDateTime::now_utc() + end;
+        self.sign(&params)
+    }
+
     fn sign(&self, params: &CertificateParams) -> Result<Identity> {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?.pem();
@@ -81,6 +107,25 @@ impl Authority {
             key: key.serialize_pem(),
         })
     }
+}
+
+fn server() -> Result<CertificateParams> {
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()])?;
+    params
+        .subject_alt_names
+        .push(SanType::IpAddress(IpAddr::from([127, 0, 0, 1])));
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    Ok(params)
+}
+
+fn caller(uri: &str) -> Result<CertificateParams> {
+    let mut params = CertificateParams::default();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "somebody");
+    params.subject_alt_names = vec![SanType::URI(uri.try_into()?)];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    Ok(params)
 }
 
 /// Writes into `folder` what kube-apiserver is started with, and returns the

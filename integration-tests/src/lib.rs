@@ -30,6 +30,7 @@ pub mod process;
 pub mod relay;
 pub mod rpc;
 pub mod scratch;
+pub mod secret;
 pub mod service;
 pub mod settings;
 pub mod site;

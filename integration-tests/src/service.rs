@@ -61,6 +61,33 @@ impl ServiceBuilder {
         })
     }
 
+    /// Its ports: protocol and number.
+    #[must_use]
+    pub fn ports(self, ports: &[(&str, i32)]) -> Self {
+        let port = |(protocol, port): &(&str, i32)| ServicePort {
+            name: Some(format!("{}-{port}", protocol.to_lowercase())),
+            protocol: Some((*protocol).to_owned()),
+            port: *port,
+            ..Default::default()
+        };
+        self.spec(|spec| spec.ports = Some(ports.iter().map(port).collect()))
+    }
+
+    /// `spec.externalTrafficPolicy`.
+    #[must_use]
+    pub fn traffic_policy(self, policy: &str) -> Self {
+        self.spec(|spec| spec.external_traffic_policy = Some(policy.to_owned()))
+    }
+
+    /// `spec.selector`, one label of it.
+    #[must_use]
+    pub fn selector(self, name: &str, value: &str) -> Self {
+        self.spec(|spec| {
+            let selector = spec.selector.get_or_insert_default();
+            selector.insert(name.to_owned(), value.to_owned());
+        })
+    }
+
     /// A label.
     #[must_use]
     pub fn label(mut self, name: &str, value: &str) -> Self {

@@ -30,7 +30,7 @@ impl Site {
     /// # Panics
     /// When one of them does not get ready.
     pub async fn start(control_plane: &ControlPlane, ip_list: String) -> Self {
-        Self::with_options(control_plane, allocator::Options::ip_list(ip_list)).await
+        Self::with_options(control_plane, allocator::Options::ip_list(ip_list), |o| o).await
     }
 
     /// Starts both, with this pools file.
@@ -38,13 +38,27 @@ impl Site {
     /// # Panics
     /// When one of them does not get ready.
     pub async fn with_pools(control_plane: &ControlPlane, pools: &str) -> Self {
-        Self::with_options(control_plane, allocator::Options::config(pools)).await
+        Self::with_options(control_plane, allocator::Options::config(pools), |o| o).await
     }
 
-    async fn with_options(control_plane: &ControlPlane, options: allocator::Options) -> Self {
+    /// Starts both, with this pools file and a watcher that reads these peers'
+    /// annotations too.
+    ///
+    /// # Panics
+    /// When one of them does not get ready.
+    pub async fn with_aliases(control_plane: &ControlPlane, pools: &str, peers: &str) -> Self {
+        let options = allocator::Options::config(pools);
+        Self::with_options(control_plane, options, |o| o.annotation_aliases(peers)).await
+    }
+
+    async fn with_options(
+        control_plane: &ControlPlane,
+        options: allocator::Options,
+        watching: impl FnOnce(watcher::Options) -> watcher::Options,
+    ) -> Self {
         let class = random_class();
         let allocator = Allocator::start(options).await;
-        let options = watcher::Options::cluster(CLUSTER).class(&class).alone();
+        let options = watching(watcher::Options::cluster(CLUSTER).class(&class).alone());
         let watcher = Watcher::start(control_plane, &allocator.url(), options).await;
         Self {
             class,

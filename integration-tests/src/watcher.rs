@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitStatus, time::Duration};
 
 use anyhow::Result;
+use lb_tls::files::Files;
 use rustix::process::Signal;
 
 use crate::{
@@ -31,6 +32,10 @@ pub struct Options {
     pub lease_namespace: Option<String>,
     /// `--kubeconfig`; without one, that of the control plane's administrator.
     pub kubeconfig: Option<PathBuf>,
+    /// `--annotation-aliases`.
+    pub annotation_aliases: Option<String>,
+    /// The certificate files that it shows to an https:// allocator.
+    pub tls: Option<Files>,
     /// How it is told all this.
     pub given: Given,
 }
@@ -46,6 +51,8 @@ impl Options {
             leader_elect: true,
             lease_namespace: None,
             kubeconfig: None,
+            annotation_aliases: None,
+            tls: None,
             given: Given::default(),
         }
     }
@@ -79,10 +86,24 @@ impl Options {
         self
     }
 
+    /// With these certificates.
+    #[must_use]
+    pub fn tls(mut self, files: Files) -> Self {
+        self.tls = Some(files);
+        self
+    }
+
     /// With `--handle-unclassed`.
     #[must_use]
     pub fn handle_unclassed(mut self) -> Self {
         self.handle_unclassed = true;
+        self
+    }
+
+    /// With `--annotation-aliases`.
+    #[must_use]
+    pub fn annotation_aliases(mut self, peers: &str) -> Self {
+        self.annotation_aliases = Some(peers.to_owned());
         self
     }
 }
@@ -161,6 +182,14 @@ impl Watcher {
         }
         if let Some(namespace) = &options.lease_namespace {
             settings.push(("leader-elect-lease-namespace", Some(namespace.clone())));
+        }
+        if let Some(peers) = &options.annotation_aliases {
+            settings.push(("annotation-aliases", Some(peers.clone())));
+        }
+        if let Some(Files { cert, key, ca }) = &options.tls {
+            settings.push(("tls-cert", Some(cert.display().to_string())));
+            settings.push(("tls-key", Some(key.display().to_string())));
+            settings.push(("server-ca", Some(ca.display().to_string())));
         }
         let (args, envs) = options.given.place("LB_WATCHER", settings);
         let binary = workspace_binary("lb-watcher")?;

@@ -14,7 +14,7 @@ use axum::{
 };
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{leadership::Leadership, ledger::Ledger, metrics::Metrics, queue::Queue};
@@ -32,6 +32,7 @@ pub struct Health {
     services_listed: AtomicBool,
     allocator_answered: AtomicBool,
     election_works: AtomicBool,
+    was_ready: AtomicBool,
     /// Why not.
     election_error: Mutex<String>,
 }
@@ -89,6 +90,8 @@ pub struct Admin {
     pub health: Arc<Health>,
     /// For both.
     pub leadership: Arc<Leadership>,
+    /// Why the certificate files as they are now are not in force, with TLS.
+    pub certificates_problem: Option<watch::Receiver<Option<String>>>,
     /// For `/metrics`.
     pub metrics: Metrics,
     /// For `/metrics`.
@@ -119,7 +122,10 @@ impl Admin {
 
 async fn readyz(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> impl IntoResponse {
     let verbose = query.is_some_and(|query| query.split('&').any(|q| q.starts_with("verbose")));
-    let (ready, text) = report(&admin.health, admin.leadership.leads(), verbose);
+    let (ready, mut text) = report(&admin.health, admin.leadership.leads(), verbose);
+    if let Some(problem) = admin.certificates_problem.as_ref().filter(|_| verbose) {
+        text = certificates(problem.borrow().as_deref()) + &text;
+    }
     let code = if ready {
         StatusCode::OK
     } else {
@@ -128,13 +134,24 @@ async fn readyz(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> i
     (code, text)
 }
 
+/// Told, but no reason to be unready: the last good ones are in force.
+fn certificates(problem: Option<&str>) -> String {
+    problem.map_or_else(
+        || "[+]certificates ok\n".to_owned(),
+        |problem| format!("[-]certificates failed: {problem}\n"),
+    )
+}
+
 fn report(health: &Health, leads: bool, verbose: bool) -> (bool, String) {
     let mut checks = health.checks();
     for (name, ok) in &mut checks {
-        // Who stands by asks nobody for anything.
-        *ok |= *name == ALLOCATOR && !leads && health.election_works.load(Ordering::Relaxed);
+        // Who stands by asks nobody for anything, and is ready to.
+        let stands_by = !leads && health.election_works.load(Ordering::Relaxed);
+        let was_ready = health.was_ready.load(Ordering::Relaxed);
+        *ok |= *name == ALLOCATOR && (stands_by || was_ready);
     }
     let ready = checks.iter().all(|(_, ok)| *ok);
+    health.was_ready.fetch_or(ready, Ordering::Relaxed);
     let mut text = String::new();
     for (name, ok) in checks.iter().filter(|(_, ok)| verbose || !ok) {
         let (sign, word) = match (*ok, *name == ELECTION, leads) {

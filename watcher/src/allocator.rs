@@ -1,5 +1,6 @@
 //! The client of lb-allocator: one connection, a deadline on every call, refusals
-//! read once.
+//! read once. With other certificates a new connection is made; calls that are
+//! under way end on the old one.
 
 use std::{
     future::Future,
@@ -14,6 +15,8 @@ use std::{
 use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
 use lb_proto::v1::{self, allocator_service_client::AllocatorServiceClient};
+use lb_tls::{client::Connector, rustls::ClientConfig};
+use tokio::sync::watch;
 use tonic::{
     Code, Request, Response, Status, Streaming,
     transport::{Channel, Endpoint},
@@ -38,28 +41,98 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Asks the allocator in the name of one cluster.
 #[derive(Clone)]
 pub struct Allocator {
-    allocations: AllocatorServiceClient<Channel>,
+    channel: watch::Receiver<Channel>,
     cluster: Arc<str>,
     metrics: Metrics,
     /// The newest revision that this process was ever told.
     seen: Arc<AtomicI64>,
 }
 
+/// Tells of other connections.
+pub struct Connections(watch::Receiver<Channel>);
+
+impl Connections {
+    /// Returns once there is another one; never, where there are no certificates.
+    pub async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+/// Makes the connection anew whenever the certificates change.
+pub struct Reconnect {
+    endpoint: Endpoint,
+    certificates: watch::Receiver<Arc<ClientConfig>>,
+    channel: watch::Sender<Channel>,
+}
+
+impl Reconnect {
+    /// For as long as the certificates are looked after.
+    pub async fn run(mut self) {
+        while self.certificates.changed().await.is_ok() {
+            tracing::info!("connecting to lb-allocator with other certificates");
+            let connector = Connector::new(self.certificates.clone());
+            let channel = self.endpoint.connect_with_connector_lazy(connector);
+            self.channel.send_replace(channel);
+        }
+    }
+}
+
 impl Allocator {
-    /// Connects when the first call is made, and again whenever it has to.
-    pub fn new(endpoint: &Endpoint, cluster: String, metrics: Metrics) -> Self {
-        let channel = with_deadlines(endpoint).connect_lazy();
-        Self::over(channel, cluster, metrics)
+    /// Connects when the first call is made, and again whenever it has to; with
+    /// certificates where there are some.
+    pub fn new(
+        endpoint: &Endpoint,
+        certificates: Option<watch::Receiver<Arc<ClientConfig>>>,
+        cluster: String,
+        metrics: Metrics,
+    ) -> (Self, Option<Reconnect>) {
+        let endpoint = with_deadlines(endpoint);
+        let channel = match &certificates {
+            None => endpoint.connect_lazy(),
+            Some(certificates) => {
+                let connector = Connector::new(certificates.clone());
+                endpoint.connect_with_connector_lazy(connector)
+            }
+        };
+        let (sender, channel) = watch::channel(channel);
+        let reconnect = certificates.map(|certificates| Reconnect {
+            endpoint,
+            certificates,
+            channel: sender,
+        });
+        (Self::through(channel, cluster, metrics), reconnect)
     }
 
     /// Asks through this channel.
     pub fn over(channel: Channel, cluster: String, metrics: Metrics) -> Self {
+        let (_, channel) = watch::channel(channel);
+        Self::through(channel, cluster, metrics)
+    }
+
+    fn through(channel: watch::Receiver<Channel>, cluster: String, metrics: Metrics) -> Self {
         Self {
-            allocations: AllocatorServiceClient::new(channel),
+            channel,
             cluster: cluster.into(),
             metrics,
             seen: Arc::default(),
         }
+    }
+
+    /// The connection, and word of every other one from now on.
+    pub fn connections(&self) -> Connections {
+        let mut channel = self.channel.clone();
+        channel.mark_unchanged();
+        Connections(channel)
+    }
+
+    fn channel(&self) -> Channel {
+        self.channel.borrow().clone()
+    }
+
+    fn allocations_client(&self) -> AllocatorServiceClient<Channel> {
+        AllocatorServiceClient::new(self.channel())
     }
 
     /// The cluster in whose name it asks.
@@ -105,7 +178,7 @@ impl Allocator {
         shown: &[IpAddr],
     ) -> Result<Grant, Refusal> {
         let request = self.acquire_request(key, service, wish.message(shown));
-        let mut client = self.allocations.clone();
+        let mut client = self.allocations_client();
         let answer = self.call("Acquire", client.acquire(timed(request))).await?;
         self.saw(answer.revision);
         Grant::read(answer)
@@ -117,7 +190,7 @@ impl Allocator {
             service: Some(self.service_key(key)),
             uid: uid.to_owned(),
         };
-        let mut client = self.allocations.clone();
+        let mut client = self.allocations_client();
         let answer = self.call("Release", client.release(timed(request))).await?;
         self.saw(answer.revision);
         let released = answer.released.iter();
@@ -129,7 +202,7 @@ impl Allocator {
         &self,
         messages: Vec<v1::SyncRequest>,
     ) -> Result<Vec<v1::SyncedService>, Refusal> {
-        let mut client = self.allocations.clone();
+        let mut client = self.allocations_client();
         let told = async {
             let answer = client.sync(futures::stream::iter(messages)).await?;
             let mut pages = answer.into_inner();
@@ -153,7 +226,7 @@ impl Allocator {
             cluster: self.cluster.to_string(),
             resume_revision: resume,
         };
-        let mut client = self.allocations.clone();
+        let mut client = self.allocations_client();
         self.call("Watch", client.watch(request)).await
     }
 

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     admin::Health,
-    allocator::Allocator,
+    allocator::{Allocator, Connections},
     cluster_sync::{ClusterSync, EVERY},
     key::Key,
     ledger::Ledger,
@@ -91,6 +91,8 @@ impl Announcements {
         let mut lost_before = false;
         let mut resume = 0;
         loop {
+            // Before the stream is opened, so that no change is missed.
+            let connections = self.allocator.connections();
             let refusal = match self.open(resume).await {
                 Ok((stream, resumed)) => {
                     info!(resumed, "lb-allocator is there");
@@ -98,7 +100,7 @@ impl Announcements {
                     backoff = BACKOFF.build();
                     lost_before = true;
                     let refusal;
-                    (refusal, resume) = self.follow(stream).await;
+                    (refusal, resume) = self.follow(stream, connections).await;
                     self.ledger.lost();
                     refusal
                 }
@@ -140,7 +142,13 @@ impl Announcements {
     }
 
     /// Passes on what the stream tells, until it ends; and the revision it came to.
-    async fn follow(&mut self, mut stream: Streaming<WatchResponse>) -> (Refusal, i64) {
+    /// When there is another connection, it moves there: first the new stream, then
+    /// the end of the old one.
+    async fn follow(
+        &mut self,
+        mut stream: Streaming<WatchResponse>,
+        mut connections: Connections,
+    ) -> (Refusal, i64) {
         let mut reached = self.allocator.seen();
         let mut again = tokio::time::interval_at(Instant::now() + EVERY, EVERY);
         loop {
@@ -162,6 +170,22 @@ impl Announcements {
                     Ok(None) => Some(broken("its stream ended")),
                     Err(status) => Some(Refusal::from(&status)),
                 },
+                () = connections.changed() => {
+                    match self.open(reached).await {
+                        Ok((moved, resumed)) => {
+                            stream = moved;
+                            if !resumed {
+                                // What the old one told last may have gone unread.
+                                self.push_batch(self.ledger.wake(|_| true));
+                            }
+                        }
+                        Err(refusal) => warn!(
+                            reason = %refusal.reason,
+                            "cannot move to another connection yet: {}", refusal.message
+                        ),
+                    }
+                    None
+                }
                 _ = again.tick() => self.cluster.tell().await.err(),
                 Ok(()) = self.lists.changed() => self.cluster.tell().await.err(),
             };

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Parser, ValueEnum};
 use jiff::tz::TimeZone;
+use lb_tls::files::Files;
 use tonic::transport::Endpoint;
 
 use crate::annotations::Peer;
@@ -13,7 +14,8 @@ use crate::annotations::Peer;
 #[derive(Clone, Debug, Parser)]
 #[command(version)]
 pub struct Args {
-    /// Where lb-allocator listens: http://HOST:PORT or unix:///PATH.
+    /// Where lb-allocator listens: https://HOST:PORT, http://HOST:PORT or
+    /// unix:///PATH.
     #[arg(
         long,
         env = "LB_WATCHER_ALLOCATOR",
@@ -21,6 +23,10 @@ pub struct Args {
         default_value = "http://127.0.0.1:7373"
     )]
     pub allocator: AllocatorUrl,
+
+    /// For an https:// URL.
+    #[command(flatten)]
+    pub tls: Tls,
 
     /// This cluster's name, by which lb-allocator tells it from others: a DNS
     /// subdomain.
@@ -115,6 +121,60 @@ pub struct Args {
     pub instance: String,
 }
 
+/// The files that an https:// URL needs, all three; read again when they change.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Tls {
+    /// The certificate to show to an https:// allocator, a PEM file.
+    #[arg(long, env = "LB_WATCHER_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+
+    /// The key of the certificate, a PEM file.
+    #[arg(long, env = "LB_WATCHER_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+
+    /// The CA that the allocator's certificate comes from, a PEM file. Also
+    /// called --client-ca, as on the allocator.
+    #[arg(long, env = "LB_WATCHER_SERVER_CA", value_name = "FILE")]
+    server_ca: Option<PathBuf>,
+
+    /// The name that it has on the allocator.
+    #[arg(
+        long,
+        env = "LB_WATCHER_CLIENT_CA",
+        value_name = "FILE",
+        hide = true,
+        conflicts_with = "server_ca"
+    )]
+    client_ca: Option<PathBuf>,
+}
+
+impl Tls {
+    /// The files for this URL.
+    ///
+    /// # Errors
+    /// Names what is missing, or has no use.
+    pub fn files(self, allocator: &AllocatorUrl) -> Result<Option<Files>, &'static str> {
+        let Self {
+            tls_cert,
+            tls_key,
+            server_ca,
+            client_ca,
+        } = self;
+        let ca = server_ca.or(client_ca);
+        let https = allocator.text.starts_with("https://");
+        match (https, tls_cert, tls_key, ca) {
+            (true, Some(cert), Some(key), Some(ca)) => Ok(Some(Files { cert, key, ca })),
+            (true, ..) => {
+                Err("an https:// --allocator needs --tls-cert, --tls-key and --server-ca")
+            }
+            (false, None, None, None) => Ok(None),
+            (false, ..) => {
+                Err("--tls-cert, --tls-key and --server-ca need an https:// --allocator")
+            }
+        }
+    }
+}
+
 /// How logs look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -139,9 +199,10 @@ impl FromStr for AllocatorUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let known = ["http://", "unix:///"];
+        let known = ["https://", "http://", "unix:///"];
         if !known.iter().any(|scheme| text.starts_with(scheme)) {
-            return Err("an allocator's URL is http://HOST:PORT or unix:///PATH".into());
+            let forms = "https://HOST:PORT, http://HOST:PORT or unix:///PATH";
+            return Err(format!("an allocator's URL is {forms}"));
         }
         let text = text.to_owned();
         let endpoint = Endpoint::from_shared(text.clone()).map_err(|error| error.to_string())?;
@@ -264,6 +325,7 @@ mod tests {
             &["--load-balancer-class", "example.org/In_ternal.1"],
             &["--allocator", "unix:///run/lb.sock"],
             &["--allocator", "http://[::1]:7373"],
+            &["--allocator", "https://allocator.example.org:7373"],
             &["--concurrency", "256"],
         ] {
             assert!(parse(good).is_ok(), "{good:?}");
@@ -280,6 +342,30 @@ mod tests {
         ] {
             assert_eq!(parse(args).unwrap().leader_elect, elects, "{args:?}");
         }
+    }
+
+    #[test]
+    fn https_needs_all_three_files_and_nothing_else_takes_them() {
+        let files = |args: &str| {
+            let args: Vec<_> = args.split_whitespace().collect();
+            let args = parse(&args).unwrap();
+            args.tls.files(&args.allocator)
+        };
+        let all = Files {
+            cert: "c".into(),
+            key: "k".into(),
+            ca: "a".into(),
+        };
+        let https = "--allocator https://x:1";
+        for ca in ["--server-ca", "--client-ca"] {
+            let args = format!("{https} --tls-cert c --tls-key k {ca} a");
+            assert_eq!(files(&args), Ok(Some(all.clone())), "{ca}");
+        }
+        assert_eq!(files("--allocator http://x:1"), Ok(None));
+        assert!(files(https).unwrap_err().contains("--tls-cert"));
+        assert!(files(&format!("{https} --tls-cert c --tls-key k")).is_err());
+        assert!(files("--allocator http://x:1 --server-ca a").is_err());
+        assert!(parse(&["--server-ca", "a", "--client-ca", "b"]).is_err());
     }
 
     #[test]

@@ -112,8 +112,12 @@ fn has(view: &View<'_>) -> Vec<std::net::IpAddr> {
     if let Some(held) = held.filter(|held| !held.is_empty()) {
         return held;
     }
-    let ours = status::condition(view.service).is_some() || status::owns_addresses(view.service);
-    if ours { view.shown.clone() } else { Vec::new() }
+    if status::owns_addresses(view.service) {
+        view.shown.clone()
+    } else {
+        // Somebody else wrote them.
+        Vec::new()
+    }
 }
 
 fn messages(cluster: &str, services: Vec<v1::AcquireRequest>, seen: i64) -> Vec<v1::SyncRequest> {

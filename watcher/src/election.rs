@@ -8,7 +8,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::Error;
+use kube::{Error, ResourceExt};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -169,10 +169,14 @@ impl Election {
         self.leadership.end();
         self.leadership.settled().await;
         self.queue.stand_by();
-        self.ledger.clear();
+        let gone = self.ledger.begin_term(|key, uid| {
+            let there = self.store.get(key);
+            there.is_none_or(|service| service.uid().as_deref() != Some(uid))
+        });
         self.queue.open(|| {
             let services = self.store.all();
-            let keys = services.iter().map(|service| Key::of(service));
+            let there = services.iter().map(|service| Key::of(service));
+            let keys = there.chain(gone);
             let ranked = keys.map(|key| {
                 let rank = rank(&self.store, &self.ledger, &key);
                 (key, rank)

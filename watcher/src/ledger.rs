@@ -2,7 +2,11 @@
 //! what the allocator last said, what the Service waits for. All of it can be
 //! learned again: a restart loses nothing but time.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::IpAddr,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -22,6 +26,10 @@ const FORCE_WINDOW: Duration = Duration::from_secs(600);
 /// the slow retry of a Service that waits, which is to ask in earnest.
 pub const ANSWER_LIFETIME: Duration = Duration::from_secs(240);
 
+/// For how long it is remembered that a Service went: longer than it takes until
+/// another replica leads.
+const DEPARTED: Duration = Duration::from_secs(60);
+
 /// Shared by all tasks.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -31,6 +39,9 @@ pub struct Ledger {
 #[derive(Debug, Default)]
 struct State {
     records: BTreeMap<Key, Record>,
+    /// Services that went while another replica led, within [`DEPARTED`], the
+    /// longest ago first.
+    departures: VecDeque<(Instant, Key, String)>,
     /// Grows with each loss of the allocator: what it said before has to be
     /// confirmed.
     epoch: u64,
@@ -124,11 +135,24 @@ impl Ledger {
         self.state.lock().records.remove(key);
     }
 
-    /// Nothing is known of any Service any more.
-    pub fn clear(&self) {
+    /// Nothing is known of any Service any more, but that some went lately: whoever
+    /// led until now may not have lived to see to them. Returns those of which
+    /// `is_gone` is true.
+    pub fn begin_term(&self, is_gone: impl Fn(&Key, &str) -> bool) -> Vec<Key> {
         let mut state = self.state.lock();
-        state.records.clear();
         state.news += 1;
+        state.records.clear();
+        state.forget_departures();
+        let gone: Vec<_> = state
+            .departures
+            .iter()
+            .filter(|(_, key, uid)| is_gone(key, uid))
+            .map(|(_, key, uid)| (key.clone(), uid.clone()))
+            .collect();
+        let keys = gone.iter().map(|(key, _)| key.clone()).collect();
+        let records = gone.into_iter().map(|(key, uid)| (key, Record::of(&uid)));
+        state.records.extend(records);
+        keys
     }
 
     /// A Service is gone that may have been granted something before this process
@@ -137,6 +161,14 @@ impl Ledger {
         let mut state = self.state.lock();
         let record = state.records.entry(key.clone());
         record.or_insert_with(|| Record::of(uid));
+    }
+
+    /// The same, while another replica leads.
+    pub fn departed_meanwhile(&self, key: &Key, uid: &str) {
+        let mut state = self.state.lock();
+        state.forget_departures();
+        let departure = (Instant::now(), key.clone(), uid.to_owned());
+        state.departures.push_back(departure);
     }
 
     /// Now.
@@ -291,6 +323,8 @@ impl Ledger {
     /// outdated.
     pub fn outdate<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) {
         let mut state = self.state.lock();
+        // An answer may be under way that was given before.
+        state.news += 1;
         for key in keys {
             if let Some(record) = state.records.get_mut(key) {
                 record.reply = None;
@@ -341,6 +375,15 @@ impl Record {
 }
 
 impl State {
+    fn forget_departures(&mut self) {
+        let now = Instant::now();
+        while let Some((at, _, _)) = self.departures.front()
+            && now >= *at + DEPARTED
+        {
+            self.departures.pop_front();
+        }
+    }
+
     /// The record of this uid. What another uid held is what this one takes over
     /// when it is granted something, and what is to be released when it is not.
     fn record(&mut self, key: &Key, uid: &str) -> &mut Record {

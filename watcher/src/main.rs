@@ -7,6 +7,7 @@ use lb_watcher::{args::Args, run::run};
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    lb_tls::install_provider();
     match run(Args::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

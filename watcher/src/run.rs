@@ -7,6 +7,7 @@ use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use lb_tls::{files::Material, metrics::TlsMetrics, reload::Reloading};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -31,6 +32,7 @@ use crate::{
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let Args {
         allocator,
+        tls,
         cluster,
         kubeconfig,
         context,
@@ -45,6 +47,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         log_filter,
         instance,
     } = args;
+    let files = tls.files(&allocator).map_err(anyhow::Error::msg)?;
     let (decisions, _guard) = logging::start(log_format, &log_filter, time_zone())?;
     let stop_signal = stop_signal()?;
     let config = kube_config(kubeconfig, context).await?;
@@ -58,7 +61,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on --admin-listen {admin_listen}"))?;
 
-    let (metrics, registry) = Metrics::new();
+    let (metrics, mut registry) = Metrics::new();
+    let certificates = files.map(|files| {
+        Reloading::load(files, Material::client, TlsMetrics::register(&mut registry))
+            .context("cannot use the certificates for lb-allocator")
+    });
+    let certificates = certificates.transpose()?;
     let setup = Setup {
         rule: ClassRule::new(load_balancer_class.map(|class| class.0), handle_unclassed),
         peers: annotation_aliases,
@@ -66,11 +74,17 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         concurrency,
         instance,
     };
-    let allocator = Allocator::new(&allocator.endpoint, cluster.0, metrics.clone());
+    let (allocator, reconnect) = Allocator::new(
+        &allocator.endpoint,
+        certificates.as_ref().map(Reloading::current),
+        cluster.0,
+        metrics.clone(),
+    );
     let tasks = Tasks::start(setup, client, allocator, metrics.clone(), decisions);
     let admin = Admin {
         health: tasks.health.clone(),
         leadership: tasks.leadership.clone(),
+        certificates_problem: certificates.as_ref().map(Reloading::problem),
         metrics,
         registry,
         queue: tasks.queue.clone(),
@@ -78,6 +92,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     let stop = CancellationToken::new();
     let admin = tokio::spawn(admin.serve(listener, stop.clone()));
+    if let (Some(certificates), Some(reconnect)) = (certificates, reconnect) {
+        tokio::spawn(stop.clone().run_until_cancelled_owned(certificates.keep()));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(reconnect.run()));
+    }
 
     stop_signal.await;
     info!("stopping");

@@ -109,13 +109,17 @@ impl ServiceWatch {
     fn gone(&self, service: &Service) {
         let key = Key::of(service);
         let ours = self.store.rule().scope(service) == Scope::Ours;
-        // Who stands by compares with the allocator when it begins to lead.
+        let uid = service.uid().unwrap_or_default();
+        let may_hold = ours || status::condition(service).is_some();
         if self.queue.stands_by() {
+            // Who leads may not live to see to it.
+            if may_hold {
+                self.ledger.departed_meanwhile(&key, &uid);
+            }
             return;
         }
-        if ours || status::condition(service).is_some() {
-            self.ledger
-                .departed(&key, &service.uid().unwrap_or_default());
+        if may_hold {
+            self.ledger.departed(&key, &uid);
         }
         self.push(key);
     }

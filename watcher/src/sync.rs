@@ -329,7 +329,7 @@ impl Syncer {
         let Refusal {
             reason, message, ..
         } = refusal;
-        let away = matches!(*self.link.borrow(), Link::Down(_));
+        let away = matches!(*self.link.borrow(), Link::Down(_) | Link::Connecting);
         match refusal.remedy {
             Remedy::RetrySeldom => error!(%reason, "{what}: {message}"),
             Remedy::RetrySoon if away => debug!(%reason, "{what}: {message}"),

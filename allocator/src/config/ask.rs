@@ -4,17 +4,17 @@ use lb_proto::v1::{
     self, PlanConfigurationRequest, PlanConfigurationResponse,
     admin_service_client::AdminServiceClient,
 };
+use lb_tls::{
+    client::{ConnectError, connect},
+    files::Files,
+};
 use thiserror::Error;
-use tonic::transport::Endpoint;
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
 pub enum AskError {
     #[error("cannot reach an lb-allocator at {url}; is it running, and is --against right?")]
-    Connect {
-        url: String,
-        source: tonic::transport::Error,
-    },
+    Connect { url: String, source: ConnectError },
     #[error("lb-allocator at {url}: {}", status.message())]
     Refused {
         url: String,
@@ -22,17 +22,18 @@ pub enum AskError {
     },
 }
 
-/// Asks the allocator at `url` (`http://HOST:PORT` or `unix:///path`).
+/// Asks the allocator at `url` (`http://HOST:PORT`, `https://HOST:PORT` with these
+/// files, or `unix:///path`).
 ///
 /// # Errors
 /// If it cannot be reached, or would refuse the file.
-pub async fn ask(url: &str, pools_file: String) -> Result<String, AskError> {
-    let connect = |source| AskError::Connect {
+pub async fn ask(url: &str, files: Option<Files>, pools_file: String) -> Result<String, AskError> {
+    let channel = connect(url, files).await;
+    let channel = channel.map_err(|source| AskError::Connect {
         url: url.to_owned(),
         source,
-    };
-    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(connect)?;
-    let mut client = AdminServiceClient::new(endpoint.connect().await.map_err(connect)?);
+    })?;
+    let mut client = AdminServiceClient::new(channel);
     let request = PlanConfigurationRequest { pools_file };
     let answer = client.plan_configuration(request).await;
     let answer = answer.map_err(|status| AskError::Refused {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use serde_json::{Map, Value, json};
 
 use crate::engine::{AddressRange, PoolSpec, Pools, Requirement, Selector, Settings};
@@ -148,12 +149,9 @@ pub fn json(pools: &Pools) -> String {
             ("fenced", fenced.then_some(Value::Bool(true))),
             (
                 "cooldown",
-                (!cooldown.is_zero()).then(|| json!(format!("{}ms", cooldown.as_millis()))),
+                (!cooldown.is_zero()).then(|| duration_json(*cooldown)),
             ),
-            (
-                "stickyFor",
-                Some(json!(format!("{}ms", sticky_for.as_millis()))),
-            ),
+            ("stickyFor", Some(duration_json(*sticky_for))),
             ("maxPerNamespace", max_per_namespace.map(|max| json!(max))),
             ("maxPerCluster", max_per_cluster.map(|max| json!(max))),
             ("disabled", disabled.then_some(Value::Bool(true))),
@@ -167,17 +165,22 @@ pub fn json(pools: &Pools) -> String {
         orphan_grace,
         cluster_silence,
     } = pools.settings();
-    let millis = |duration: &Duration| format!("{}ms", duration.as_millis());
     let mut all = json!({
         "pools": described.collect::<Vec<_>>(),
-        "orphanGrace": millis(orphan_grace),
-        "clusterSilence": millis(cluster_silence),
+        "orphanGrace": duration_json(*orphan_grace),
+        "clusterSilence": duration_json(*cluster_silence),
     });
     if !clusters.is_empty() {
         let names: Vec<_> = clusters.iter().map(ToString::to_string).collect();
         all["clusters"] = json!(names);
     }
     all.to_string()
+}
+
+/// Exact, and as the pools file is read.
+fn duration_json(duration: Duration) -> Value {
+    let signed = SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
+    json!(format!("{signed:#}"))
 }
 
 fn join<T: ToString>(all: impl IntoIterator<Item = T>) -> String {

@@ -75,6 +75,8 @@ pub enum KeyError {
     NotAddresses { text: String },
     #[error("the range {text:?} ends before it begins, or mixes families")]
     BadRange { text: String },
+    #[error("{text:?} has IPv4 addresses written as IPv6 inside; list them as IPv4")]
+    Mapped { text: String },
     #[error("the list is empty; {hint}")]
     Empty { hint: &'static str },
     #[error("{text:?} is not a duration such as 30s, 5m or 24h")]
@@ -370,17 +372,22 @@ fn range(text: &str) -> Result<AddressRange, KeyError> {
             .map(|a| a.to_canonical())
             .map_err(|_| not_addresses())
     };
-    if let Some((first, last)) = text.split_once('-') {
-        let range = AddressRange::new(address(first)?, address(last)?);
-        return range.ok_or_else(|| KeyError::BadRange {
-            text: text.to_owned(),
-        });
-    }
-    if text.contains('/') {
+    let (first, last) = if let Some((first, last)) = text.split_once('-') {
+        (address(first)?, address(last)?)
+    } else if text.contains('/') {
         let net: IpNet = text.trim().parse().map_err(|_| not_addresses())?;
-        return AddressRange::new(net.network(), net.broadcast()).ok_or_else(not_addresses);
+        (net.network().to_canonical(), net.broadcast().to_canonical())
+    } else {
+        let single = address(text)?;
+        (single, single)
+    };
+    let text = || text.to_owned();
+    let range =
+        AddressRange::new(first, last).ok_or_else(|| KeyError::BadRange { text: text() })?;
+    if range.has_mapped() {
+        return Err(KeyError::Mapped { text: text() });
     }
-    address(text).map(AddressRange::single)
+    Ok(range)
 }
 
 #[cfg(test)]
@@ -405,6 +412,7 @@ mod tests {
             ("192.0.2.5 - 192.0.2.9", "192.0.2.5-192.0.2.9"),
             ("2001:db8::/127", "2001:db8::-2001:db8::1"),
             ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.0/126", "192.0.2.0-192.0.2.3"),
         ] {
             assert_eq!(range(text).unwrap().to_string(), expected, "{text}");
         }
@@ -422,6 +430,11 @@ mod tests {
                 "pools:\n- name: a\n  addresses: [192.0.2.9-192.0.2.1]\n",
                 "line 3: pool \"a\": addresses: the range \"192.0.2.9-192.0.2.1\" ends before \
                  it begins, or mixes families",
+            ),
+            (
+                "pools:\n- name: a\n  addresses: [\"::/0\"]\n",
+                "line 3: pool \"a\": addresses: \"::/0\" has IPv4 addresses written as IPv6 \
+                 inside; list them as IPv4",
             ),
             (
                 "pools:\n- name: a\n  addresses: [192.0.2.1]\n  exclude: [x]\n",

@@ -2,13 +2,13 @@
 //!
 //! 1. What the key holds is kept, as long as the wish asks for nothing else and
 //!    whoever shares it still may.
-//! 2. Every family that needs an address gets a [`Choice`] (see `choose`): an address it asked
-//!    for, one reserved for it, one of its sharing key, the one its status shows,
-//!    the one it held last, or any of the pools that serve it.
-//! 3. (See `settle`.) The families that may get any address are served from one pool if one can
-//!    give all, else each from the first that can: the lowest address nobody has
-//!    a claim to, and only when there is none, the lowest that is kept for its
-//!    last holder.
+//! 2. Every family that needs an address gets a [`Choice`] (see `choose`): an address
+//!    that was asked for, or whatever the pools that serve it have.
+//! 3. (See `settle`.) The latter is one reserved for it, one of its sharing key, the
+//!    one its status shows, the one it held last; else both families are served
+//!    from one pool if one can give both, or each from the first that can: the
+//!    lowest address nobody has a claim to, and only when there is none, the
+//!    lowest that is kept for its last holder.
 //! 4. All that the policy demands is granted, or nothing changes; only an address
 //!    that may not be shared any more is lost in any case, and one of a family that
 //!    the wish does not have: nobody could tell its holder of it.
@@ -120,7 +120,9 @@ impl Engine {
         if self.is_late(acquire) {
             return self.unchanged(acquire);
         }
-        // First, for what that frees may be what the wish needs.
+        // Before anything is let go, so that nothing is forgotten of who held it.
+        let holder = self.next_holder(acquire);
+        // And this before the decision: what it frees may be what the wish needs.
         self.release_other_families(key, wish, outcome);
         let Decision {
             choices,
@@ -130,12 +132,12 @@ impl Engine {
         self.release_what_may_not_stay(acquire, outcome);
         if satisfied {
             for (_, choice) in choices {
-                if let Choice::Take { address, pool, .. } = choice {
-                    self.move_to(acquire, address, pool, outcome);
+                if let Choice::Take { address, pool } = choice {
+                    self.move_to(key, &holder, (address, pool), outcome);
                 }
             }
         }
-        self.update_holder(acquire, outcome);
+        self.update_holder(key, &holder, outcome);
         self.answer(key, wish, refused, satisfied)
     }
 
@@ -267,16 +269,15 @@ impl Engine {
 
     fn move_to(
         &mut self,
-        acquire: &Acquire,
-        address: IpAddr,
-        pool: PoolIndex,
+        key: &Arc<ServiceKey>,
+        holder: &Arc<Holder>,
+        (address, pool): (IpAddr, PoolIndex),
         outcome: &mut Outcome,
     ) {
-        let holder = self.next_holder(acquire);
-        if let Some(held) = self.held_by(&acquire.key, Family::of(address)).cloned() {
+        if let Some(held) = self.held_by(key, Family::of(address)).cloned() {
             self.commit(ChangeKind::Released(held), outcome);
         }
-        self.allocate(&acquire.key, address, pool, holder, outcome);
+        self.allocate(key, address, pool, Arc::clone(holder), outcome);
     }
 
     pub(super) fn allocate(
@@ -309,15 +310,14 @@ impl Engine {
     }
 
     /// Tells every address that the key keeps of what is new about the holder.
-    fn update_holder(&mut self, acquire: &Acquire, outcome: &mut Outcome) {
-        let holder = self.next_holder(acquire);
+    fn update_holder(&mut self, key: &ServiceKey, holder: &Arc<Holder>, outcome: &mut Outcome) {
         let stale: Vec<_> = self
-            .holding(&acquire.key)
-            .filter(|held| held.holder != holder)
+            .holding(key)
+            .filter(|held| held.holder != *holder)
             .cloned()
             .collect();
         for held in stale {
-            self.update(&held, Arc::clone(&holder), outcome);
+            self.update(&held, Arc::clone(holder), outcome);
         }
     }
 
@@ -370,7 +370,7 @@ fn refusals(choices: &Choices) -> Vec<Unmet> {
             family: *family,
             refusal: refusal.clone(),
         }),
-        Choice::Keep(_) | Choice::Take { .. } | Choice::AnyOf(_) => None,
+        Choice::Keep(_) | Choice::Take { .. } | Choice::Open(_) => None,
     });
     refused.collect()
 }

@@ -131,6 +131,11 @@ pub struct Change {
 }
 
 impl Change {
+    /// Whether it is about a cluster rather than an address.
+    pub const fn is_of_a_cluster(&self) -> bool {
+        matches!(self.kind, ChangeKind::Cluster(_))
+    }
+
     /// What was given, if this change gave something.
     pub const fn allocated(&self) -> Option<&Arc<Allocation>> {
         match &self.kind {
@@ -146,7 +151,7 @@ impl Change {
     }
 }
 
-/// A free address and who held it last.
+/// An address that nobody holds, and who held it last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastHeld {
     pub address: IpAddr,

@@ -10,7 +10,6 @@ use super::{
     free::Availability,
     key::{PoolName, ServiceKey},
     pools::{Located, PoolIndex},
-    quota::Weight,
     refusal::Refusal,
     sharing::Clash,
 };
@@ -22,11 +21,9 @@ pub(super) enum Choice {
     Take {
         address: IpAddr,
         pool: PoolIndex,
-        /// Pools to look in, should this one not be possible after all; none
-        /// where just this address was asked for.
-        or: Vec<PoolIndex>,
     },
-    AnyOf(Vec<PoolIndex>),
+    /// Any address of these pools, or else one that it has something to do with.
+    Open(Result<Vec<PoolIndex>, Refusal>),
     Refused(Refusal),
 }
 
@@ -42,14 +39,16 @@ impl Engine {
                 .requested
                 .get(family)
                 .is_none_or(|requested| requested == address)
-            && let taken @ Choice::Take { .. } = self.requested(acquire, address)
+            && let Ok(pool) = self.requested(acquire, address)
         {
-            return taken;
+            return Choice::Take { address, pool };
         }
         if let Some(address) = *wish.requested.get(family) {
             return match stays {
                 Some(held) if held.address == address => Choice::Keep(Arc::clone(held)),
-                Some(_) | None => self.requested(acquire, address),
+                Some(_) | None => self
+                    .requested(acquire, address)
+                    .map_or_else(Choice::Refused, |pool| Choice::Take { address, pool }),
             };
         }
         let stays = stays.filter(|held| match &wish.pool {
@@ -62,16 +61,7 @@ impl Engine {
         if let Some(held) = stays {
             return Choice::Keep(Arc::clone(held));
         }
-        if let Some(reserved) = self.reserved(acquire, family) {
-            return reserved;
-        }
-        let candidates = self.candidates(acquire, family);
-        match candidates {
-            Err(refusal) => Choice::Refused(refusal),
-            Ok(candidates) => self
-                .familiar(acquire, family, &candidates)
-                .unwrap_or(Choice::AnyOf(candidates)),
-        }
+        Choice::Open(self.candidates(acquire, family))
     }
 
     /// Pools that this Service may get an address of a family from.
@@ -153,64 +143,42 @@ impl Engine {
         Ok(())
     }
 
-    /// An address that is kept for this Service.
-    fn reserved(&self, acquire: &Acquire, family: Family) -> Option<Choice> {
-        let mut addresses = self.reservations.of(&acquire.key, family);
-        addresses.find_map(|address| match self.requested(acquire, address) {
-            Choice::Take { address, pool, .. } => Some(Choice::Take {
-                address,
-                pool,
-                or: self.candidates(acquire, family).unwrap_or_default(),
-            }),
-            Choice::Keep(_) | Choice::AnyOf(_) | Choice::Refused(_) => None,
-        })
-    }
-
-    /// An address that this Service has something to do with.
-    fn familiar(
-        &self,
-        acquire: &Acquire,
+    /// Addresses that this Service has something to do with and may have, limits of
+    /// pools aside: what is kept for it, then what its sharing key has, its status
+    /// shows, it held last.
+    pub(super) fn familiar<'a>(
+        &'a self,
+        acquire: &'a Acquire,
         family: Family,
-        candidates: &[PoolIndex],
-    ) -> Option<Choice> {
+        candidates: &'a [PoolIndex],
+    ) -> impl Iterator<Item = (IpAddr, PoolIndex)> + 'a {
         let Acquire { key, wish, .. } = acquire;
-        let usable = |address: &IpAddr| match self.pools.locate(*address) {
-            Located::In(pool) if candidates.contains(&pool) => {
-                let grantable = self.grantable(acquire, *address, pool).is_ok();
-                grantable.then_some(Choice::Take {
-                    address: *address,
-                    pool,
-                    or: candidates.to_vec(),
-                })
-            }
-            Located::In(_) | Located::Excluded(_) | Located::Nowhere => None,
-        };
+        let reserved = self.reservations.of(key, family);
+        let reserved =
+            reserved.filter_map(|address| Some((address, self.requested(acquire, address).ok()?)));
         let group = wish
             .sharing
             .iter()
-            .flat_map(|terms| self.held.of_group(&key.cluster, &terms.key, family));
-        let shown = wish
-            .current
-            .iter()
-            .copied()
-            .filter(|shown| Family::of(*shown) == family && self.held.get(*shown).is_none());
+            .flat_map(move |terms| self.held.of_group(&key.cluster, &terms.key, family));
+        let shown = wish.current.iter().copied();
+        let shown = shown
+            .filter(move |shown| Family::of(*shown) == family && self.held.get(*shown).is_none());
         let last = self.free.last_held(key, family);
-        let mut all = group.chain(shown).chain(last);
-        all.find_map(|address| usable(&address))
+        let usable = move |address| match self.pools.locate(address) {
+            Located::In(pool) if candidates.contains(&pool) => {
+                let grantable = self.grantable(acquire, address, pool);
+                grantable.is_ok().then_some((address, pool))
+            }
+            Located::In(_) | Located::Excluded(_) | Located::Nowhere => None,
+        };
+        reserved.chain(group.chain(shown).chain(last).filter_map(usable))
     }
 
-    fn requested(&self, acquire: &Acquire, address: IpAddr) -> Choice {
-        let granted = self
-            .requested_pool(acquire, address)
-            .and_then(|pool| self.grantable(acquire, address, pool).map(|()| pool));
-        match granted {
-            Ok(pool) => Choice::Take {
-                address,
-                pool,
-                or: Vec::new(),
-            },
-            Err(refusal) => Choice::Refused(refusal),
-        }
+    /// The pool of a requested address, if the key may have that.
+    fn requested(&self, acquire: &Acquire, address: IpAddr) -> Result<PoolIndex, Refusal> {
+        let pool = self.requested_pool(acquire, address)?;
+        self.grantable(acquire, address, pool)?;
+        Ok(pool)
     }
 
     /// The pool of a requested address, if the key may use it.
@@ -245,9 +213,8 @@ impl Engine {
         Ok(pool)
     }
 
-    /// Whether the key may have an address of a pool that it may use, if it takes
-    /// nothing else.
-    pub(super) fn grantable(
+    /// Whether the key may have an address of a pool that it may use, limits aside.
+    fn grantable(
         &self,
         acquire: &Acquire,
         address: IpAddr,
@@ -262,33 +229,25 @@ impl Engine {
                 pool: name(),
             });
         }
-        let holders = self.held.get(address);
-        match holders {
+        match self.held.get(address) {
             Some(holders) => holders
                 .admit(key, wish.sharing.as_deref())
-                .map_err(|clash| self.clash(clash, key, address, pool))?,
-            None if reservation.is_some() => {}
+                .map_err(|clash| self.clash(clash, key, address, pool)),
+            None if reservation.is_some() => Ok(()),
             None => match self.free.availability(pool, address, key) {
-                Availability::Free => {}
-                Availability::Cooling(until) => {
-                    return Err(Refusal::PoolCoolingDown {
-                        pools: vec![name()],
-                        family: Family::of(address),
-                        until,
-                    });
-                }
-                Availability::Taken => {
-                    return Err(Refusal::AddressInUse {
-                        address,
-                        pool: name(),
-                        holder: None,
-                    });
-                }
+                Availability::Free => Ok(()),
+                Availability::Cooling(until) => Err(Refusal::PoolCoolingDown {
+                    pools: vec![name()],
+                    family: Family::of(address),
+                    until,
+                }),
+                Availability::Taken => Err(Refusal::AddressInUse {
+                    address,
+                    pool: name(),
+                    holder: None,
+                }),
             },
         }
-        let joining = Weight::of_joining(key, holders);
-        let family = Family::of(address);
-        self.within_quota(acquire, &[family], pool, joining, Weight::default())
     }
 
     fn clash(&self, clash: Clash, key: &ServiceKey, address: IpAddr, pool: PoolIndex) -> Refusal {

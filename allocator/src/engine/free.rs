@@ -2,12 +2,13 @@
 //!
 //! A released address goes through up to three stages: *cooling* (only its last
 //! holder gets it), *sticky* (others get it when nothing else is free), *fresh*
-//! (anybody's). What each index pays for:
+//! (anybody's). While it is reserved it is in none of them, but its time runs. What
+//! each index pays for:
 //! - `fresh`: the lowest address that nobody has a claim to, O(log holes);
 //! - `sticky`: the lowest address that is kept for its last holder, O(log n);
 //! - `cooling`: when the first of them ends, O(log n);
-//! - `by_key`: the address that a Service held last, O(1);
-//! - `by_address`: whose mark goes when an address is taken, O(1);
+//! - `by_key`: the address that a Service held last, O(log) of those it may claim;
+//! - `marks`: whose mark goes when an address is taken, O(1);
 //! - `ends`: which stages end by now, so that nothing ever scans for them,
 //!   O(log n) for each that ends.
 
@@ -33,10 +34,10 @@ struct PoolFree {
     cooling: PerFamily<BTreeSet<(Timestamp, u128)>>,
 }
 
-/// What is remembered of the last holder of a free address.
+/// What is remembered of the last holder of an address that nobody holds.
 #[derive(Clone, Debug)]
 struct Mark {
-    address: IpAddr,
+    key: Arc<ServiceKey>,
     released_at: Timestamp,
     /// `None`: in no pool, so that there is nothing to protect.
     stages: Option<Stages>,
@@ -63,8 +64,8 @@ impl Stages {
 #[derive(Clone, Debug, Default)]
 pub struct Free {
     pools: Vec<PoolFree>,
-    by_key: HashMap<Arc<ServiceKey>, PerFamily<Option<Mark>>>,
-    by_address: HashMap<IpAddr, Arc<ServiceKey>>,
+    marks: HashMap<IpAddr, Mark>,
+    by_key: HashMap<Arc<ServiceKey>, PerFamily<BTreeSet<(Timestamp, IpAddr)>>>,
     ends: BTreeSet<(Timestamp, IpAddr)>,
 }
 
@@ -92,7 +93,7 @@ impl Free {
         if free.fresh.get(family).contains(number) || free.sticky.get(family).contains(&number) {
             return Availability::Free;
         }
-        let Some(mark) = self.mark(address) else {
+        let Some(mark) = self.marks.get(&address) else {
             return Availability::Taken;
         };
         match mark.stages {
@@ -102,7 +103,7 @@ impl Free {
                     .get(family)
                     .contains(&(stages.cooling_until, number)) =>
             {
-                if self.last_held(key, family) == Some(address) {
+                if *mark.key == *key {
                     Availability::Free
                 } else {
                     Availability::Cooling(stages.cooling_until)
@@ -140,62 +141,61 @@ impl Free {
         Some(*until)
     }
 
-    /// The address that `key` held last, if nobody took it since.
+    /// The address that `key` held last, of those that nobody took since.
     pub fn last_held(&self, key: &ServiceKey, family: Family) -> Option<IpAddr> {
-        let mark = self.by_key.get(key)?.get(family).as_ref()?;
-        Some(mark.address)
+        let (_, address) = self.by_key.get(key)?.get(family).last()?;
+        Some(*address)
     }
 
     /// Everything that is remembered of last holders, in no order.
     pub fn marks(&self) -> impl Iterator<Item = LastHeld> {
-        self.by_key.iter().flat_map(|(key, marks)| {
-            marks
-                .iter()
-                .filter_map(|(_, mark)| mark.as_ref())
-                .map(|mark| LastHeld {
-                    address: mark.address,
-                    key: Arc::clone(key),
-                    released_at: mark.released_at,
-                })
+        self.marks.iter().map(|(address, mark)| LastHeld {
+            address: *address,
+            key: Arc::clone(&mark.key),
+            released_at: mark.released_at,
         })
     }
 
-    /// The address is not free from now on; whoever held it last loses the claim.
+    /// The address is held from now on; whoever held it last loses the claim.
     pub fn take(&mut self, pools: &Pools, address: IpAddr) {
-        if let Some(key) = self.by_address.get(&address).cloned() {
-            self.forget(&key, Family::of(address));
-        }
-        if let Located::In(pool) = pools.locate(address)
-            && let Some(free) = self.pools.get_mut(pool.position())
-        {
-            let (family, number) = (Family::of(address), Family::number(address));
-            free.fresh.get_mut(family).remove(number);
+        self.withhold(pools, address);
+        self.forget(address);
+    }
+
+    /// The address is nobody's from now on, and the claim of its last holder rests.
+    pub fn withhold(&mut self, pools: &Pools, address: IpAddr) {
+        if let Some(stages) = self.marks.get(&address).and_then(|mark| mark.stages) {
+            self.leave_stages(address, stages);
+            for end in [stages.cooling_until, stages.sticky_until] {
+                self.ends.remove(&(end, address));
+            }
+        } else if let Some((fresh, number)) = self.fresh(pools, address) {
+            fresh.remove(number);
         }
     }
 
-    /// The address is anybody's from now on.
-    pub fn give(&mut self, pools: &Pools, address: IpAddr) {
-        if let Located::In(pool) = pools.locate(address)
-            && let Some(free) = self.pools.get_mut(pool.position())
-        {
-            let (family, number) = (Family::of(address), Family::number(address));
-            free.fresh.get_mut(family).insert(number);
+    /// The address is not withheld any more.
+    pub fn give(&mut self, pools: &Pools, address: IpAddr, now: Timestamp) {
+        match self.marks.get(&address).map(|mark| mark.stages) {
+            Some(Some(stages)) => self.enter_stage(address, stages, now),
+            Some(None) => {}
+            None => {
+                if let Some((fresh, number)) = self.fresh(pools, address) {
+                    fresh.insert(number);
+                }
+            }
         }
     }
 
-    /// The address is free from now on, and its last holder may claim it back.
-    /// What that Service could claim before is anybody's.
-    pub fn give_back(&mut self, pools: &Pools, last: LastHeld, now: Timestamp) {
+    /// Nobody holds the address from now on, and its last holder may claim it back.
+    /// It is withheld still.
+    pub fn mark(&mut self, pools: &Pools, last: LastHeld) {
         let LastHeld {
             address,
             key,
             released_at,
         } = last;
-        let family = Family::of(address);
-        if let Some(older) = self.last_held(&key, family) {
-            self.forget(&key, family);
-            self.give(pools, older);
-        }
+        self.take(pools, address);
         let stages = match pools.locate(address) {
             Located::In(pool) => {
                 let spec = pools.spec(pool);
@@ -207,16 +207,18 @@ impl Free {
             }
             Located::Excluded(_) | Located::Nowhere => None,
         };
-        self.take(pools, address);
-        self.by_address.insert(address, Arc::clone(&key));
-        *self.by_key.entry(key).or_default().get_mut(family) = Some(Mark {
+        let claims = self.by_key.entry(Arc::clone(&key)).or_default();
+        claims
+            .get_mut(Family::of(address))
+            .insert((released_at, address));
+        self.marks.insert(
             address,
-            released_at,
-            stages,
-        });
-        if let Some(stages) = stages {
-            self.enter_stage(address, stages, now);
-        }
+            Mark {
+                key,
+                released_at,
+                stages,
+            },
+        );
     }
 
     /// When [`Free::end_stages`] has something to do.
@@ -232,7 +234,7 @@ impl Free {
             && end <= now
         {
             self.ends.pop_first();
-            let Some(stages) = self.mark(address).and_then(|mark| mark.stages) else {
+            let Some(stages) = self.marks.get(&address).and_then(|mark| mark.stages) else {
                 continue;
             };
             if self.leave_stages(address, stages) {
@@ -275,28 +277,27 @@ impl Free {
             .remove(&(stages.cooling_until, number))
     }
 
-    /// Forgets the last holder of an address, which is in no stage then.
-    fn forget(&mut self, key: &ServiceKey, family: Family) {
-        let Some(marks) = self.by_key.get_mut(key) else {
+    /// Forgets the last holder of an address that is in no stage.
+    fn forget(&mut self, address: IpAddr) {
+        let Some(mark) = self.marks.remove(&address) else {
             return;
         };
-        let mark = marks.get_mut(family).take();
-        if marks.iter().all(|(_, mark)| mark.is_none()) {
-            self.by_key.remove(key);
-        }
-        let Some(mark) = mark else { return };
-        self.by_address.remove(&mark.address);
-        if let Some(stages) = mark.stages {
-            self.leave_stages(mark.address, stages);
-            for end in [stages.cooling_until, stages.sticky_until] {
-                self.ends.remove(&(end, mark.address));
+        if let Some(claims) = self.by_key.get_mut(&mark.key) {
+            let of_family = claims.get_mut(Family::of(address));
+            of_family.remove(&(mark.released_at, address));
+            if claims.iter().all(|(_, of_family)| of_family.is_empty()) {
+                self.by_key.remove(&mark.key);
             }
         }
     }
 
-    fn mark(&self, address: IpAddr) -> Option<&Mark> {
-        let key = self.by_address.get(&address)?;
-        self.by_key.get(key)?.get(Family::of(address)).as_ref()
+    fn fresh(&mut self, pools: &Pools, address: IpAddr) -> Option<(&mut RangeSet, u128)> {
+        let Located::In(pool) = pools.locate(address) else {
+            return None;
+        };
+        let family = Family::of(address);
+        let free = self.pools.get_mut(pool.position())?;
+        Some((free.fresh.get_mut(family), Family::number(address)))
     }
 }
 

@@ -49,20 +49,25 @@ pub enum Winner {
 
 impl Engine {
     pub(super) fn hand_over(&mut self, handover: &Handover, outcome: &mut Outcome) -> Reply {
-        match self.promise(handover) {
-            Err(refusal) => Reply::Refused(refusal),
-            Ok(promise) => {
-                if self.reservations.get(promise.address) != Some(&promise) {
-                    self.commit(ChangeKind::Reserved(Arc::clone(&promise)), outcome);
-                    outcome.ask_again.push(Arc::clone(&handover.from));
-                }
-                Reply::Reserved(promise)
-            }
+        self.begin_handover(handover, outcome)
+            .map_or_else(Reply::Refused, Reply::Reserved)
+    }
+
+    fn begin_handover(
+        &mut self,
+        handover: &Handover,
+        outcome: &mut Outcome,
+    ) -> Result<Arc<Reservation>, Refusal> {
+        let promise = self.promise(handover)?;
+        if self.reservations.get(promise.address) != Some(&promise) {
+            self.commit(ChangeKind::Reserved(Arc::clone(&promise)), outcome);
+            outcome.ask_again.push(Arc::clone(&handover.from));
         }
+        Ok(promise)
     }
 
     /// The reservation that a handover is, if it is possible.
-    pub(super) fn promise(&self, handover: &Handover) -> Result<Arc<Reservation>, Refusal> {
+    fn promise(&self, handover: &Handover) -> Result<Arc<Reservation>, Refusal> {
         let Handover {
             address,
             from,
@@ -141,10 +146,8 @@ impl Engine {
             expires,
             comment: "conflict resolved".to_owned(),
         };
-        match self.hand_over(&handover, outcome) {
-            Reply::Reserved(_) => Reply::Resolved(conflict),
-            refused => refused,
-        }
+        self.begin_handover(&handover, outcome)
+            .map_or_else(Reply::Refused, |_| Reply::Resolved(conflict))
     }
 
     pub(super) fn conflict(&self, key: &ServiceKey, address: IpAddr) -> Option<&Arc<Conflict>> {

@@ -21,7 +21,8 @@
 //!   or a cluster up;
 //! - [`pools::Pools`] finds the pools of a Service, and the pool of an address.
 //!
-//! Read [`acquire`] first.
+//! Read [`acquire`] first. `tests/model` says the same rules once more, slowly, and
+//! holds the engine to them.
 
 pub mod acquire;
 pub mod address;
@@ -34,6 +35,7 @@ pub mod free;
 mod handover;
 pub mod key;
 pub mod labels;
+mod limits;
 pub mod pools;
 pub mod quota;
 pub mod ranges;
@@ -156,8 +158,8 @@ impl Outcome {
     }
 }
 
-/// Something that Services may wait for: an address is free, or those who share
-/// one changed.
+/// Something that Services may wait for: an address is free or kept for one of
+/// them, there is room under a limit, or those who share an address changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Freed {
     pub pool: PoolName,
@@ -167,8 +169,6 @@ pub struct Freed {
     pub by: Option<ClusterName>,
     /// It is still held: who shares it.
     pub shared: Option<(ClusterName, SharingKey)>,
-    /// It cools down: only limits have room.
-    pub cools: bool,
 }
 
 /// Why a snapshot cannot be what this engine wrote.
@@ -208,6 +208,9 @@ pub struct Engine {
     reservations: Reservations,
     conflicts: Conflicts,
     clusters: Clusters,
+    /// What a database calls the pool of an address, where that has another name
+    /// by now.
+    recorded: HashMap<(IpAddr, Arc<ServiceKey>), PoolName>,
 }
 
 impl Engine {
@@ -236,6 +239,7 @@ impl Engine {
             reservations: Reservations::default(),
             conflicts: Conflicts::default(),
             clusters: Clusters::default(),
+            recorded: HashMap::new(),
         };
         for conflict in conflicts {
             engine.conflicts.add(conflict);
@@ -253,7 +257,7 @@ impl Engine {
             engine.keep(reservation);
         }
         for last in last_held {
-            engine.free.give_back(&engine.pools, last, engine.now);
+            engine.remember(last);
         }
         Ok(engine)
     }
@@ -263,7 +267,7 @@ impl Engine {
         Snapshot {
             revision: self.revision,
             last_change_at: self.last_change_at,
-            allocations: self.allocations().cloned().collect(),
+            allocations: self.allocations().map(|a| self.as_recorded(a)).collect(),
             last_held: self.free.marks().collect(),
             reservations: self.reservations.iter().cloned().collect(),
             conflicts: self.conflicts.iter().cloned().collect(),
@@ -278,6 +282,7 @@ impl Engine {
     pub fn with_pools(&self, pools: Arc<Pools>) -> Result<Self, Inconsistent> {
         let mut engine = Self::restore(pools, self.snapshot())?;
         engine.now = self.now;
+        engine.free.end_stages(self.now);
         Ok(engine)
     }
 
@@ -346,7 +351,7 @@ impl Engine {
         let mut outcome = Outcome::default();
         self.now = self.now.max(now);
         for address in self.free.end_stages(self.now) {
-            self.tell_freed(address, None, false, &mut outcome);
+            self.tell_freed(address, None, &mut outcome);
         }
         while let Some(expired) = self.reservations.expired(self.now) {
             self.commit(ChangeKind::Unreserved(expired), &mut outcome);
@@ -537,9 +542,11 @@ impl Engine {
     }
 
     /// A pool may have been renamed or split while its addresses were held.
-    fn in_todays_pool(&self, allocation: Arc<Allocation>) -> Arc<Allocation> {
+    fn in_todays_pool(&mut self, allocation: Arc<Allocation>) -> Arc<Allocation> {
         match self.pools.locate(allocation.address) {
             Located::In(pool) if self.pools.spec(pool).name != allocation.pool => {
+                let of = (allocation.address, Arc::clone(&allocation.key));
+                self.recorded.insert(of, allocation.pool.clone());
                 Arc::new(Allocation {
                     pool: self.pools.spec(pool).name.clone(),
                     ..(*allocation).clone()
@@ -547,6 +554,22 @@ impl Engine {
             }
             Located::In(_) | Located::Excluded(_) | Located::Nowhere => allocation,
         }
+    }
+
+    fn as_recorded(&self, allocation: &Arc<Allocation>) -> Arc<Allocation> {
+        let of = (allocation.address, Arc::clone(&allocation.key));
+        match self.recorded.get(&of) {
+            None => Arc::clone(allocation),
+            Some(pool) => Arc::new(Allocation {
+                pool: pool.clone(),
+                ..(**allocation).clone()
+            }),
+        }
+    }
+
+    fn is_recorded(&mut self, allocation: &Allocation) {
+        let of = (allocation.address, Arc::clone(&allocation.key));
+        self.recorded.remove(&of);
     }
 
     /// Gives a change its revision, and moves the state on by it.
@@ -559,19 +582,25 @@ impl Engine {
                 self.hold(Arc::clone(allocation));
             }
             ChangeKind::Updated(allocation) => {
+                self.is_recorded(allocation);
                 self.hold(Arc::clone(allocation));
                 if allocation.holder.sharing.is_some() {
-                    self.tell_freed(allocation.address, None, false, outcome);
+                    self.tell_freed(allocation.address, None, outcome);
                 }
             }
             ChangeKind::Released(allocation) => self.let_go(allocation, outcome),
-            ChangeKind::Reserved(reservation) => self.keep(Arc::clone(reservation)),
+            ChangeKind::Reserved(reservation) => {
+                self.keep(Arc::clone(reservation));
+                if self.held.get(reservation.address).is_none() {
+                    outcome.ask_again.extend(reservation.key.clone());
+                }
+            }
             ChangeKind::Unreserved(reservation) => {
                 let address = reservation.address;
                 self.reservations.remove(address);
                 if self.held.get(address).is_none() {
-                    self.free.give(&self.pools, address);
-                    self.tell_freed(address, None, false, outcome);
+                    self.free.give(&self.pools, address, self.now);
+                    self.tell_freed(address, None, outcome);
                 }
             }
             ChangeKind::Conflicted(conflict) => self.conflicts.add(Arc::clone(conflict)),
@@ -614,12 +643,21 @@ impl Engine {
     }
 
     fn keep(&mut self, reservation: Arc<Reservation>) {
-        self.free.take(&self.pools, reservation.address);
+        self.free.withhold(&self.pools, reservation.address);
         self.reservations.add(reservation);
+    }
+
+    fn remember(&mut self, last: LastHeld) {
+        let address = last.address;
+        self.free.mark(&self.pools, last);
+        if self.reservations.get(address).is_none() {
+            self.free.give(&self.pools, address, self.now);
+        }
     }
 
     fn let_go(&mut self, allocation: &Allocation, outcome: &mut Outcome) {
         let address = allocation.address;
+        self.is_recorded(allocation);
         let cluster = &allocation.key.cluster;
         if let Some(keys) = self.holdings.get_mut(cluster)
             && let Some(holding) = keys.get_mut(&allocation.key)
@@ -635,33 +673,21 @@ impl Engine {
         self.leaves_no_more(allocation);
         self.count_out(allocation);
         let nobody_is_left = self.held.remove(allocation);
-        let mut cools = false;
-        let reserved = self.reservations.get(address);
-        if nobody_is_left && let Some(reserved) = reserved {
-            outcome.ask_again.extend(reserved.key.clone());
-        }
-        if nobody_is_left && reserved.is_none() {
-            let last = LastHeld {
+        if nobody_is_left {
+            if let Some(reserved) = self.reservations.get(address) {
+                outcome.ask_again.extend(reserved.key.clone());
+            }
+            self.remember(LastHeld {
                 address,
                 key: Arc::clone(&allocation.key),
                 released_at: self.now,
-            };
-            self.free.give_back(&self.pools, last, self.now);
-            cools = match self.pools.locate(address) {
-                Located::In(pool) => !self.pools.spec(pool).cooldown.is_zero(),
-                Located::Excluded(_) | Located::Nowhere => false,
-            };
+            });
         }
-        self.tell_freed(address, Some(&allocation.key.cluster), cools, outcome);
+        // Also of an address that cools down: who waits learns until when.
+        self.tell_freed(address, Some(&allocation.key.cluster), outcome);
     }
 
-    fn tell_freed(
-        &self,
-        address: IpAddr,
-        by: Option<&ClusterName>,
-        cools: bool,
-        outcome: &mut Outcome,
-    ) {
+    fn tell_freed(&self, address: IpAddr, by: Option<&ClusterName>, outcome: &mut Outcome) {
         if let Located::In(pool) = self.pools.locate(address) {
             outcome.freed.push(Freed {
                 pool: self.pools.spec(pool).name.clone(),
@@ -669,7 +695,6 @@ impl Engine {
                 address,
                 by: by.cloned(),
                 shared: self.held.get(address).and_then(sharing::Holders::group),
-                cools,
             });
         }
     }
@@ -681,11 +706,6 @@ impl Engine {
             self.free.lowest_fresh(pool, family).is_some()
                 || self.free.lowest_sticky(pool, family).is_some()
         })
-    }
-
-    /// Whether nobody holds an address.
-    pub fn is_unheld(&self, address: IpAddr) -> bool {
-        self.held.get(address).is_none()
     }
 
     /// The pools that a wish could be served from if they had room.

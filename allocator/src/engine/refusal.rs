@@ -47,7 +47,9 @@ pub enum Refusal {
     },
     #[error("pool {pool} does not exist")]
     PoolNotFound { pool: PoolName },
-    #[error("pool {pool} does not serve this Service of namespace {namespace}")]
+    #[error(
+        "pool {pool} does not serve this Service of namespace {namespace}: its selectors leave it out, or a fenced pool keeps the namespace to itself"
+    )]
     PoolNotAllowed {
         pool: PoolName,
         namespace: Namespace,
@@ -68,7 +70,7 @@ pub enum Refusal {
         /// The pool that was asked for together with the address.
         pool: Option<PoolName>,
     },
-    #[error("pool {pool} excludes address {address}")]
+    #[error("pool {pool} excludes address {address}, by exclude or avoidBuggyIPs")]
     AddressExcluded { address: IpAddr, pool: PoolName },
     #[error("port {port} of shared address {address} is taken by Service {}/{}", holder.namespace, holder.name)]
     SharingPortClash {

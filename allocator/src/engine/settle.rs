@@ -1,5 +1,9 @@
 //! The families of a wish together: limits of pools that both count for, one pool
 //! for both, and which address each gets.
+//!
+//! Addresses that were asked for count first, then the primary family chooses. Only
+//! where the second one then gets nothing, and both would the other way round,
+//! the second chooses first.
 
 use std::net::IpAddr;
 
@@ -8,146 +12,180 @@ use super::{
     acquire::Acquire,
     address::Family,
     choose::{Choice, Choices},
-    key::ServiceKey,
+    limits::{Beside, taken},
     pools::{Located, PoolIndex},
     quota::Weight,
     refusal::Refusal,
 };
 
+/// The lowest address of a pool that is in some stage.
+type Lowest = fn(&Free, PoolIndex, Family) -> Option<IpAddr>;
+
 impl Engine {
-    /// Whether `joining` keeps the limits of a pool, together with what the
-    /// request takes from it already, and gives back to it in `moving` families.
-    pub(super) fn within_quota(
+    /// Turns every [`Choice::Open`] into an address or a refusal, and refuses what
+    /// breaks a limit.
+    pub(super) fn settle(&self, acquire: &Acquire, choices: &mut Vec<(Family, Choice)>) {
+        self.limit_requested(acquire, choices);
+        let filled = self.fill(acquire, choices, [0, 1]);
+        let are_open = choices
+            .iter()
+            .all(|(_, choice)| matches!(choice, Choice::Open(_)));
+        if choices.len() > 1 && are_open && is_refused(&filled) {
+            let other_way = self.fill(acquire, choices, [1, 0]);
+            *choices = if is_refused(&other_way) {
+                filled
+            } else {
+                other_way
+            };
+        } else {
+            *choices = filled;
+        }
+    }
+
+    /// Refuses addresses that were asked for and break a limit.
+    fn limit_requested(&self, acquire: &Acquire, choices: &mut Choices) {
+        for index in 0..choices.len() {
+            let (before, after) = choices.split_at(index);
+            let Some((family, Choice::Take { address, pool })) = after.first() else {
+                continue;
+            };
+            let mut beside = self.beside(acquire, choices, *family);
+            beside.taken = taken(before);
+            if let Err(refusal) = self.fits(acquire, &beside, *address, *pool)
+                && let Some((_, choice)) = choices.get_mut(index)
+            {
+                *choice = Choice::Refused(refusal);
+            }
+        }
+    }
+
+    fn fill(
         &self,
         acquire: &Acquire,
-        moving: &[Family],
-        pool: PoolIndex,
-        joining: Weight,
-        taken: Weight,
-    ) -> Result<(), Refusal> {
-        let key = &acquire.key;
-        let given_back = moving
-            .iter()
-            .filter_map(|family| self.held_by(key, *family))
-            .filter(|held| self.pools.locate(held.address) == Located::In(pool))
-            .filter_map(|held| self.held.get(held.address))
-            .map(|holders| Weight::of_leaving(key, holders))
-            .fold(Weight::default(), Weight::plus);
-        let spec = self.pools.spec(pool);
-        match self
-            .quotas
-            .reached(spec, pool, key, joining, (taken, given_back))
-        {
-            None => Ok(()),
-            Some(reached) => Err(Refusal::QuotaExceeded {
-                pool: spec.name.clone(),
-                reached,
-            }),
-        }
-    }
-
-    /// What choices take from a pool.
-    fn taken_from(&self, key: &ServiceKey, pool: PoolIndex, choices: &Choices) -> Weight {
-        let taken = choices.iter().filter_map(|(_, choice)| match choice {
-            Choice::Take {
-                address,
-                pool: from,
-                ..
-            } if *from == pool => Some(Weight::of_joining(key, self.held.get(*address))),
-            Choice::Take { .. } | Choice::Keep(_) | Choice::AnyOf(_) | Choice::Refused(_) => None,
-        });
-        taken.fold(Weight::default(), Weight::plus)
-    }
-
-    /// Refuses addresses that are fine each alone, but together break a limit.
-    fn check_together(&self, acquire: &Acquire, choices: &mut Choices) {
-        let moving = moving(choices);
-        for index in 0..choices.len() {
-            let (before, rest) = choices.split_at_mut(index);
-            if let Some((_, choice)) = rest.first_mut()
-                && let Choice::Take { address, pool, or } = choice
-            {
-                let (address, pool) = (*address, *pool);
-                let joining = Weight::of_joining(&acquire.key, self.held.get(address));
-                let taken = self.taken_from(&acquire.key, pool, before);
-                if let Err(refusal) = self.within_quota(acquire, &moving, pool, joining, taken) {
-                    *choice = match or.as_slice() {
-                        [] => Choice::Refused(refusal),
-                        pools => Choice::AnyOf(pools.to_vec()),
-                    };
-                }
-            }
-        }
-    }
-
-    /// Turns every [`Choice::AnyOf`] into an address or a refusal.
-    pub(super) fn settle(&self, acquire: &Acquire, choices: &mut Choices) {
-        self.check_together(acquire, choices);
-        let preferred = self.common_pool(acquire, choices);
-        let open: Vec<_> = choices
-            .iter()
-            .enumerate()
-            .filter_map(|(index, (family, choice))| match choice {
-                Choice::AnyOf(pools) => Some((index, *family, pools.clone())),
-                Choice::Keep(_) | Choice::Take { .. } | Choice::Refused(_) => None,
-            })
-            .collect();
+        choices: &Choices,
+        order: [usize; 2],
+    ) -> Vec<(Family, Choice)> {
+        let mut filled = choices.to_vec();
         // Twice: a refusal is told as it is when the other family has its
         // address, so that asking again gives the same reason.
-        for _ in 0..2 {
-            for (index, family, pools) in &open {
-                if let Some((_, choice)) = choices.get(*index)
-                    && !matches!(choice, Choice::Take { .. })
-                {
-                    let settled = self.any_of(acquire, *family, pools, preferred, choices);
-                    if let Some((_, choice)) = choices.get_mut(*index) {
-                        *choice = settled;
-                    }
+        for index in order.into_iter().chain(order) {
+            if let Some((family, Choice::Open(pools))) = choices.get(index)
+                && let Some((_, Choice::Open(_) | Choice::Refused(_))) = filled.get(index)
+            {
+                let picked = self.pick(acquire, *family, pools, &filled);
+                if let Some((_, choice)) = filled.get_mut(index) {
+                    *choice = picked;
                 }
+            }
+        }
+        filled
+    }
+
+    /// The best address for one family, next to what the other one gets.
+    fn pick(
+        &self,
+        acquire: &Acquire,
+        family: Family,
+        pools: &Result<Vec<PoolIndex>, Refusal>,
+        choices: &Choices,
+    ) -> Choice {
+        if let Some((address, pool)) = self.best_familiar(acquire, family, pools, choices) {
+            return Choice::Take { address, pool };
+        }
+        match pools {
+            Err(refusal) => Choice::Refused(refusal.clone()),
+            Ok(pools) => {
+                let preferred = self.preferred_pool(acquire, family, pools, choices);
+                let beside = self.beside(acquire, choices, family);
+                self.any_of(acquire, family, pools, preferred, &beside)
             }
         }
     }
 
-    /// The pool from which all families can be served.
-    fn common_pool(&self, acquire: &Acquire, choices: &Choices) -> Option<PoolIndex> {
-        let settled = choices.iter().find_map(|(_, choice)| match choice {
+    fn best_familiar(
+        &self,
+        acquire: &Acquire,
+        family: Family,
+        pools: &Result<Vec<PoolIndex>, Refusal>,
+        choices: &Choices,
+    ) -> Option<(IpAddr, PoolIndex)> {
+        let beside = self.beside(acquire, choices, family);
+        let pools = pools.as_deref().unwrap_or_default();
+        self.familiar(acquire, family, pools)
+            .find(|(address, pool)| self.fits(acquire, &beside, *address, *pool).is_ok())
+    }
+
+    /// The pool of the other family's address, or one that has addresses for both.
+    fn preferred_pool(
+        &self,
+        acquire: &Acquire,
+        family: Family,
+        pools: &[PoolIndex],
+        choices: &Choices,
+    ) -> Option<PoolIndex> {
+        let (other, choice) = choices.iter().find(|(other, _)| *other != family)?;
+        match choice {
             Choice::Keep(held) => match self.pools.locate(held.address) {
                 Located::In(pool) => Some(pool),
                 Located::Excluded(_) | Located::Nowhere => None,
             },
             Choice::Take { pool, .. } => Some(*pool),
-            Choice::AnyOf(_) | Choice::Refused(_) => None,
-        });
-        if settled.is_some() {
-            return settled;
+            Choice::Open(others) => self
+                .best_familiar(acquire, *other, others, choices)
+                .map(|(_, pool)| pool)
+                .or_else(|| {
+                    let others = others.as_deref().ok()?;
+                    self.common_pool(acquire, (family, pools), (*other, others), choices)
+                }),
+            Choice::Refused(_) => None,
         }
-        let [(one, Choice::AnyOf(pools)), (other, Choice::AnyOf(others))] = choices else {
-            return None;
+    }
+
+    /// The first pool that gives each family as good an address as any pool does.
+    fn common_pool(
+        &self,
+        acquire: &Acquire,
+        (one, pools): (Family, &[PoolIndex]),
+        (other, others): (Family, &[PoolIndex]),
+        choices: &Choices,
+    ) -> Option<PoolIndex> {
+        let beside = self.beside(acquire, choices, one);
+        let within = |count: Weight, pool: PoolIndex| {
+            self.within_quota(acquire, &beside, pool, count).is_ok()
         };
-        let moving = [*one, *other];
-        let fits = |pool| self.within_quota(acquire, &moving, pool, Weight::ONE, Weight::ONE);
+        let best_stage = |family, pools: &[PoolIndex]| {
+            let gives = |lowest: &Lowest| {
+                pools.iter().any(|pool| {
+                    lowest(&self.free, *pool, family).is_some() && within(Weight::ONE, *pool)
+                })
+            };
+            [Free::lowest_fresh as Lowest, Free::lowest_sticky]
+                .into_iter()
+                .find(gives)
+        };
+        let (lowest, other_lowest) = (best_stage(one, pools)?, best_stage(other, others)?);
         pools.iter().copied().find(|pool| {
             others.contains(pool)
-                && self.free.lowest_fresh(*pool, *one).is_some()
-                && self.free.lowest_fresh(*pool, *other).is_some()
-                && fits(*pool).is_ok()
+                && lowest(&self.free, *pool, one).is_some()
+                && other_lowest(&self.free, *pool, other).is_some()
+                && within(Weight::ONE.plus(Weight::ONE), *pool)
         })
     }
 
+    /// An address that nobody has a claim to, or else one that is kept for its last
+    /// holder.
     fn any_of(
         &self,
         acquire: &Acquire,
         family: Family,
         pools: &[PoolIndex],
         preferred: Option<PoolIndex>,
-        choices: &Choices,
+        beside: &Beside,
     ) -> Choice {
-        let moving = moving(choices);
         let mut over_quota = None;
         let mut in_order = pools.to_vec();
-        in_order.retain(|pool| {
-            let taken = self.taken_from(&acquire.key, *pool, choices);
-            match self.within_quota(acquire, &moving, *pool, Weight::ONE, taken) {
+        in_order.retain(
+            |pool| match self.within_quota(acquire, beside, *pool, Weight::ONE) {
                 Ok(()) => true,
                 Err(refusal) => {
                     let has_free = self.free.lowest_fresh(*pool, family).is_some()
@@ -157,16 +195,15 @@ impl Engine {
                     }
                     false
                 }
-            }
-        });
+            },
+        );
         in_order.sort_by_key(|pool| Some(*pool) != preferred);
-        let lowest = |of: fn(&Free, PoolIndex, Family) -> Option<IpAddr>| {
+        let lowest = |of: Lowest| {
             in_order.iter().find_map(|pool| {
                 let address = of(&self.free, *pool, family)?;
                 Some(Choice::Take {
                     address,
                     pool: *pool,
-                    or: Vec::new(),
                 })
             })
         };
@@ -212,11 +249,8 @@ impl Engine {
     }
 }
 
-/// Families whose address changes, so that what they hold is given back.
-fn moving(choices: &Choices) -> Vec<Family> {
-    let moving = choices.iter().filter_map(|(family, choice)| match choice {
-        Choice::Take { .. } | Choice::AnyOf(_) => Some(*family),
-        Choice::Keep(_) | Choice::Refused(_) => None,
-    });
-    moving.collect()
+fn is_refused(choices: &Choices) -> bool {
+    choices
+        .iter()
+        .any(|(_, choice)| matches!(choice, Choice::Refused(_)))
 }

@@ -68,12 +68,9 @@ impl Tables {
                 assert_eq!(held.as_ref(), Some(allocation));
                 let address = allocation.address;
                 let is_held = self.allocations.keys().any(|(held, _)| *held == address);
-                if is_held || self.reservations.contains_key(&address) {
+                if is_held {
                     return;
                 }
-                self.last_held.retain(|_, last| {
-                    last.key != allocation.key || Family::of(last.address) != allocation.family()
-                });
                 let last = LastHeld {
                     address,
                     key: Arc::clone(&allocation.key),
@@ -89,7 +86,6 @@ impl Tables {
             ChangeKind::Reserved(reservation) => {
                 let address = reservation.address;
                 self.reservations.insert(address, Arc::clone(reservation));
-                self.last_held.remove(&address);
             }
             ChangeKind::Unreserved(reservation) => {
                 let gone = self.reservations.remove(&reservation.address);
@@ -166,11 +162,14 @@ impl Harness {
 
     /// The addresses a Service gets or keeps, or the refusal.
     fn get(&mut self, acquire: Acquire) -> Result<Vec<String>, Refusal> {
-        match self.acquire(acquire) {
-            Reply::Acquired(acquired) => Ok(texts(&acquired.addresses)),
-            Reply::Refused(refusal) => Err(refusal),
-            other => unreachable!("{other:?}"),
+        let reply = self.acquire(acquire);
+        if let Reply::Refused(refusal) = reply {
+            return Err(refusal);
         }
+        let Reply::Acquired(acquired) = reply else {
+            panic!("an Acquire was not answered as one");
+        };
+        Ok(texts(&acquired.addresses))
     }
 
     fn release(&mut self, name: &str, uid: Option<&str>) -> Vec<String> {
@@ -178,10 +177,10 @@ impl Harness {
             key: key("default", name),
             uid: uid.map(|uid| Uid::parse(uid).unwrap()),
         });
-        match self.run(&command).0 {
-            Reply::Released(released) => texts(&released),
-            other => unreachable!("{other:?}"),
-        }
+        let Reply::Released(released) = self.run(&command).0 else {
+            panic!("a Release was not answered as one");
+        };
+        texts(&released)
     }
 }
 
@@ -316,6 +315,43 @@ fn protection_ends_with_its_time_but_the_claim_does_not() {
     assert_eq!(h.get(acquire("b")), ok(&["192.0.2.2"]), "nobody took it");
     assert_eq!(h.get(acquire("c")), ok(&["192.0.2.1"]), "lowest again");
     assert_eq!(h.get(acquire("a")), ok(&["192.0.2.3"]), "its own is taken");
+}
+
+#[test]
+fn an_address_cools_down_whatever_its_last_holder_or_an_operator_does_next() {
+    let mut h = Harness::with_rules(&[("p", &[], &["192.0.2.1-192.0.2.3"])], |spec| {
+        spec.cooldown = Duration::from_millis(50);
+    });
+    for address in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+        h.get(acquire("a").asking(address)).unwrap();
+    }
+    h.release("a", None);
+    let reserve = Command::Reserve(Reserve {
+        address: "192.0.2.2".parse().unwrap(),
+        key: None,
+        expires: None,
+        comment: String::new(),
+    });
+    h.run(&reserve);
+    h.run(&Command::Unreserve("192.0.2.2".parse().unwrap()));
+    for address in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+        let refused = h.get(acquire("b").asking(address));
+        assert!(matches!(refused, Err(Refusal::PoolCoolingDown { .. })));
+    }
+    assert_eq!(h.get(acquire("a")), ok(&["192.0.2.3"]), "the latest");
+    h.now = h.now.after(Duration::from_millis(50));
+    assert_eq!(h.get(acquire("b")), ok(&["192.0.2.1"]));
+}
+
+#[test]
+fn the_old_uid_is_remembered_when_every_address_changes_at_once() {
+    let mut h = Harness::new(&[("p", &[], &["192.0.2.1", "2001:db8::1"])]);
+    h.get(acquire("a").uid("old")).unwrap();
+    let mut six = acquire("a").uid("new");
+    six.wish.families = vec![Family::V6];
+    assert_eq!(h.get(six), ok(&["2001:db8::1"]));
+    let late = h.run(&Command::Acquire(acquire("a").uid("old")));
+    assert_eq!(late.1.changes, []);
 }
 
 #[test]
@@ -527,6 +563,66 @@ fn a_preferred_family_is_added_when_it_becomes_possible() {
 }
 
 #[test]
+fn a_limit_does_not_count_what_the_same_request_gives_back() {
+    let pools: [(&str, &[&str], &[&str]); 2] = [
+        ("p", &[], &["192.0.2.1-192.0.2.9", "2001:db8::1"]),
+        ("q", &[], &["192.0.2.20", "2001:db8::20"]),
+    ];
+    let limit = |spec: &mut PoolSpec| spec.max_per_cluster = Some(1);
+    let mut h = Harness::with_rules(&pools, limit);
+    let six = |asked: &str| acquire("a").dual(Policy::All).asking(asked);
+    h.get(six("2001:db8::1").asking("192.0.2.20")).unwrap();
+    let swapped = six("2001:db8::20").asking("192.0.2.2");
+    assert_eq!(h.get(swapped), ok(&["192.0.2.2", "2001:db8::20"]));
+    assert_eq!(
+        h.get(acquire("a").asking("192.0.2.20")),
+        ok(&["192.0.2.20"])
+    );
+}
+
+#[test]
+fn a_limit_for_one_address_leaves_it_to_the_primary_family() {
+    let pools: [(&str, &[&str], &[&str]); 1] = [("p", &[], &["192.0.2.1", "2001:db8::1"])];
+    let mut h = Harness::with_rules(&pools, |spec| spec.max_per_cluster = Some(1));
+    let mut six = acquire("a");
+    six.wish.families = vec![Family::V6];
+    h.get(six).unwrap();
+    h.release("a", None);
+    assert_eq!(h.get(acquire("a").dual(Policy::Any)), ok(&["192.0.2.1"]));
+}
+
+#[test]
+fn the_primary_family_makes_room_where_only_so_both_are_possible() {
+    let pools: [(&str, &[&str], &[&str]); 2] = [
+        ("p", &[], &["192.0.2.1", "2001:db8::1"]),
+        ("q", &[], &["192.0.2.20"]),
+    ];
+    let mut h = Harness::with_rules(&pools, |spec| spec.max_per_cluster = Some(1));
+    assert_eq!(
+        h.get(acquire("a").dual(Policy::All)),
+        ok(&["192.0.2.20", "2001:db8::1"])
+    );
+}
+
+#[test]
+fn both_families_come_from_one_pool_also_where_only_kept_addresses_are_left() {
+    let mut h = Harness::new(&[
+        ("four", &[], &["192.0.2.1"]),
+        ("mixed", &[], &["192.0.2.9", "2001:db8::9"]),
+    ]);
+    for name in ["a", "b"] {
+        h.get(acquire(name).dual(Policy::Any)).unwrap();
+    }
+    for name in ["a", "b"] {
+        h.release(name, None);
+    }
+    assert_eq!(
+        h.get(acquire("c").dual(Policy::All)),
+        ok(&["192.0.2.9", "2001:db8::9"])
+    );
+}
+
+#[test]
 fn an_address_in_status_is_adopted_when_it_is_free_and_allowed() {
     let mut h = Harness::new(&[
         ("p", &["default"], &["192.0.2.1-192.0.2.9"]),
@@ -716,7 +812,8 @@ fn nothing() -> Command {
     })
 }
 
-/// Nobody got an address that cools down for somebody else.
+/// Nobody got an address that cools down for somebody else, unless it is kept for
+/// just that Service.
 fn cooled_down(
     h: &Harness,
     before: &BTreeMap<IpAddr, LastHeld>,
@@ -726,6 +823,7 @@ fn cooled_down(
         if let ChangeKind::Allocated(allocation) = &change.kind
             && let Some(last) = before.get(&allocation.address)
             && last.key != allocation.key
+            && !h.tables.reservations.contains_key(&allocation.address)
             && let Located::In(pool) = h.pools.locate(allocation.address)
         {
             let cooled = last.released_at.after(h.pools.spec(pool).cooldown);

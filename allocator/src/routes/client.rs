@@ -5,8 +5,11 @@ use lb_proto::v1::{
     ListAllocationsRequest, ListPoolsRequest, ListReservationsRequest,
     admin_service_client::AdminServiceClient, pool_service_client::PoolServiceClient,
 };
+use lb_tls::{
+    client::{ConnectError, connect},
+    files::Files,
+};
 use thiserror::Error;
-use tonic::transport::Endpoint;
 
 use super::table;
 
@@ -14,10 +17,7 @@ use super::table;
 #[derive(Debug, Error)]
 pub enum RoutesError {
     #[error("cannot reach an lb-allocator at {url}; is it running, and is --allocator right?")]
-    Connect {
-        url: String,
-        source: tonic::transport::Error,
-    },
+    Connect { url: String, source: ConnectError },
     #[error("lb-allocator at {url} refused")]
     Refused {
         url: String,
@@ -25,22 +25,21 @@ pub enum RoutesError {
     },
 }
 
-/// Asks the allocator at `url` (`http://HOST:PORT` or `unix:///path`) and draws
-/// the table.
+/// Asks the allocator at `url` (`http://HOST:PORT`, `https://HOST:PORT` with these
+/// files, or `unix:///path`) and draws the table.
 ///
 /// # Errors
 /// If it cannot be reached or does not answer.
-pub async fn fetch(url: &str, zone: TimeZone) -> Result<String, RoutesError> {
-    let connect = |source| RoutesError::Connect {
-        url: url.to_owned(),
-        source,
-    };
+pub async fn fetch(url: &str, files: Option<Files>, zone: TimeZone) -> Result<String, RoutesError> {
     let refused = |source| RoutesError::Refused {
         url: url.to_owned(),
         source: Box::new(source),
     };
-    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(connect)?;
-    let channel = endpoint.connect().await.map_err(connect)?;
+    let channel = connect(url, files).await;
+    let channel = channel.map_err(|source| RoutesError::Connect {
+        url: url.to_owned(),
+        source,
+    })?;
     let mut client = PoolServiceClient::new(channel.clone());
     let pools = client
         .list_pools(ListPoolsRequest {})

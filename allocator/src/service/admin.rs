@@ -1,19 +1,21 @@
-//! `AdminService`: reservations, handovers, conflicts, clusters, and trying a
-//! configuration.
+//! `AdminService`: reservations, handovers, conflicts, clusters, trying a
+//! configuration, and who was refused.
 
 use std::{net::IpAddr, sync::Arc};
 
 use lb_proto::v1::{self, admin_service_server::AdminService};
 use tonic::{Request, Response, Status};
 
-use super::{convert, fault, page, request};
+use super::{convert, fault, gate::Gate, page, request};
 use crate::{
+    auth::{Rpc, Target},
     config::{Source, reload::one_line},
     engine::{
         ClusterState, Command, Decommission, Engine, Pools, Reply, Reservation, Timestamp,
         is_stranded,
     },
     published::Published,
+    store::{DenialPlace, HistoryReader},
     writer::{Answer, Inspection, Waiting, Writer},
 };
 
@@ -24,16 +26,33 @@ const LISTED: usize = 1000;
 pub struct Admin {
     writer: Writer,
     published: Arc<Published>,
+    history: HistoryReader,
     source: Source,
+    gate: Gate,
 }
 
 impl Admin {
-    pub const fn new(writer: Writer, published: Arc<Published>, source: Source) -> Self {
+    pub const fn new(
+        writer: Writer,
+        published: Arc<Published>,
+        history: HistoryReader,
+        source: Source,
+        gate: Gate,
+    ) -> Self {
         Self {
             writer,
             published,
+            history,
             source,
+            gate,
         }
+    }
+
+    /// The message, if its sender may do this. None of it is a watcher's business.
+    fn admit<T>(&self, request: Request<T>, rpc: Rpc) -> Result<T, Status> {
+        let (caller, message) = self.gate.enter(request);
+        self.gate.admit(&caller, rpc, Target::Everything)?;
+        Ok(message)
     }
 
     async fn submit(&self, command: Command) -> Result<Answer, Status> {
@@ -48,7 +67,8 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::ReserveRequest>,
     ) -> Result<Response<v1::ReserveResponse>, Status> {
-        let command = request::reserve(request.into_inner(), self.writer.now())?;
+        let asked = self.admit(request, Rpc::Reserve)?;
+        let command = request::reserve(asked, self.writer.now())?;
         let Answer { reply, revision } = self.submit(command).await?;
         let reservation = reserved(&reply)?;
         Ok(Response::new(v1::ReserveResponse {
@@ -61,7 +81,7 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::UnreserveRequest>,
     ) -> Result<Response<v1::UnreserveResponse>, Status> {
-        let command = request::unreserve(&request.into_inner())?;
+        let command = request::unreserve(&self.admit(request, Rpc::Unreserve)?)?;
         let Answer { reply, revision } = self.submit(command).await?;
         let Reply::Unreserved(reservation) = reply else {
             return Err(fault::wrong_reply());
@@ -79,7 +99,7 @@ impl AdminService for Admin {
         let v1::ListReservationsRequest {
             page_size,
             page_token,
-        } = request.into_inner();
+        } = self.admit(request, Rpc::ListReservations)?;
         let size = page::size(page_size)?;
         let start = request::optional("page_token", &page_token, |_, text| {
             text.parse::<IpAddr>().map_err(|_| page::bad_token(text))
@@ -104,7 +124,8 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::HandoverRequest>,
     ) -> Result<Response<v1::HandoverResponse>, Status> {
-        let command = request::handover(request.into_inner(), self.writer.now())?;
+        let asked = self.admit(request, Rpc::Handover)?;
+        let command = request::handover(asked, self.writer.now())?;
         let Answer { reply, revision } = self.submit(command).await?;
         let reservation = reserved(&reply)?;
         Ok(Response::new(v1::HandoverResponse {
@@ -117,7 +138,8 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::ResolveConflictRequest>,
     ) -> Result<Response<v1::ResolveConflictResponse>, Status> {
-        let command = request::resolve(request.into_inner(), self.writer.now())?;
+        let asked = self.admit(request, Rpc::ResolveConflict)?;
+        let command = request::resolve(asked, self.writer.now())?;
         let Answer { reply, revision } = self.submit(command).await?;
         if let Reply::Refused(refusal) = &reply {
             return Err(fault::refused(refusal));
@@ -135,7 +157,7 @@ impl AdminService for Admin {
             cluster,
             dry_run,
             grace,
-        } = request.into_inner();
+        } = self.admit(request, Rpc::DecommissionCluster)?;
         let cluster = request::cluster("cluster", &cluster)?;
         let release_at = request::grace_end(grace, self.writer.now())?;
         let (revision, release_at) = if dry_run {
@@ -169,7 +191,8 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::RecommissionClusterRequest>,
     ) -> Result<Response<v1::RecommissionClusterResponse>, Status> {
-        let cluster = request::cluster("cluster", &request.into_inner().cluster)?;
+        let request = self.admit(request, Rpc::RecommissionCluster)?;
+        let cluster = request::cluster("cluster", &request.cluster)?;
         let Answer { revision, .. } = self.submit(Command::Recommission(cluster)).await?;
         Ok(Response::new(v1::RecommissionClusterResponse {
             revision: revision.0,
@@ -180,7 +203,8 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::PlanConfigurationRequest>,
     ) -> Result<Response<v1::PlanConfigurationResponse>, Status> {
-        let v1::PlanConfigurationRequest { pools_file } = request.into_inner();
+        let message = self.admit(request, Rpc::PlanConfiguration)?;
+        let v1::PlanConfigurationRequest { pools_file } = message;
         let configuration = self
             .source
             .with_file(Some(&pools_file))
@@ -195,6 +219,38 @@ impl AdminService for Admin {
         let planned = planned.await.map_err(|error| fault::internal(&error))?;
         Ok(Response::new(planned?))
     }
+
+    async fn list_denials(
+        &self,
+        request: Request<v1::ListDenialsRequest>,
+    ) -> Result<Response<v1::ListDenialsResponse>, Status> {
+        let v1::ListDenialsRequest {
+            page_size,
+            page_token,
+        } = self.admit(request, Rpc::ListDenials)?;
+        let size = page::size(page_size)?;
+        let start = request::optional("page_token", &page_token, |_, text| denial_place(text))?;
+        let rows = self.history.denials(start, size + 1).await;
+        let mut rows = rows.map_err(|error| fault::internal(&error))?;
+        let next = (rows.len() > size).then(|| rows.pop()).flatten();
+        Ok(Response::new(v1::ListDenialsResponse {
+            revision: self.published.read().revision().0,
+            denials: rows.into_iter().map(convert::denial).collect(),
+            next_page_token: next
+                .map(|row| format!("{}/{}", row.last_at, row.id))
+                .unwrap_or_default(),
+        }))
+    }
+}
+
+fn denial_place(token: &str) -> Result<DenialPlace, Status> {
+    let place = token.split_once('/').and_then(|(last_at, id)| {
+        Some(DenialPlace {
+            last_at: last_at.parse().ok()?,
+            id: id.parse().ok()?,
+        })
+    });
+    place.ok_or_else(|| page::bad_token(token))
 }
 
 fn reserved(reply: &Reply) -> Result<&Reservation, Status> {

@@ -11,9 +11,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{convert, fault, request, sync};
+use super::{convert, fault, gate::Gate, request, sync};
 use crate::{
-    engine::{Command, Refusal, Reply, Revision},
+    auth::{Rpc, Target},
+    engine::{Command, Reply, Revision},
     published::Published,
     streams::{self, Told},
     writer::{Answer, Writer},
@@ -23,6 +24,7 @@ use crate::{
 pub struct Allocator {
     writer: Writer,
     published: Arc<Published>,
+    gate: Gate,
     shutdown: CancellationToken,
 }
 
@@ -30,11 +32,13 @@ impl Allocator {
     pub const fn new(
         writer: Writer,
         published: Arc<Published>,
+        gate: Gate,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
             writer,
             published,
+            gate,
             shutdown,
         }
     }
@@ -53,7 +57,10 @@ impl AllocatorService for Allocator {
         &self,
         request: Request<v1::AcquireRequest>,
     ) -> Result<Response<v1::AcquireResponse>, Status> {
-        let acquire = request::acquire(request.into_inner())?;
+        let (caller, message) = self.gate.enter(request);
+        let acquire = request::acquire(message)?;
+        let target = Target::Cluster(&acquire.key.cluster);
+        self.gate.admit(&caller, Rpc::Acquire, target)?;
         let Answer { reply, revision } = self.submit(Command::Acquire(acquire)).await?;
         if let Reply::Refused(refusal) = &reply {
             return Err(fault::refused(refusal));
@@ -68,8 +75,11 @@ impl AllocatorService for Allocator {
         &self,
         request: Request<v1::ReleaseRequest>,
     ) -> Result<Response<v1::ReleaseResponse>, Status> {
-        let Answer { reply, revision } =
-            self.submit(request::release(request.into_inner())?).await?;
+        let (caller, message) = self.gate.enter(request);
+        let release = request::release(message)?;
+        let target = Target::Cluster(&release.key.cluster);
+        self.gate.admit(&caller, Rpc::Release, target)?;
+        let Answer { reply, revision } = self.submit(Command::Release(release)).await?;
         let Reply::Released(released) = reply else {
             return Err(fault::wrong_reply());
         };
@@ -86,7 +96,11 @@ impl AllocatorService for Allocator {
         &self,
         request: Request<Streaming<v1::SyncRequest>>,
     ) -> Result<Response<Self::SyncStream>, Status> {
-        let sync = sync::gather(request.into_inner()).await?;
+        let (caller, messages) = self.gate.enter(request);
+        let (cluster, messages) = sync::begin(messages).await?;
+        let target = Target::Cluster(&cluster.name);
+        self.gate.admit(&caller, Rpc::Sync, target)?;
+        let sync = sync::gather(cluster, messages).await?;
         let Answer { reply, revision } = self.submit(Command::Sync(sync)).await?;
         if let Reply::Refused(refusal) = &reply {
             return Err(fault::refused(refusal));
@@ -104,14 +118,14 @@ impl AllocatorService for Allocator {
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        let (caller, request) = self.gate.enter(request);
         let v1::WatchRequest {
             cluster,
             resume_revision,
-        } = request.into_inner();
+        } = request;
         let cluster = request::cluster("cluster", &cluster)?;
-        if self.published.read().is_decommissioned(&cluster) {
-            return Err(fault::refused(&Refusal::ClusterDecommissioned { cluster }));
-        }
+        self.gate
+            .admit(&caller, Rpc::Watch, Target::Cluster(&cluster))?;
         let seen = Some(Revision(resume_revision)).filter(|seen| seen.0 > 0);
         // Opened before the revision is read: nothing falls between the two.
         let streams::Stream { messages, resumed } = self.published.streams().open(cluster, seen);

@@ -9,7 +9,7 @@ use crate::{
         Timestamp, Verdict, is_stranded,
     },
     published::State,
-    store::{HistoryKind, HistoryRow},
+    store::{DenialRow, HistoryKind, HistoryRow},
 };
 
 pub const fn family(family: Family) -> v1::IpFamily {
@@ -190,6 +190,30 @@ pub fn history_entry(row: HistoryRow) -> v1::HistoryEntry {
         pool: row.pool,
         service,
         uid: row.uid,
+    }
+}
+
+pub fn denial(row: DenialRow) -> v1::Denial {
+    let DenialRow {
+        id: _,
+        first_at,
+        last_at,
+        count,
+        caller,
+        role,
+        method,
+        cluster,
+        why,
+    } = row;
+    v1::Denial {
+        first_at: Some(timestamp(Timestamp(first_at))),
+        last_at: Some(timestamp(Timestamp(last_at))),
+        count: u64::try_from(count).unwrap_or_default(),
+        caller,
+        role,
+        method,
+        cluster,
+        why,
     }
 }
 

@@ -6,6 +6,8 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
+    auth::{Caller, Denied, Rpc, Target},
+    denials::name_and_role,
     engine::{ClusterName, InvalidName, PoolName, Refusal},
     writer::WriteError,
 };
@@ -96,6 +98,30 @@ pub fn not_written(error: WriteError) -> Status {
             Metadata::new(),
         ),
     }
+}
+
+/// A caller that may not do this.
+pub fn denied(caller: &Caller, rpc: Rpc, target: Target<'_>, denied: &Denied) -> Status {
+    let (name, role) = name_and_role(caller);
+    let cluster = match target {
+        Target::Cluster(cluster) => cluster.as_str(),
+        Target::Unread | Target::Everything => "",
+    };
+    let pairs = [
+        ("caller", name),
+        ("role", role),
+        ("method", rpc.name()),
+        ("cluster", cluster),
+        ("why", denied.why()),
+    ];
+    let told = pairs.into_iter().filter(|(_, value)| !value.is_empty());
+    let metadata = told.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    status(
+        Code::PermissionDenied,
+        denied.to_string(),
+        "PERMISSION_DENIED",
+        metadata.collect(),
+    )
 }
 
 /// A pools file that would be refused.

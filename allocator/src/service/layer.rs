@@ -1,5 +1,5 @@
-//! What every RPC goes through: it is counted, timed, and refused when too many
-//! are being worked on.
+//! What every RPC goes through: it is counted, timed, refused when too many are
+//! being worked on, and its caller is asked for.
 
 use std::{
     pin::Pin,
@@ -13,21 +13,26 @@ use tokio::sync::Semaphore;
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
-use super::fault;
-use crate::metrics::RpcMetrics;
+use super::{fault, gate::Gate};
+use crate::{
+    auth::{Rpc, Target},
+    metrics::RpcMetrics,
+};
 
 /// Makes [`RpcService`]s that share one limit.
 #[derive(Clone)]
 pub struct RpcLayer {
     permits: Arc<Semaphore>,
     metrics: RpcMetrics,
+    gate: Gate,
 }
 
 impl RpcLayer {
-    pub fn new(max_in_flight: usize, metrics: RpcMetrics) -> Self {
+    pub fn new(max_in_flight: usize, metrics: RpcMetrics, gate: Gate) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(max_in_flight)),
             metrics,
+            gate,
         }
     }
 }
@@ -66,11 +71,20 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let metrics = self.layer.metrics.clone();
-        let method = method(request.uri().path());
+        let rpc = Rpc::of_path(request.uri().path());
+        // A label of few values: whatever else somebody calls is one of them.
+        let method = rpc.map_or("other", Rpc::name);
         let Ok(permit) = Arc::clone(&self.layer.permits).try_acquire_owned() else {
             metrics.answered(method, code_text(Code::ResourceExhausted));
             return Box::pin(async { Ok(fault::overloaded().into_http()) });
         };
+        let gate = &self.layer.gate;
+        if let Some(rpc) = rpc
+            && let Err(status) = gate.admit(&gate.caller(request.extensions()), rpc, Target::Unread)
+        {
+            metrics.answered(method, code_text(status.code()));
+            return Box::pin(async move { Ok(status.into_http()) });
+        }
         metrics.started();
         let guard = InFlight {
             metrics,
@@ -106,32 +120,6 @@ impl Drop for InFlight {
         let code = code_text(self.code);
         self.metrics.ended(self.method, code, self.start.elapsed());
     }
-}
-
-/// A label of few values: whatever else somebody calls is one of them.
-fn method(path: &str) -> &'static str {
-    const KNOWN: [&str; 18] = [
-        "/lballocator.v1.AllocatorService/Acquire",
-        "/lballocator.v1.AllocatorService/Release",
-        "/lballocator.v1.AllocatorService/Sync",
-        "/lballocator.v1.AllocatorService/Watch",
-        "/lballocator.v1.AdminService/Reserve",
-        "/lballocator.v1.AdminService/Unreserve",
-        "/lballocator.v1.AdminService/ListReservations",
-        "/lballocator.v1.AdminService/Handover",
-        "/lballocator.v1.AdminService/ResolveConflict",
-        "/lballocator.v1.AdminService/DecommissionCluster",
-        "/lballocator.v1.AdminService/RecommissionCluster",
-        "/lballocator.v1.AdminService/PlanConfiguration",
-        "/lballocator.v1.PoolService/ListPools",
-        "/lballocator.v1.PoolService/ListAllocations",
-        "/lballocator.v1.PoolService/GetAllocation",
-        "/lballocator.v1.PoolService/ListHistory",
-        "/lballocator.v1.PoolService/ListConflicts",
-        "/lballocator.v1.PoolService/ListClusters",
-    ];
-    let known = KNOWN.into_iter().find(|known| *known == path);
-    known.map_or("other", |known| known.rsplit('/').next().unwrap_or(known))
 }
 
 const fn code_text(code: Code) -> &'static str {

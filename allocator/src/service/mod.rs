@@ -5,6 +5,7 @@ mod admin;
 mod allocator;
 mod convert;
 mod fault;
+mod gate;
 mod layer;
 mod page;
 mod pool;
@@ -23,8 +24,11 @@ use tonic::{
     transport::server::{Router, Server},
 };
 
-pub use self::convert::{allocation, pools, reservation};
 use self::{admin::Admin, allocator::Allocator, layer::RpcLayer, pool::PoolReader};
+pub use self::{
+    convert::{allocation, pools, reservation},
+    gate::{Gate, Trust},
+};
 use crate::{
     config::Source, metrics::RpcMetrics, published::Published, store::HistoryReader, writer::Writer,
 };
@@ -49,6 +53,7 @@ pub struct Parts {
     pub published: Arc<Published>,
     pub history: HistoryReader,
     pub source: Source,
+    pub gate: Gate,
     pub shutdown: CancellationToken,
 }
 
@@ -63,17 +68,18 @@ pub async fn router(
     parts: Parts,
     metrics: RpcMetrics,
 ) -> Result<Router<Layers>, tonic_reflection::server::Error> {
-    Ok(server(metrics).add_routes(routes(parts).await?))
+    let gate = parts.gate.clone();
+    Ok(server(metrics, gate).add_routes(routes(parts).await?))
 }
 
 /// The gRPC server with its limits.
-pub fn server(metrics: RpcMetrics) -> Server<Layers> {
+pub fn server(metrics: RpcMetrics, gate: Gate) -> Server<Layers> {
     Server::builder()
         .timeout(TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
-        .layer(RpcLayer::new(MAX_IN_FLIGHT, metrics))
+        .layer(RpcLayer::new(MAX_IN_FLIGHT, metrics, gate))
 }
 
 /// Every gRPC service of the allocator: its own, health and reflection.
@@ -86,19 +92,26 @@ pub async fn routes(parts: Parts) -> Result<Routes, tonic_reflection::server::Er
         published,
         history,
         source,
+        gate,
         shutdown,
     } = parts;
     let (health, health_service) = tonic_health::server::health_reporter();
     let allocator = AllocatorServiceServer::new(Allocator::new(
         writer.clone(),
         Arc::clone(&published),
+        gate.clone(),
         shutdown,
     ))
     .max_decoding_message_size(MAX_MESSAGE);
-    let clock = writer.clock();
-    let admin = AdminServiceServer::new(Admin::new(writer.clone(), Arc::clone(&published), source))
-        .max_decoding_message_size(MAX_MESSAGE);
-    let pools = PoolServiceServer::new(PoolReader::new(published, history, clock))
+    let admin = AdminServiceServer::new(Admin::new(
+        writer.clone(),
+        Arc::clone(&published),
+        history.clone(),
+        source,
+        gate.clone(),
+    ))
+    .max_decoding_message_size(MAX_MESSAGE);
+    let pools = PoolServiceServer::new(PoolReader::new(published, history, gate.clone()))
         .max_decoding_message_size(MAX_MESSAGE);
     health
         .set_serving::<AllocatorServiceServer<Allocator>>()

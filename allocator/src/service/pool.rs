@@ -5,28 +5,37 @@ use std::sync::Arc;
 use lb_proto::v1::{self, get_allocation_request::Of, pool_service_server::PoolService};
 use tonic::{Request, Response, Status};
 
-use super::{convert, fault, page, request};
+use super::{convert, fault, gate::Gate, page, request};
 use crate::{
-    engine::{Allocation, ClusterState, Revision, ServiceKey},
+    auth::{Caller, Rpc, Target},
+    engine::{Allocation, ClusterName, ClusterState, Revision, ServiceKey},
     published::{Place, Published, State},
     store::{HistoryFilter, HistoryReader},
-    writer::Clock,
+    writer::wall_clock,
 };
 
 /// See the module.
 pub struct PoolReader {
     published: Arc<Published>,
     history: HistoryReader,
-    clock: Clock,
+    gate: Gate,
 }
 
 impl PoolReader {
-    pub const fn new(published: Arc<Published>, history: HistoryReader, clock: Clock) -> Self {
+    pub const fn new(published: Arc<Published>, history: HistoryReader, gate: Gate) -> Self {
         Self {
             published,
             history,
-            clock,
+            gate,
         }
+    }
+
+    /// Lets a caller pass that asks with a filter for a cluster, or without one.
+    fn admit_filter(&self, caller: &Caller, rpc: Rpc, cluster: &str) -> Result<(), Status> {
+        // What is no name of a cluster matches none, and is no watcher's own.
+        let cluster = ClusterName::parse(cluster).ok();
+        let target = cluster.as_ref().map_or(Target::Everything, Target::Cluster);
+        self.gate.admit(caller, rpc, target)
     }
 }
 
@@ -34,8 +43,11 @@ impl PoolReader {
 impl PoolService for PoolReader {
     async fn list_pools(
         &self,
-        _request: Request<v1::ListPoolsRequest>,
+        request: Request<v1::ListPoolsRequest>,
     ) -> Result<Response<v1::ListPoolsResponse>, Status> {
+        let (caller, v1::ListPoolsRequest {}) = self.gate.enter(request);
+        self.gate
+            .admit(&caller, Rpc::ListPools, Target::Everything)?;
         let state = self.published.read();
         Ok(Response::new(v1::ListPoolsResponse {
             revision: state.revision().0,
@@ -48,6 +60,8 @@ impl PoolService for PoolReader {
         &self,
         request: Request<v1::ListAllocationsRequest>,
     ) -> Result<Response<v1::ListAllocationsResponse>, Status> {
+        let (caller, message) = self.gate.enter(request);
+        self.admit_filter(&caller, Rpc::ListAllocations, &message.cluster)?;
         let v1::ListAllocationsRequest {
             pool,
             cluster,
@@ -55,7 +69,7 @@ impl PoolService for PoolReader {
             address,
             page_size,
             page_token,
-        } = request.into_inner();
+        } = message;
         let size = page::size(page_size)?;
         let only = request::optional("address", &address, request::address)?;
         let start = request::optional("page_token", &page_token, |_, text| place(text))?;
@@ -91,17 +105,22 @@ impl PoolService for PoolReader {
         &self,
         request: Request<v1::GetAllocationRequest>,
     ) -> Result<Response<v1::GetAllocationResponse>, Status> {
-        let of = request.into_inner().of;
+        let (caller, message) = self.gate.enter(request);
+        let of = message.of;
         let of = of.ok_or_else(|| fault::invalid("of", "give a service or an address"))?;
         let (what, state, allocations) = match of {
             Of::Service(key) => {
                 let key = request::service_key("service", Some(key))?;
+                let target = Target::Cluster(&key.cluster);
+                self.gate.admit(&caller, Rpc::GetAllocation, target)?;
                 let state = self.published.read();
                 let held = shown(&state, state.by_key(&key));
                 (format!("{key} holds nothing"), state, held)
             }
             Of::Address(text) => {
                 let address = request::address("address", &text)?;
+                let target = Target::Everything;
+                self.gate.admit(&caller, Rpc::GetAllocation, target)?;
                 let state = self.published.read();
                 let held = shown(&state, state.by_address(address));
                 (format!("nobody holds {address}"), state, held)
@@ -120,6 +139,8 @@ impl PoolService for PoolReader {
         &self,
         request: Request<v1::ListHistoryRequest>,
     ) -> Result<Response<v1::ListHistoryResponse>, Status> {
+        let (caller, message) = self.gate.enter(request);
+        self.admit_filter(&caller, Rpc::ListHistory, &message.cluster)?;
         let v1::ListHistoryRequest {
             address,
             cluster,
@@ -127,7 +148,7 @@ impl PoolService for PoolReader {
             name,
             page_size,
             page_token,
-        } = request.into_inner();
+        } = message;
         let size = page::size(page_size)?;
         let address = request::optional("address", &address, request::address)?;
         let filter = HistoryFilter {
@@ -167,8 +188,11 @@ impl PoolService for PoolReader {
 
     async fn list_conflicts(
         &self,
-        _request: Request<v1::ListConflictsRequest>,
+        request: Request<v1::ListConflictsRequest>,
     ) -> Result<Response<v1::ListConflictsResponse>, Status> {
+        let (caller, v1::ListConflictsRequest {}) = self.gate.enter(request);
+        self.gate
+            .admit(&caller, Rpc::ListConflicts, Target::Everything)?;
         let state = self.published.read();
         let conflicts = state.conflicts();
         Ok(Response::new(v1::ListConflictsResponse {
@@ -183,33 +207,37 @@ impl PoolService for PoolReader {
 
     async fn list_clusters(
         &self,
-        _request: Request<v1::ListClustersRequest>,
+        request: Request<v1::ListClustersRequest>,
     ) -> Result<Response<v1::ListClustersResponse>, Status> {
-        let (revision, clusters) = {
-            let state = self.published.read();
-            (state.revision().0, state.clusters())
-        };
-        let now = self.clock.now();
-        let clusters = clusters.into_iter().map(|(name, state, allocations)| {
-            let (state, release_at) = match state {
-                None => (v1::ClusterState::Unspecified, None),
-                Some(ClusterState::Awaited) => (v1::ClusterState::Awaited, None),
-                Some(ClusterState::Synced) => (v1::ClusterState::Synced, None),
-                Some(ClusterState::Decommissioned { release_at }) => {
-                    (v1::ClusterState::Decommissioned, release_at)
+        let (caller, v1::ListClustersRequest {}) = self.gate.enter(request);
+        self.gate
+            .admit(&caller, Rpc::ListClusters, Target::Everything)?;
+        let revision = self.published.read().revision().0;
+        let now = wall_clock();
+        let clusters = self
+            .published
+            .clusters()
+            .into_iter()
+            .map(|(name, state, allocations)| {
+                let (state, release_at) = match state {
+                    None => (v1::ClusterState::Unspecified, None),
+                    Some(ClusterState::Awaited) => (v1::ClusterState::Awaited, None),
+                    Some(ClusterState::Synced) => (v1::ClusterState::Synced, None),
+                    Some(ClusterState::Decommissioned { release_at }) => {
+                        (v1::ClusterState::Decommissioned, release_at)
+                    }
+                };
+                let watchers = self.published.streams().count(&name);
+                v1::Cluster {
+                    state: state.into(),
+                    allocations,
+                    last_sync: self.published.last_heard(&name).map(convert::timestamp),
+                    silent: self.published.is_silent(&name, now),
+                    release_at: release_at.map(convert::timestamp),
+                    watchers: u32::try_from(watchers).unwrap_or(u32::MAX),
+                    name: name.to_string(),
                 }
-            };
-            let watchers = self.published.streams().count(&name);
-            v1::Cluster {
-                state: state.into(),
-                allocations,
-                last_sync: self.published.last_heard(&name).map(convert::timestamp),
-                silent: self.published.is_silent(&name, now),
-                release_at: release_at.map(convert::timestamp),
-                watchers: u32::try_from(watchers).unwrap_or(u32::MAX),
-                name: name.to_string(),
-            }
-        });
+            });
         Ok(Response::new(v1::ListClustersResponse {
             revision,
             clusters: clusters.collect(),

@@ -71,12 +71,12 @@ pub fn present(request: v1::AcquireRequest) -> Result<Acquire, Status> {
     Ok(acquire(request).unwrap_or(presence))
 }
 
-pub fn release(request: v1::ReleaseRequest) -> Result<Command, Status> {
+pub fn release(request: v1::ReleaseRequest) -> Result<Release, Status> {
     let v1::ReleaseRequest { service, uid } = request;
-    Ok(Command::Release(Release {
+    Ok(Release {
         key: service_key("service", service)?,
         uid: optional_uid(&uid)?,
-    }))
+    })
 }
 
 pub fn reserve(request: v1::ReserveRequest, now: Timestamp) -> Result<Command, Status> {

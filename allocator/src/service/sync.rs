@@ -15,23 +15,39 @@ const MAX_SERVICES: usize = 200_000;
 /// Services in one message of the answer.
 const PAGE: usize = 1000;
 
+type Messages = Streaming<v1::SyncRequest>;
+
+/// The first message.
+pub struct Begun {
+    /// The cluster.
+    pub name: ClusterName,
+    seen: Option<Revision>,
+}
+
 /// What a stream has told so far.
 struct Gathered {
-    cluster: ClusterName,
-    seen: Option<Revision>,
+    begun: Begun,
     services: Vec<Acquire>,
     keys: HashSet<Arc<ServiceKey>>,
 }
 
-/// Reads a whole stream.
-pub async fn gather(mut stream: Streaming<v1::SyncRequest>) -> Result<Sync, Status> {
+/// Reads whose stream it is.
+pub async fn begin(mut stream: Messages) -> Result<(Begun, Messages), Status> {
     let first = stream.message().await?.and_then(|message| message.part);
     let Some(Part::Begin(begin)) = first else {
         return Err(invalid("begin", "has to come first"));
     };
-    let mut gathered = Gathered {
-        cluster: request::cluster("begin.cluster", &begin.cluster)?,
+    let begun = Begun {
+        name: request::cluster("begin.cluster", &begin.cluster)?,
         seen: Some(Revision(begin.seen_revision)).filter(|seen| seen.0 > 0),
+    };
+    Ok((begun, stream))
+}
+
+/// Reads the rest of it.
+pub async fn gather(begun: Begun, mut stream: Messages) -> Result<Sync, Status> {
+    let mut gathered = Gathered {
+        begun,
         services: Vec::new(),
         keys: HashSet::new(),
     };
@@ -55,8 +71,8 @@ impl Gathered {
         )?;
         for service in part.services {
             let acquire = request::present(service)?;
-            if acquire.key.cluster != self.cluster {
-                let message = format!("{} is not of cluster {}", acquire.key, self.cluster);
+            if acquire.key.cluster != self.begun.name {
+                let message = format!("{} is not of cluster {}", acquire.key, self.begun.name);
                 return Err(invalid(field, message));
             }
             if !self.keys.insert(Arc::clone(&acquire.key)) {
@@ -76,9 +92,9 @@ impl Gathered {
             ));
         }
         Ok(Sync {
-            cluster: self.cluster,
+            cluster: self.begun.name,
             services: self.services,
-            seen: self.seen,
+            seen: self.begun.seen,
         })
     }
 }

@@ -6,6 +6,7 @@
 //! takes the write lock at its start as `BEGIN IMMEDIATE` would, and costs one
 //! hand-over to sqlx's thread however many rows it has.
 
+mod denials;
 mod details;
 mod load;
 mod lock;
@@ -27,7 +28,10 @@ use sqlx::{
 };
 use thiserror::Error;
 
-pub use self::lock::LockError;
+pub use self::{
+    denials::{DenialPlace, DenialRow, DenialWriter},
+    lock::LockError,
+};
 use self::{load::Corrupt, lock::Lock, row::HistoryInsert};
 use crate::engine::{Change, Revision, Snapshot, Timestamp};
 

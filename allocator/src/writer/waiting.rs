@@ -143,16 +143,14 @@ impl Waiting {
             address,
             by,
             shared,
-            cools,
         } = freed;
-        let mut lines = Vec::new();
-        if !cools {
-            lines.push(Line::Address(*address));
-            lines.push(match shared {
+        let mut lines = vec![
+            Line::Address(*address),
+            match shared {
                 Some((cluster, key)) => Line::Group(cluster.clone(), key.clone()),
                 None => Line::Pool(pool.clone(), *family),
-            });
-        }
+            },
+        ];
         lines.extend(by.clone().map(|cluster| Line::Quota(pool.clone(), cluster)));
         let starts = lines.into_iter();
         starts.map(|line| Onward { line, after: None }).collect()

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lb_proto::v1::{
-    Allocation, Cluster, Conflict, ListAllocationsRequest, ListClustersRequest,
-    ListConflictsRequest, ListPoolsRequest, Pool, SyncRequest, SyncedService,
+    Allocation, Cluster, Conflict, HistoryEntry, ListAllocationsRequest, ListClustersRequest,
+    ListConflictsRequest, ListHistoryRequest, ListPoolsRequest, Pool, SyncRequest, SyncedService,
     admin_service_client::AdminServiceClient, allocator_service_client::AllocatorServiceClient,
     pool_service_client::PoolServiceClient,
 };
+use lb_tls::files::Files;
 use tonic::transport::{Channel, Endpoint};
 
 use super::Allocator;
@@ -39,6 +40,21 @@ impl Allocator {
     /// When it cannot be made.
     pub async fn pool_client(&self) -> PoolServiceClient<Channel> {
         PoolServiceClient::new(self.channel().await)
+    }
+
+    /// What became of an address, the newest first.
+    ///
+    /// # Panics
+    /// When it cannot be told.
+    pub async fn history(&self, address: &str) -> Vec<HistoryEntry> {
+        let request = ListHistoryRequest {
+            address: address.to_owned(),
+            ..Default::default()
+        };
+        match self.pool_client().await.list_history(request).await {
+            Ok(answer) => answer.into_inner().entries,
+            Err(error) => panic!("cannot list the history of {address}: {error}"),
+        }
     }
 
     /// All pools.
@@ -132,6 +148,15 @@ impl Allocator {
             }
         }
     }
+}
+
+/// A connection to an allocator that serves TLS, with these certificates. What
+/// the allocator makes of them shows with the first call.
+///
+/// # Errors
+/// When it cannot be made.
+pub async fn connect_with(url: &str, files: Files) -> Result<Channel> {
+    Ok(lb_tls::client::connect(url, Some(files)).await?)
 }
 
 /// A connection to an allocator.

@@ -9,6 +9,7 @@ use integration_tests::{
     scratch::Scratch,
     settings::Given,
 };
+use k8s_openapi::jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
 use lb_proto::v1::allocator_service_client::AllocatorServiceClient;
 use tonic::transport::Endpoint;
 
@@ -135,6 +136,53 @@ async fn each_decision_is_one_classic_line_on_standard_output() {
             .collect();
         assert_eq!(shape, "[aaa 0000-00-00 00:00:00");
     }
+}
+
+#[tokio::test]
+async fn times_of_the_classic_log_and_the_routes_are_utc_unless_tz_says_otherwise() {
+    for (zone, ahead) in [(None, 0), (Some("XXX-14"), 14), (Some("YYY9"), -9)] {
+        let mut options = Options::ip_list("web:192.0.2.1");
+        if let Some(zone) = zone {
+            options = options.env("TZ", zone);
+        }
+        let mut allocator = Allocator::start(options).await;
+        let client = &mut allocator.client().await;
+        client.acquire(acquire("web", "a")).await.unwrap();
+        let line = eventually(DEADLINE, "the decision is logged", async || {
+            let log = allocator.process().output();
+            let line = log.split_once('\n').map(|(line, _)| line.to_owned());
+            line.ok_or(log)
+        })
+        .await;
+        let routes = fs::read_to_string(allocator.routes_file()).unwrap();
+        let logged = line.split(['[', ']']).nth(1).unwrap();
+        for text in [logged, routes.lines().next().unwrap()] {
+            let told = DateTime::strptime("%a %Y-%m-%d %H:%M:%S", text);
+            let told = told.unwrap_or_else(|error| panic!("{text:?}: {error}"));
+            let expected = Timestamp::now() + SignedDuration::from_hours(ahead);
+            let expected = expected.to_zoned(TimeZone::UTC).datetime();
+            let apart = told.duration_since(expected).abs();
+            assert!(apart < SignedDuration::from_mins(5), "{zone:?}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn with_pretty_each_decision_is_printed_with_its_fields() {
+    let options = Options::ip_list("web:192.0.2.1").arg("--log-format");
+    let mut allocator = Allocator::start(options.arg("pretty")).await;
+    let client = &mut allocator.client().await;
+    client.acquire(acquire("web", "a")).await.unwrap();
+    eventually(DEADLINE, "the decision is logged", async || {
+        let log = allocator.process().output();
+        let fields = ["serving", "namespace", "web", "192.0.2.1"];
+        if fields.iter().all(|field| log.contains(field)) {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use integration_tests::{
     allocator::{Allocator, Options},
+    eventually::{DEADLINE, eventually},
     rpc::{acquire, held},
     scratch::Scratch,
 };
@@ -156,4 +157,48 @@ async fn two_services_can_never_be_written_for_one_address() {
         .unwrap_err();
     let text = error.to_string();
     assert!(text.contains("Services that do not share it"), "{text}");
+}
+
+#[tokio::test]
+async fn every_configuration_that_was_in_force_is_kept_for_history_once() {
+    let pools = |name: &str| format!("pools: [{{name: {name}, addresses: [192.0.2.1]}}]");
+    let mut allocator = Allocator::start(Options::config(pools("first"))).await;
+    allocator
+        .client()
+        .await
+        .acquire(acquire("web", "a"))
+        .await
+        .unwrap();
+    allocator.kill();
+    allocator.start_again().await;
+    for (text, in_force) in [
+        ("pools: [".to_owned(), "first"),
+        (pools("second"), "second"),
+        (pools("first"), "first"),
+    ] {
+        allocator.write_config(&text);
+        eventually(DEADLINE, format!("{text:?} was read"), async || {
+            let ready = allocator.admin().get("/readyz?verbose").await?;
+            let bad = ready.contains("[-]config failed");
+            let name = allocator.pools().await.remove(0).name;
+            let is_read = bad == text.ends_with("[") && name == in_force;
+            anyhow::ensure!(is_read, "{name}: {ready}");
+            anyhow::Ok(())
+        })
+        .await;
+    }
+    allocator.kill();
+    let url = format!("sqlite://{}", allocator.database().display());
+    let mut connection = SqliteConnection::connect(&url).await.unwrap();
+    let kept: Vec<(i64, String)> =
+        sqlx::query_as("SELECT revision, pools FROM configurations ORDER BY id")
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+    let expected = [(0, "first"), (1, "second"), (1, "first")];
+    assert_eq!(kept.len(), expected.len(), "{kept:?}");
+    for ((revision, pools), (expected, name)) in kept.iter().zip(expected) {
+        assert_eq!(*revision, expected, "{kept:?}");
+        assert!(pools.contains(name), "{kept:?}");
+    }
 }

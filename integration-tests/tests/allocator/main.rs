@@ -8,6 +8,7 @@
 
 mod acquire_and_release;
 mod broken_requests;
+mod certs;
 mod command_line;
 mod database;
 mod full_disk;
@@ -19,5 +20,7 @@ mod refusals;
 mod routes;
 mod shutdown;
 mod sync;
+mod tls;
+mod tls_files;
 mod watch;
 mod write_lock;

@@ -4,7 +4,7 @@ use integration_tests::{
     allocator::{Allocator, Options},
     rpc::{Asking, Refusal, acquire, held, refusal, release},
 };
-use lb_proto::v1::{AcquireRequest, IpFamily, IpFamilyPolicy};
+use lb_proto::v1::{AcquireRequest, IpFamily, IpFamilyPolicy, ServicePort, Sharing};
 use tonic::Code::{self, FailedPrecondition, InvalidArgument, ResourceExhausted};
 
 const POOLS: &str = "
@@ -155,6 +155,113 @@ async fn each_refusal_carries_its_code_reason_and_metadata() {
         2,
         "a refusal changes nothing"
     );
+}
+
+const RULES: &str = "
+pools:
+- {name: full, addresses: [192.0.2.1], namespaces: [full], maxPerNamespace: 1}
+- {name: cooling, addresses: [192.0.2.2], namespaces: [cooling], cooldown: 1h}
+- {name: quota, addresses: [192.0.2.8/30], namespaces: [quota], maxPerCluster: 1}
+- {name: off, addresses: [192.0.2.17], namespaces: ['off'], disabled: true}
+- {name: shared, addresses: [192.0.2.33]}
+";
+
+#[tokio::test]
+async fn refusals_for_rules_of_pools_and_sharing_carry_theirs_too() {
+    let allocator = Allocator::start(Options::config(RULES)).await;
+    let mut client = allocator.client().await;
+    let shared = |namespace, name, key: &str, port| {
+        acquire(namespace, name)
+            .addresses(&["192.0.2.33"])
+            .wishing(|wish| {
+                wish.sharing = Some(Sharing {
+                    key: key.to_owned(),
+                    namespaces: Vec::new(),
+                });
+                wish.ports = vec![ServicePort { protocol: 0, port }];
+            })
+    };
+    for namespace in ["full", "cooling", "quota"] {
+        client.acquire(acquire(namespace, "first")).await.unwrap();
+    }
+    client.release(release("cooling", "first")).await.unwrap();
+    client.acquire(shared("a", "first", "k", 80)).await.unwrap();
+
+    let rows: [Row; 8] = [
+        (
+            acquire("full", "x"),
+            ResourceExhausted,
+            "POOL_EXHAUSTED",
+            &[("pools", "full,shared"), ("family", "IPv4")],
+        ),
+        (
+            acquire("cooling", "x").wishing(|wish| wish.pool = "cooling".to_owned()),
+            ResourceExhausted,
+            "POOL_COOLING_DOWN",
+            &[("pools", "cooling"), ("family", "IPv4"), ("until", "20")],
+        ),
+        (
+            acquire("quota", "x").wishing(|wish| wish.pool = "quota".to_owned()),
+            ResourceExhausted,
+            "QUOTA_EXCEEDED",
+            &[
+                ("pool", "quota"),
+                ("quota", "maxPerCluster"),
+                ("limit", "1"),
+                ("used", "1"),
+            ],
+        ),
+        (
+            acquire("off", "x").addresses(&["192.0.2.17"]),
+            FailedPrecondition,
+            "POOL_DISABLED",
+            &[("pool", "off")],
+        ),
+        (
+            shared("a", "x", "k", 80),
+            FailedPrecondition,
+            "SHARING_PORT_CLASH",
+            &[
+                ("address", "192.0.2.33"),
+                ("port", "TCP/80"),
+                ("holder", "a/first"),
+            ],
+        ),
+        (
+            shared("a", "x", "other", 81),
+            FailedPrecondition,
+            "SHARING_KEY_MISMATCH",
+            &[("address", "192.0.2.33")],
+        ),
+        (
+            shared("b", "x", "k", 81),
+            FailedPrecondition,
+            "SHARING_NOT_PERMITTED",
+            &[("address", "192.0.2.33")],
+        ),
+        (
+            acquire("a", "x").addresses(&["192.0.2.33"]),
+            FailedPrecondition,
+            "ADDRESS_IN_USE",
+            &[("address", "192.0.2.33"), ("holder", "a/first")],
+        ),
+    ];
+    for (request, code, reason, metadata) in rows {
+        let status = client.acquire(request).await.unwrap_err();
+        let told = refusal(&status);
+        assert_eq!(
+            (told.code, told.reason.as_str()),
+            (code, reason),
+            "{status}"
+        );
+        for (name, value) in metadata {
+            let told = told.metadata.get(*name).map(String::as_str);
+            assert!(
+                told.is_some_and(|told| told.contains(value)),
+                "{reason}: {name} is {told:?}"
+            );
+        }
+    }
 }
 
 #[tokio::test]

@@ -109,3 +109,14 @@ async fn sigint_ends_it_as_well() {
     let status = allocator.process().ends(AT_MOST).await.unwrap();
     assert!(status.success(), "{status}");
 }
+
+#[tokio::test]
+async fn sighup_ends_nothing_where_there_is_no_file_to_read_again() {
+    let mut allocator = Allocator::start(Options::ip_list("web:192.0.2.1")).await;
+    allocator.process().signal(Signal::HUP);
+    let mut client = allocator.client().await;
+    client.acquire(acquire("web", "a")).await.unwrap();
+    allocator.process().signal(Signal::HUP);
+    client.acquire(acquire("web", "a")).await.unwrap();
+    assert_eq!(allocator.process().status().unwrap(), None);
+}

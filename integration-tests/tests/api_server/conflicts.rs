@@ -47,8 +47,12 @@ async fn a_list_that_another_controller_wrote_is_left_alone() {
         writes.iter().all(|write| !write.uri.contains("force=true")),
         "{writes:#?}"
     );
-    let warnings = ns.told("foreign").await.len();
-    assert_eq!(warnings, 1, "told once");
+    let told = ns.told("foreign").await;
+    assert_eq!(told.len(), 1, "told once");
+    let note = &told[0].note;
+    for words in ["STATUS_CONFLICT", "another-controller", "loadBalancerClass"] {
+        assert!(note.contains(words), "{words}: {note}");
+    }
 
     // It gives up: then the Service is ours.
     ns.apply_status("foreign", "another-controller", json!({}))

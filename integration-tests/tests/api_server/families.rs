@@ -126,3 +126,50 @@ async fn a_dual_stack_service_gets_the_addresses_it_asked_for() {
     ns.create(dual.ips("2001:db8::2, 192.0.2.2")).await;
     ns.gets("a", ["192.0.2.2", "2001:db8::2"]).await;
 }
+
+#[tokio::test]
+async fn both_families_come_from_one_pool_if_one_has_both_else_from_the_best_for_each() {
+    let control_plane = ControlPlane::shared().await;
+    let ns = control_plane.namespace().await;
+    let pools = "pools:\n\
+                 - {name: four, addresses: [192.0.2.4], priority: 1}\n\
+                 - {name: six, addresses: ['2001:db8::6'], priority: 2}\n\
+                 - {name: both, addresses: [192.0.2.46, '2001:db8::46'], priority: 3}\n";
+    let site = Site::with_pools(control_plane, pools).await;
+    let dual = |name| {
+        site.service(name)
+            .families("RequireDualStack", &["IPv4", "IPv6"])
+    };
+    ns.create(dual("first")).await;
+    ns.gets("first", ["192.0.2.46", "2001:db8::46"]).await;
+    ns.create(dual("second")).await;
+    ns.gets("second", ["192.0.2.4", "2001:db8::6"]).await;
+    ns.create(dual("third")).await;
+    ns.is_pending("third", "POOL_EXHAUSTED").await;
+}
+
+#[tokio::test]
+async fn a_service_that_prefers_both_families_keeps_its_first_whichever_it_is() {
+    let control_plane = ControlPlane::shared().await;
+    let ns = control_plane.namespace().await;
+    let pools = |four: &str| format!("pools: [{{name: p, addresses: ['2001:db8::/126'{four}]}}]");
+    let site = Site::with_pools(control_plane, &pools("")).await;
+    let dual = |name, families: &[&str]| site.service(name).families("PreferDualStack", families);
+    ns.create(dual("four-first", &["IPv4", "IPv6"])).await;
+    let service = ns.gets("four-first", ["2001:db8::"]).await;
+    let message = condition(&service).unwrap().message;
+    assert!(message.contains("not yet all"), "{message}");
+    ns.create(dual("six-first", &["IPv6", "IPv4"])).await;
+    ns.gets("six-first", ["2001:db8::1"]).await;
+    site.allocator.write_config(&pools(", 192.0.2.0-192.0.2.1"));
+    for (name, first) in [("four-first", "2001:db8::"), ("six-first", "2001:db8::1")] {
+        let what = format!("{name} has both");
+        let service = ns
+            .sees(what, name, |service| addresses(service).len() == 2)
+            .await;
+        let at = usize::from(name == "four-first");
+        assert_eq!(addresses(&service)[at], first, "the first stays");
+    }
+    ns.was_told("six-first", ["AddressAssigned", "AddressChanged"])
+        .await;
+}

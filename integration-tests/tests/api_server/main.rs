@@ -6,21 +6,30 @@
     reason = "a test ends where it cannot go on, helpers of tests included"
 )]
 
+mod aliases;
 mod allocator_away;
 mod api_server_away;
 mod assignment;
 mod classes;
 mod clusters;
+mod configuration;
 mod conflicts;
 mod crashes;
 mod events;
 mod families;
+mod keeping;
+mod plan;
+mod pool_requests;
 mod pool_rules;
+mod readme;
+mod refusals;
 mod reload;
 mod replicas;
 mod requests;
+mod reservations;
 mod scope;
 mod sharing;
 mod status;
+mod tls;
 mod watcher_away;
 mod watcher_process;

@@ -1,6 +1,7 @@
 //! The rules of pools.
 
 use integration_tests::{control_plane::ControlPlane, site::Site};
+use serde_json::json;
 
 #[tokio::test]
 async fn a_namespace_gets_addresses_of_a_pool_that_selects_its_labels() {
@@ -49,6 +50,10 @@ async fn a_service_is_served_by_a_pool_that_selects_its_labels() {
     ns.create(site.service("outside").label("public", "yes"))
         .await;
     ns.gets("outside", ["192.0.2.1"]).await;
+    ns.delete("outside").await;
+    ns.edit("inside", json!({"metadata": {"labels": {"public": ""}}}))
+        .await;
+    ns.gets("inside", ["192.0.2.1"]).await;
 }
 
 #[tokio::test]
@@ -104,20 +109,6 @@ async fn a_quota_is_kept_and_room_in_it_is_used() {
 }
 
 #[tokio::test]
-async fn a_released_address_cools_down_for_others() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let pools = "pools: [{name: p, addresses: [192.0.2.1], cooldown: 3s}]";
-    let site = Site::with_pools(control_plane, pools).await;
-    ns.create(site.service("first")).await;
-    ns.gets("first", ["192.0.2.1"]).await;
-    ns.delete("first").await;
-    ns.create(site.service("other")).await;
-    ns.is_pending("other", "POOL_COOLING_DOWN").await;
-    ns.gets("other", ["192.0.2.1"]).await;
-}
-
-#[tokio::test]
 async fn addresses_that_end_in_0_and_255_are_avoided_where_that_is_asked() {
     let control_plane = ControlPlane::shared().await;
     let ns = control_plane.namespace().await;
@@ -127,4 +118,96 @@ async fn addresses_that_end_in_0_and_255_are_avoided_where_that_is_asked() {
     ns.gets("web", ["192.0.2.1"]).await;
     ns.create(site.service("asking").ips("192.0.2.0")).await;
     ns.is_pending("asking", "ADDRESS_EXCLUDED").await;
+}
+
+#[tokio::test]
+async fn excluded_addresses_are_given_to_nobody() {
+    let control_plane = ControlPlane::shared().await;
+    let ns = control_plane.namespace().await;
+    let pools = "pools: [{name: p, addresses: [192.0.2.0/29, '2001:db8::/126'], \
+                 exclude: [192.0.2.0-192.0.2.4, 192.0.2.6/31, '2001:db8::']}]";
+    let site = Site::with_pools(control_plane, pools).await;
+    let dual = |name| {
+        site.service(name)
+            .families("PreferDualStack", &["IPv4", "IPv6"])
+    };
+    ns.create(dual("web")).await;
+    ns.gets("web", ["192.0.2.5", "2001:db8::1"]).await;
+    ns.create(site.service("more")).await;
+    ns.is_pending("more", "POOL_EXHAUSTED").await;
+    ns.create(site.service("asking").ips("192.0.2.7")).await;
+    ns.is_pending("asking", "ADDRESS_EXCLUDED").await;
+}
+
+#[tokio::test]
+async fn every_selector_that_is_set_must_match() {
+    let control_plane = ControlPlane::shared().await;
+    let (ns, other) = (
+        control_plane.namespace().await,
+        control_plane.namespace().await,
+    );
+    for ns in [&ns, &other] {
+        ns.label("tier", "web").await;
+    }
+    let services = "serviceSelector: {matchLabels: {public: yes-please}}";
+    let labels =
+        "namespaceSelector: {matchExpressions: [{key: tier, operator: In, values: [web]}]}";
+    let pool = |name: &str, last: u8, rules: &str| {
+        format!("- {{name: {name}, addresses: [192.0.2.{last}], {rules}}}\n")
+    };
+    let pools = [
+        "pools:\n".to_owned(),
+        pool(
+            "a",
+            1,
+            &format!("namespaces: [{ns}], {services}, {labels}, clusters: [one]"),
+        ),
+        pool(
+            "b",
+            2,
+            &format!("namespaces: [{other}], {services}, {labels}, clusters: [two]"),
+        ),
+    ];
+    let site = Site::with_pools(control_plane, &pools.concat()).await;
+    let public = |name: &str| site.service(name).label("public", "yes-please");
+    // Without the Service's label, of another namespace, of another cluster.
+    ns.create(site.service("unlabelled")).await;
+    ns.is_pending("unlabelled", "NO_POOL").await;
+    other.create(public("of-cluster-one")).await;
+    other.is_pending("of-cluster-one", "NO_POOL").await;
+    other.create(public("asking").ips("192.0.2.1")).await;
+    other.is_pending("asking", "POOL_NOT_ALLOWED").await;
+    ns.label("tier", "mail").await;
+    ns.create(public("web")).await;
+    ns.is_pending("web", "NO_POOL").await;
+    ns.label("tier", "web").await;
+    ns.gets("web", ["192.0.2.1"]).await;
+}
+
+#[tokio::test]
+async fn a_cluster_holds_no_more_than_its_quota_in_all_namespaces() {
+    let control_plane = ControlPlane::shared().await;
+    let (ns, other) = (
+        control_plane.namespace().await,
+        control_plane.namespace().await,
+    );
+    let pools = "pools: [{name: p, addresses: [192.0.2.0/28], maxPerCluster: 2}]";
+    let site = Site::with_pools(control_plane, pools).await;
+    ns.create(site.service("a")).await;
+    ns.gets_any("a").await;
+    other.create(site.service("a")).await;
+    other.gets_any("a").await;
+    ns.create(site.service("b")).await;
+    let message = ns.is_pending("b", "QUOTA_EXCEEDED").await.message;
+    assert!(
+        message.contains("maxPerCluster of pool p is 2"),
+        "{message}"
+    );
+    // Another cluster has a quota of its own.
+    let mut request = integration_tests::rpc::acquire("default", "web");
+    request.service.as_mut().unwrap().cluster = "two".to_owned();
+    let answer = site.allocator.client().await.acquire(request).await;
+    assert!(answer.unwrap().get_ref().satisfied);
+    other.delete("a").await;
+    ns.gets_any("b").await;
 }

@@ -65,30 +65,66 @@ async fn an_address_that_left_its_pool_stays_with_its_holder_as_stranded() {
         })
         .await;
         ns.gets("web", ["192.0.2.1"]).await;
+        let metrics = site.allocator.admin();
+        let expected = f64::from(u8::from(stranded));
+        metrics
+            .sees("lb_allocator_stranded_addresses", &[], |value| {
+                value == expected
+            })
+            .await;
     }
+    // It goes when its holder goes, and nobody gets it from a pool that gives none.
     ns.delete("web").await;
+    ns.was_told("web", ["AddressAssigned", "AddressReleased"])
+        .await;
+    ns.create(site.service("asking").ips("192.0.2.1")).await;
+    ns.is_pending("asking", "POOL_DISABLED").await;
+    assert!(site.allocator.allocations().await.is_empty());
 }
 
 #[tokio::test]
-async fn a_bad_pools_file_leaves_the_last_good_one_in_force() {
+async fn an_address_whose_pool_serves_its_holder_no_more_stays_as_stranded() {
     let control_plane = ControlPlane::shared().await;
     let ns = control_plane.namespace().await;
-    let pools = "pools: [{name: p, addresses: [192.0.2.1]}]";
-    let site = Site::with_pools(control_plane, pools).await;
-    site.allocator
-        .write_config("pools: [{name: p, adresses: [192.0.2.1]}]");
-    eventually(DEADLINE, "the refusal is told", async || {
-        let ready = site.allocator.admin().get("/readyz?verbose").await?;
-        anyhow::ensure!(
-            ready.contains("[-]config failed") && ready.contains("adresses"),
-            "{ready}"
-        );
-        let metrics = site.allocator.admin().get("/metrics").await?;
-        let bad = "lb_allocator_config_last_reload_successful 0";
-        anyhow::ensure!(metrics.contains(bad), "{metrics}");
-        anyhow::Ok(())
+    let pools = format!(
+        "pools:\n\
+         - {{name: by-namespace, addresses: [192.0.2.1], priority: 1, \
+            namespaceSelector: {{matchLabels: {{of: {ns}}}}}}}\n\
+         - {{name: by-service, addresses: [192.0.2.2], priority: 2, \
+            serviceSelector: {{matchLabels: {{public: 'yes'}}}}}}\n"
+    );
+    let site = Site::with_pools(control_plane, &pools).await;
+    ns.label("of", &ns.to_string()).await;
+    ns.create(site.service("a").label("public", "yes")).await;
+    ns.gets("a", ["192.0.2.1"]).await;
+    ns.create(site.service("b").label("public", "yes")).await;
+    ns.gets("b", ["192.0.2.2"]).await;
+    is_stranded(&site, [false, false]).await;
+    ns.edit(
+        "b",
+        serde_json::json!({"metadata": {"labels": {"public": "no"}}}),
+    )
+    .await;
+    is_stranded(&site, [false, true]).await;
+    ns.label("of", "somebody-else").await;
+    is_stranded(&site, [true, true]).await;
+    ns.label("of", &ns.to_string()).await;
+    is_stranded(&site, [false, true]).await;
+    ns.gets("a", ["192.0.2.1"]).await;
+    ns.gets("b", ["192.0.2.2"]).await;
+    ns.was_told("a", ["AddressAssigned"]).await;
+    ns.was_told("b", ["AddressAssigned"]).await;
+}
+
+/// Waits until the held addresses, in their order, are stranded or not.
+async fn is_stranded<const N: usize>(site: &Site, expected: [bool; N]) {
+    eventually(DEADLINE, format!("stranded: {expected:?}"), async || {
+        let held = site.allocator.allocations().await;
+        if held.iter().map(|held| held.stranded).eq(expected) {
+            Ok(())
+        } else {
+            Err(format!("{held:#?}"))
+        }
     })
     .await;
-    ns.create(site.service("web")).await;
-    ns.gets("web", ["192.0.2.1"]).await;
 }

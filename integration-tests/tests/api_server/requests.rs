@@ -198,7 +198,8 @@ async fn a_request_that_cannot_be_granted_leaves_a_live_service_its_address_and_
 async fn an_address_asked_for_in_another_spelling_is_the_same_address() {
     let control_plane = ControlPlane::shared().await;
     let ns = control_plane.namespace().await;
-    let site = Site::start(control_plane, format!("{ns}:2001:db8::1 {ns}:2001:db8::2")).await;
+    let list = format!("{ns}:2001:db8::1 {ns}:2001:db8::2 {ns}:192.0.2.1 {ns}:192.0.2.2");
+    let site = Site::start(control_plane, list).await;
     let six = site
         .service("six")
         .families("SingleStack", &["IPv6"])
@@ -206,4 +207,7 @@ async fn an_address_asked_for_in_another_spelling_is_the_same_address() {
     ns.create(six).await;
     let service = ns.gets("six", ["2001:db8::2"]).await;
     assert_eq!(condition(&service).unwrap().reason, "Satisfied");
+    ns.create(site.service("mapped").ips("::ffff:192.0.2.2"))
+        .await;
+    ns.gets("mapped", ["192.0.2.2"]).await;
 }

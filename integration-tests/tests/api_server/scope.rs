@@ -132,3 +132,31 @@ async fn the_end_of_a_namespaces_services_gives_all_addresses_back() {
     }
     holds(&site, 0).await;
 }
+
+#[tokio::test]
+async fn a_service_created_again_with_another_class_gives_its_address_back() {
+    let control_plane = ControlPlane::shared().await;
+    let ns = control_plane.namespace().await;
+    let site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    ns.create(site.service("a")).await;
+    ns.gets("a", ["192.0.2.1"]).await;
+    ns.create(site.service("waiting")).await;
+    ns.is_pending("waiting", "POOL_EXHAUSTED").await;
+    ns.delete("a").await;
+    ns.create(service("a").class(&random_class())).await;
+    ns.gets("waiting", ["192.0.2.1"]).await;
+    assert_eq!(condition(&ns.get("a").await), None);
+}
+
+#[tokio::test]
+async fn a_controller_that_is_away_does_not_block_a_deletion() {
+    let control_plane = ControlPlane::shared().await;
+    let ns = control_plane.namespace().await;
+    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    ns.create(site.service("a")).await;
+    let service = ns.gets("a", ["192.0.2.1"]).await;
+    assert_eq!(service.metadata.finalizers, None);
+    site.watcher.kill();
+    ns.delete("a").await;
+    assert!(ns.services().get_opt("a").await.unwrap().is_none());
+}

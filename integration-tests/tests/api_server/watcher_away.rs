@@ -8,6 +8,13 @@ use integration_tests::{
 };
 use serde_json::json;
 
+/// Two addresses, and little patience with Services that nobody saw go.
+const SHORT_GRACE: &str = "pools:
+- name: two
+  addresses: [192.0.2.1-192.0.2.2]
+orphanGrace: 1s
+";
+
 async fn holders(site: &Site) -> Vec<(String, String)> {
     let allocations = site.allocator.allocations().await;
     allocations
@@ -36,7 +43,7 @@ async fn holds(site: &Site, expected: &[(&str, &str)]) {
 async fn services_deleted_while_it_was_down_are_released_at_its_start() {
     let control_plane = ControlPlane::shared().await;
     let ns = control_plane.namespace().await;
-    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1 {ns}:192.0.2.2")).await;
+    let mut site = Site::with_pools(control_plane, SHORT_GRACE).await;
     for (name, address) in [("stays", "192.0.2.1"), ("goes", "192.0.2.2")] {
         ns.create(site.service(name)).await;
         ns.gets(name, [address]).await;
@@ -55,7 +62,7 @@ async fn services_deleted_while_it_was_down_are_released_at_its_start() {
 async fn a_service_created_again_while_it_was_down_keeps_its_address() {
     let control_plane = ControlPlane::shared().await;
     let ns = control_plane.namespace().await;
-    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1 {ns}:192.0.2.2")).await;
+    let mut site = Site::with_pools(control_plane, SHORT_GRACE).await;
     for (name, address) in [("first", "192.0.2.1"), ("again", "192.0.2.2")] {
         ns.create(site.service(name)).await;
         ns.gets(name, [address]).await;
@@ -74,7 +81,7 @@ async fn a_service_created_again_while_it_was_down_keeps_its_address() {
 async fn a_service_that_changed_its_type_while_it_was_down_is_released_at_its_start() {
     let control_plane = ControlPlane::shared().await;
     let ns = control_plane.namespace().await;
-    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    let mut site = Site::with_pools(control_plane, SHORT_GRACE).await;
     ns.create(site.service("a")).await;
     ns.gets("a", ["192.0.2.1"]).await;
     site.watcher.kill();

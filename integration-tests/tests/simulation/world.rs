@@ -12,9 +12,10 @@ use std::{
 use lb_allocator::{
     config::Source,
     decision_log::DecisionLog,
+    denials::Denials,
     engine::Timestamp,
-    metrics::{RpcMetrics, WriterMetrics},
-    service::{self, Parts},
+    metrics::{AuthMetrics, RpcMetrics, WriterMetrics},
+    service::{self, Gate, Parts, Trust},
     store::StoreError,
     writer::{Clock, LoadError, Writer, WriterTask},
 };
@@ -174,11 +175,18 @@ impl World {
         let killed = CancellationToken::new();
         let shutdown = CancellationToken::new();
         let stop_writer = CancellationToken::new();
+        let denials = Denials::new(AuthMetrics::register(&mut registry));
+        let gate = Gate::new(
+            Trust::Everybody,
+            published.decommissioned().clone(),
+            denials,
+        );
         let parts = Parts {
             writer: writer.clone(),
             published,
             history,
             source,
+            gate: gate.clone(),
             shutdown: shutdown.clone(),
         };
         let wire = Wire {
@@ -186,7 +194,7 @@ impl World {
             grants: self.grants.clone(),
             killed: killed.clone(),
         };
-        let router = service::server(RpcMetrics::register(&mut registry))
+        let router = service::server(RpcMetrics::register(&mut registry), gate)
             .layer(wire)
             .add_routes(service::routes(parts).await.unwrap());
         let incoming = UnboundedReceiverStream::new(self.network.listen());

@@ -26,19 +26,14 @@ fn sync(cluster_name: &str, services: Vec<Acquire>) -> Command {
 impl Harness {
     /// What became of each Service, with what it holds.
     fn sync(&mut self, cluster: &str, services: Vec<Acquire>) -> Vec<(String, Verdict, String)> {
-        match self.run(&sync(cluster, services)).0 {
-            Reply::Synced(synced) => synced
-                .into_iter()
-                .map(|one| {
-                    (
-                        one.key.name.to_string(),
-                        one.verdict,
-                        texts(&one.held).join(","),
-                    )
-                })
-                .collect(),
-            other => panic!("{other:?}"),
-        }
+        let Reply::Synced(synced) = self.run(&sync(cluster, services)).0 else {
+            panic!("a Sync was not answered as one");
+        };
+        let one = |one: Synced| {
+            let held = texts(&one.held).join(",");
+            (one.key.name.to_string(), one.verdict, held)
+        };
+        synced.into_iter().map(one).collect()
     }
 
     fn begin(&mut self, known: &[&str], absent: &[&str]) {

@@ -1,0 +1,78 @@
+//! What a database knows that is told nothing but the changes.
+
+use std::{net::IpAddr, sync::Arc};
+
+use lb_allocator::engine::{
+    Allocation, Change, ChangeKind, LastHeld, Reservation, Revision, Snapshot, Timestamp,
+};
+
+#[derive(Clone, Default)]
+pub struct Tables {
+    pub revision: Revision,
+    pub at: Timestamp,
+    pub allocations: Vec<Arc<Allocation>>,
+    pub last_held: Vec<LastHeld>,
+    pub reservations: Vec<Arc<Reservation>>,
+}
+
+impl Tables {
+    pub fn apply(&mut self, change: &Change) {
+        (self.revision, self.at) = (change.revision, change.at);
+        match &change.kind {
+            ChangeKind::Allocated(allocation) => {
+                self.allocations.push(Arc::clone(allocation));
+                self.last_held.retain(|l| l.address != allocation.address);
+            }
+            ChangeKind::Updated(allocation) => {
+                let row = self
+                    .allocations
+                    .iter_mut()
+                    .find(|row| is_of(row, allocation));
+                *row.expect("updated what was held") = Arc::clone(allocation);
+            }
+            ChangeKind::Released(allocation) => {
+                let address = allocation.address;
+                self.allocations.retain(|row| !is_of(row, allocation));
+                if self.holders(address).is_empty() {
+                    self.last_held.push(LastHeld {
+                        address,
+                        key: Arc::clone(&allocation.key),
+                        released_at: change.at,
+                    });
+                }
+            }
+            ChangeKind::Reserved(reservation) => {
+                self.reservations
+                    .retain(|r| r.address != reservation.address);
+                self.reservations.push(Arc::clone(reservation));
+            }
+            ChangeKind::Unreserved(reservation) => {
+                self.reservations
+                    .retain(|r| r.address != reservation.address);
+            }
+            ChangeKind::Conflicted(_) | ChangeKind::ConflictEnded(_) | ChangeKind::Cluster(_) => {
+                unreachable!("histories have nothing that leads to these")
+            }
+        }
+    }
+
+    pub fn holders(&self, address: IpAddr) -> Vec<&Arc<Allocation>> {
+        let rows = self.allocations.iter();
+        rows.filter(|row| row.address == address).collect()
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            revision: self.revision,
+            last_change_at: self.at,
+            allocations: self.allocations.clone(),
+            last_held: self.last_held.clone(),
+            reservations: self.reservations.clone(),
+            ..Snapshot::default()
+        }
+    }
+}
+
+fn is_of(row: &Allocation, allocation: &Allocation) -> bool {
+    row.address == allocation.address && row.key == allocation.key
+}

@@ -1,0 +1,167 @@
+//! Callers of one connection, each with one request in flight.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+use lb_proto::v1::{
+    AcquireRequest, IpFamily, ReleaseRequest, ServiceKey, Wish,
+    allocator_service_client::AllocatorServiceClient,
+};
+use tonic::transport::Channel;
+
+/// Releases in flight, between what is measured.
+const RELEASES: u64 = 256;
+
+/// When a stretch of requests ends: whichever comes first.
+#[derive(Clone, Copy, Debug)]
+pub struct Until {
+    pub time: Duration,
+    pub requests: u64,
+}
+
+/// What the callers of one connection saw.
+#[derive(Debug, Default)]
+pub struct Seen {
+    took: Vec<Duration>,
+    elapsed: Duration,
+}
+
+impl Seen {
+    /// Together with a later stretch.
+    pub fn and(mut self, later: Self) -> Self {
+        self.took.extend(later.took);
+        self.elapsed += later.elapsed;
+        self
+    }
+
+    pub const fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
+    /// Answers per second.
+    pub fn rate(&self) -> f64 {
+        self.took.len() as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// In milliseconds.
+    pub fn percentile(&mut self, percent: usize) -> f64 {
+        self.took.sort_unstable();
+        let at = self.took.len().saturating_sub(1) * percent / 100;
+        self.took
+            .get(at)
+            .map_or(f64::NAN, |took| took.as_secs_f64() * 1e3)
+    }
+}
+
+/// Asks for addresses for Services that never asked before.
+#[derive(Clone)]
+pub struct Callers {
+    client: AllocatorServiceClient<Channel>,
+    next: Arc<AtomicU64>,
+}
+
+impl Callers {
+    pub fn new(channel: Channel) -> Self {
+        Self {
+            client: AllocatorServiceClient::new(channel),
+            next: Arc::default(),
+        }
+    }
+
+    /// # Errors
+    /// When a request is refused, or none is answered.
+    pub async fn acquire(&self, in_flight: usize, until: Until) -> Result<Seen> {
+        let end = self.next.load(Ordering::Relaxed) + until.requests;
+        let begun = Instant::now();
+        let callers = (0..in_flight).map(|_| {
+            let Self { mut client, next } = self.clone();
+            tokio::spawn(async move {
+                let mut took = Vec::new();
+                while begun.elapsed() < until.time {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= end {
+                        break;
+                    }
+                    let request = acquire(number);
+                    let sent = Instant::now();
+                    client.acquire(request).await?;
+                    took.push(sent.elapsed());
+                }
+                Ok::<_, tonic::Status>(took)
+            })
+        });
+        let mut seen = Seen::default();
+        for caller in callers.collect::<Vec<_>>() {
+            seen.took.extend(caller.await??);
+        }
+        seen.elapsed = begun.elapsed();
+        if seen.took.is_empty() {
+            bail!("nothing was answered within {:?}", until.time);
+        }
+        Ok(seen)
+    }
+
+    /// Gives back all that was acquired since `first`.
+    ///
+    /// # Errors
+    /// When a request is refused.
+    pub async fn release_since(&self, first: u64) -> Result<()> {
+        let end = self.next.load(Ordering::Relaxed);
+        let callers = (0..RELEASES).map(|caller| {
+            let mut client = self.client.clone();
+            tokio::spawn(async move {
+                for number in (first..end)
+                    .skip(caller as usize)
+                    .step_by(RELEASES as usize)
+                {
+                    client.release(release(number)).await?;
+                }
+                Ok::<_, tonic::Status>(())
+            })
+        });
+        for caller in callers.collect::<Vec<_>>() {
+            caller.await??;
+        }
+        Ok(())
+    }
+
+    /// The number of the next Service.
+    pub fn next(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+}
+
+fn key(number: u64) -> ServiceKey {
+    ServiceKey {
+        cluster: "bench".to_owned(),
+        namespace: format!("team-{}", number % 100),
+        name: format!("service-{number}"),
+    }
+}
+
+fn acquire(number: u64) -> AcquireRequest {
+    let wish = Wish {
+        families: vec![IpFamily::Ipv4.into()],
+        cluster_ip: "10.96.0.1".to_owned(),
+        ..Wish::default()
+    };
+    AcquireRequest {
+        created_at: None,
+        service: Some(key(number)),
+        uid: format!("{number:036}"),
+        wish: Some(wish),
+    }
+}
+
+fn release(number: u64) -> ReleaseRequest {
+    ReleaseRequest {
+        service: Some(key(number)),
+        uid: format!("{number:036}"),
+    }
+}
