@@ -26,7 +26,7 @@ use crate::{
     silence,
     store::Store,
     tls::Handshakes,
-    writer::WriterTask,
+    writer::{Clock, WriterTask},
 };
 
 /// How long requests that were begun may take after SIGTERM.
@@ -116,6 +116,7 @@ async fn serve(args: Serve) -> Result<()> {
         &assumed_absent,
         WriterMetrics::register(&mut registry),
         decisions,
+        Clock::wall(),
     )
     .await?;
     StateCollector::register(&mut registry, Arc::clone(&published));
@@ -153,16 +154,16 @@ async fn serve(args: Serve) -> Result<()> {
         format!("cannot listen on {admin_listen} (--admin-listen); is another process there?")
     })?;
     let incoming = listen::bind(&listen, handshakes).await?;
-    let router = service::router(Parts {
+    let gate = Gate::new(trust, published.decommissioned().clone(), denials.clone());
+    let parts = Parts {
         writer,
         published: Arc::clone(&published),
         history,
         source: source.clone(),
-        metrics,
-        gate: Gate::new(trust, published.decommissioned().clone(), denials.clone()),
+        gate: gate.clone(),
         shutdown: shutdown.clone(),
-    })
-    .await?;
+    };
+    let router = service::router(parts, metrics).await?;
 
     tokio::spawn(silence::report(Arc::clone(&published)));
     if let Some(path) = routes_file {

@@ -2,7 +2,7 @@
 //! of each stream; a stream whose reader lets it fill up is cut off, and whoever
 //! reads it has to open another one.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -51,7 +51,7 @@ pub struct Streams(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    by_cluster: HashMap<ClusterName, Vec<mpsc::Sender<Message>>>,
+    by_cluster: BTreeMap<ClusterName, Vec<mpsc::Sender<Message>>>,
     /// Streams that have seen this revision have missed nothing.
     last_told: Revision,
 }
@@ -61,7 +61,7 @@ impl Streams {
     /// last is not known.
     pub fn new(revision: Revision) -> Self {
         Self(Mutex::new(State {
-            by_cluster: HashMap::new(),
+            by_cluster: BTreeMap::new(),
             last_told: revision.next(),
         }))
     }
@@ -86,7 +86,7 @@ impl Streams {
         })
     }
 
-    /// Every cluster that has an open stream, in no order.
+    /// Every cluster that has an open stream, in the order of names.
     pub fn clusters(&self) -> Vec<ClusterName> {
         self.0.lock().by_cluster.keys().cloned().collect()
     }

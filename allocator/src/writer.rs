@@ -11,22 +11,21 @@
 //!                                                 probe and reload until it works
 //! ```
 
+mod clock;
+mod storage;
 mod waiting;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::MissedTickBehavior,
+    time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::waiting::Waiting;
 use self::waiting::{Line, Offer, Onward};
+pub use self::{clock::Clock, storage::Storage, waiting::Waiting};
 use crate::{
     config::Configuration,
     decision_log::DecisionLog,
@@ -95,6 +94,7 @@ pub struct Writer {
     jobs: mpsc::Sender<Job>,
     control: mpsc::Sender<Control>,
     store_available: watch::Receiver<bool>,
+    clock: Clock,
 }
 
 impl Writer {
@@ -135,6 +135,16 @@ impl Writer {
         answered.await.map_err(|_| WriteError::StoreUnavailable)
     }
 
+    /// What tells the time for decisions.
+    pub fn clock(&self) -> Clock {
+        self.clock.clone()
+    }
+
+    /// What time it is for decisions.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// Whether the last attempt to write worked.
     pub fn store_available(&self) -> watch::Receiver<bool> {
         self.store_available.clone()
@@ -142,8 +152,8 @@ impl Writer {
 }
 
 /// The state and what it takes to change it.
-pub struct WriterTask {
-    store: Store,
+pub struct WriterTask<S = Store> {
+    store: S,
     configuration: Configuration,
     /// `None` after a failed commit, until the database was read again.
     engine: Option<Engine>,
@@ -158,25 +168,27 @@ pub struct WriterTask {
     jobs: mpsc::Receiver<Job>,
     control: mpsc::Receiver<Control>,
     store_available: watch::Sender<bool>,
+    clock: Clock,
 }
 
-impl WriterTask {
+impl<S: Storage> WriterTask<S> {
     /// Reads the database, and gives the task and the handle to it.
     ///
     /// # Errors
     /// If the database cannot be read or contradicts itself.
     pub async fn load(
-        mut store: Store,
+        mut store: S,
         configuration: Configuration,
         assumed_absent: &[ClusterName],
         metrics: WriterMetrics,
         decisions: DecisionLog,
+        clock: Clock,
     ) -> Result<(Self, Writer, Arc<Published>), LoadError> {
         let pools = Arc::clone(&configuration.pools);
         let mut engine = Engine::restore(pools, store.load().await?)?;
-        let begun = engine.begin(assumed_absent, wall_clock());
+        let begun = engine.begin(assumed_absent, clock.now());
         store.commit(&begun.changes).await?;
-        let published = Arc::new(Published::new(&engine, wall_clock()));
+        let published = Arc::new(Published::new(&engine, clock.now()));
         let (sender, jobs) = mpsc::channel(QUEUE);
         let (control_sender, control) = mpsc::channel(1);
         let store_available = watch::Sender::new(true);
@@ -184,6 +196,7 @@ impl WriterTask {
             jobs: sender,
             control: control_sender,
             store_available: store_available.subscribe(),
+            clock: clock.clone(),
         };
         let mut task = Self {
             store,
@@ -198,6 +211,7 @@ impl WriterTask {
             jobs,
             control,
             store_available,
+            clock,
         };
         task.record_pools().await;
         Ok((task, writer, published))
@@ -214,20 +228,23 @@ impl WriterTask {
         loop {
             let next_end = self.until_next_end();
             let next_expiry = self.waiting.next_expiry();
+            // In an order of its own, so that the same requests lead to the same
+            // state: what is rare comes before what may never end.
             tokio::select! {
+                biased;
                 () = stop.cancelled(), if !self.jobs.is_closed() => self.jobs.close(),
+                Some(control) = self.control.recv() => self.obey(control).await,
+                _ = retry.tick(), if !self.writable => self.recover().await,
+                () = tokio::time::sleep(next_end.unwrap_or_default()), if next_end.is_some() => {
+                    self.carry_out(&mut batch).await;
+                }
+                () = sleep_until(next_expiry), if next_expiry.is_some() => self.pass_offers_on(),
                 received = self.jobs.recv_many(&mut batch, MAX_BATCH) => {
                     if received == 0 {
                         return self.store.close().await;
                     }
                     self.carry_out(&mut batch).await;
                 }
-                Some(control) = self.control.recv() => self.obey(control).await,
-                () = tokio::time::sleep(next_end.unwrap_or_default()), if next_end.is_some() => {
-                    self.carry_out(&mut batch).await;
-                }
-                () = sleep_until(next_expiry), if next_expiry.is_some() => self.pass_offers_on(),
-                _ = retry.tick(), if !self.writable => self.recover().await,
             }
         }
     }
@@ -238,7 +255,7 @@ impl WriterTask {
             return None;
         }
         let end = self.engine.as_ref()?.next_end()?;
-        let millis = end.0.saturating_sub(wall_clock().0).max(0);
+        let millis = end.0.saturating_sub(self.clock.now().0).max(0);
         Some(Duration::from_millis(millis.unsigned_abs()))
     }
 
@@ -252,7 +269,7 @@ impl WriterTask {
             refuse(batch);
             return;
         };
-        let now = wall_clock();
+        let now = self.clock.now();
         let passed = engine.pass(now);
         let mut all = passed.clone();
         let mut planned = Vec::with_capacity(batch.len());
@@ -296,7 +313,7 @@ impl WriterTask {
             },
             Command::Release(release) => self.waiting.gone(&release.key),
             Command::Sync(sync) => {
-                self.published.heard(sync.cluster, wall_clock());
+                self.published.heard(sync.cluster, self.clock.now());
                 None
             }
             Command::Reserve(_)
@@ -417,7 +434,11 @@ impl WriterTask {
             return;
         };
         let json = &self.configuration.json;
-        if let Err(error) = self.store.record_pools(revision, wall_clock(), json).await {
+        if let Err(error) = self
+            .store
+            .record_pools(revision, self.clock.now(), json)
+            .await
+        {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "history does not tell of these pools"
@@ -476,14 +497,11 @@ fn refuse(batch: &mut Vec<Job>) {
 
 async fn sleep_until(at: Option<Instant>) {
     if let Some(at) = at {
-        tokio::time::sleep_until(at.into()).await;
+        tokio::time::sleep_until(at).await;
     }
 }
 
-/// What time it is for decisions.
+/// What time it is for the parts that decide nothing.
 pub fn wall_clock() -> Timestamp {
-    let since_epoch = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Timestamp(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+    Clock::wall().now()
 }

@@ -30,6 +30,7 @@ pub fn acquire(namespace: &str, name: &str) -> AcquireRequest {
         ..Wish::default()
     };
     AcquireRequest {
+        created_at: None,
         service: Some(key(namespace, name)),
         uid: format!("uid-of-{name}"),
         wish: Some(wish),

@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::api::core::v1::Service;
+use kube::ResourceExt;
 use lb_proto::v1::{self, allocator_service_client::AllocatorServiceClient};
 use lb_tls::{client::Connector, rustls::ClientConfig};
 use tokio::sync::watch;
@@ -24,6 +26,7 @@ use crate::{
     grant::Grant,
     key::Key,
     metrics::{Metrics, RpcCall},
+    rank::created,
     reason::Refusal,
     wish::{Wish, parse_address},
 };
@@ -85,13 +88,7 @@ impl Allocator {
         cluster: String,
         metrics: Metrics,
     ) -> (Self, Option<Reconnect>) {
-        let endpoint = endpoint
-            .clone()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true);
+        let endpoint = with_deadlines(endpoint);
         let channel = match &certificates {
             None => endpoint.connect_lazy(),
             Some(certificates) => {
@@ -105,13 +102,22 @@ impl Allocator {
             certificates,
             channel: sender,
         });
-        let allocator = Self {
+        (Self::through(channel, cluster, metrics), reconnect)
+    }
+
+    /// Asks through this channel.
+    pub fn over(channel: Channel, cluster: String, metrics: Metrics) -> Self {
+        let (_, channel) = watch::channel(channel);
+        Self::through(channel, cluster, metrics)
+    }
+
+    fn through(channel: watch::Receiver<Channel>, cluster: String, metrics: Metrics) -> Self {
+        Self {
             channel,
             cluster: cluster.into(),
             metrics,
             seen: Arc::default(),
-        };
-        (allocator, reconnect)
+        }
     }
 
     /// The connection, and word of every other one from now on.
@@ -145,11 +151,21 @@ impl Allocator {
     }
 
     /// In the words of the contract.
-    pub fn acquire_request(&self, key: &Key, uid: &str, wish: v1::Wish) -> v1::AcquireRequest {
+    pub fn acquire_request(
+        &self,
+        key: &Key,
+        service: &Service,
+        wish: v1::Wish,
+    ) -> v1::AcquireRequest {
+        let created = created(service);
         v1::AcquireRequest {
             service: Some(self.service_key(key)),
-            uid: uid.to_owned(),
+            uid: service.uid().unwrap_or_default(),
             wish: Some(wish),
+            created_at: (created > 0).then_some(prost_types::Timestamp {
+                seconds: created,
+                nanos: 0,
+            }),
         }
     }
 
@@ -157,11 +173,11 @@ impl Allocator {
     pub async fn acquire(
         &self,
         key: &Key,
-        uid: &str,
+        service: &Service,
         wish: &Wish,
         shown: &[IpAddr],
     ) -> Result<Grant, Refusal> {
-        let request = self.acquire_request(key, uid, wish.message(shown));
+        let request = self.acquire_request(key, service, wish.message(shown));
         let mut client = self.allocations_client();
         let answer = self.call("Acquire", client.acquire(timed(request))).await?;
         self.saw(answer.revision);
@@ -250,6 +266,17 @@ impl Allocator {
             .map(Response::into_inner)
             .map_err(|status| Refusal::from(&status))
     }
+}
+
+/// A peer that is gone is noticed.
+pub fn with_deadlines(endpoint: &Endpoint) -> Endpoint {
+    endpoint
+        .clone()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true)
 }
 
 /// The deadline is told to the allocator too, so that it does not work for nobody.

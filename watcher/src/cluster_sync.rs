@@ -65,7 +65,7 @@ impl ClusterSync {
                     Scope::OtherClass | Scope::OtherType => Vec::new(),
                 };
                 let wish = view.reading.wish.message(&has);
-                self.allocator.acquire_request(&key, &view.uid, wish)
+                self.allocator.acquire_request(&key, view.service, wish)
             })
             .collect()
     }

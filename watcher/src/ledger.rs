@@ -3,7 +3,7 @@
 //! learned again: a restart loses nothing but time.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     net::IpAddr,
     time::Duration,
 };
@@ -38,7 +38,7 @@ pub struct Ledger {
 
 #[derive(Debug, Default)]
 struct State {
-    records: HashMap<Key, Record>,
+    records: BTreeMap<Key, Record>,
     /// Services that went while another replica led, within [`DEPARTED`], the
     /// longest ago first.
     departures: VecDeque<(Instant, Key, String)>,

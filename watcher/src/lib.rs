@@ -29,7 +29,7 @@
 //! Start reading at [`sync`]; [`wish`] (with [`annotations`] and [`sharing`]),
 //! [`grant`], [`view`] and [`status`] are its pure parts. [`queue`] says who is looked at when, [`ledger`] what this process
 //! remembers meanwhile, [`reason`] what each refusal leads to, [`scope`] which
-//! Services are ours. [`run`] puts the tasks together.
+//! Services are ours. [`tasks`] puts the tasks together, [`run`] makes a process of them.
 
 pub mod admin;
 pub mod allocator;
@@ -63,5 +63,6 @@ pub mod sharing;
 pub mod status;
 pub mod status_writer;
 pub mod sync;
+pub mod tasks;
 pub mod view;
 pub mod wish;

@@ -41,11 +41,9 @@ impl NamespaceStore {
         self.state.lock().namespaces.remove(namespace);
     }
 
-    /// A list begins.
+    /// A list begins. What was news in one that broke off before is news still.
     pub fn list_begins(&self) {
-        let mut state = self.state.lock();
-        state.listed.clear();
-        state.changed.clear();
+        self.state.lock().listed.clear();
     }
 
     /// One namespace of a list.

@@ -182,6 +182,7 @@ impl Queue {
                 }
             };
             tokio::select! {
+                biased;
                 () = self.wake.notified() => {}
                 () = due => {}
             }

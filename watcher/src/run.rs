@@ -1,6 +1,6 @@
 //! Puts the parts together, and takes them apart in order at the end.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context;
 use kube::{
@@ -11,42 +11,22 @@ use lb_tls::{files::Material, metrics::TlsMetrics, reload::Reloading};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::watch,
-    time::Instant,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 use crate::{
-    admin::{Admin, Health},
+    admin::Admin,
     allocator::Allocator,
-    announcements::{Announcements, Link},
     args::{Args, time_zone},
-    cluster_sync::ClusterSync,
-    election::{Election, Place},
-    events,
-    leadership::Leadership,
-    lease::Candidate,
+    election::Place,
     lease_name::lease_name,
-    ledger::Ledger,
     logging,
     metrics::Metrics,
-    namespace_store::NamespaceStore,
-    namespace_watch::NamespaceWatch,
-    news::News,
-    queue::{Next, Queue},
     scope::ClassRule,
-    service_api::ServiceApi,
-    service_store::ServiceStore,
-    service_watch::{ServiceWatch, WATCH_SECONDS},
-    status_writer::StatusWriter,
-    sync::Syncer,
+    service_watch::WATCH_SECONDS,
+    tasks::{Setup, Tasks},
 };
-
-/// How long what is under way may take once the end was asked for.
-const GRACE: Duration = Duration::from_secs(10);
-/// How long Events may still be sent, and the lease released, after that.
-const FAREWELL: Duration = Duration::from_secs(3);
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(args: Args) -> anyhow::Result<()> {
@@ -81,175 +61,48 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on --admin-listen {admin_listen}"))?;
 
-    let rule = ClassRule::new(load_balancer_class.map(|class| class.0), handle_unclassed);
     let (metrics, mut registry) = Metrics::new();
     let certificates = files.map(|files| {
         Reloading::load(files, Material::client, TlsMetrics::register(&mut registry))
             .context("cannot use the certificates for lb-allocator")
     });
     let certificates = certificates.transpose()?;
-    let store = Arc::new(ServiceStore::new(rule));
-    let namespaces = Arc::new(NamespaceStore::default());
-    let ledger = Arc::new(Ledger::default());
-    let queue = Arc::new(Queue::default());
-    let health = Arc::new(Health::default());
-    let leadership = Arc::new(Leadership::default());
-    queue.stand_by();
+    let setup = Setup {
+        rule: ClassRule::new(load_balancer_class.map(|class| class.0), handle_unclassed),
+        peers: annotation_aliases,
+        lease: leader_elect.then_some(place),
+        concurrency,
+        instance,
+    };
     let (allocator, reconnect) = Allocator::new(
         &allocator.endpoint,
         certificates.as_ref().map(Reloading::current),
         cluster.0,
         metrics.clone(),
     );
-    let api = ServiceApi::new(client.clone(), metrics.clone());
-    let identity = format!("{instance}_{:016x}", fastrand::u64(..));
-    let (events, sender) = events::channel(client.clone(), instance, metrics.clone());
-    let (link_sender, link) = watch::channel(Link::Connecting);
-    let (lists, lists_receiver) = watch::channel(0);
-    let (namespaces_listed, namespaces_listed_receiver) = watch::channel(false);
-    let news = News { events, decisions };
-    let syncer = Arc::new(Syncer {
-        store: store.clone(),
-        namespaces: namespaces.clone(),
-        peers: annotation_aliases.clone(),
-        ledger: ledger.clone(),
-        allocator: allocator.clone(),
-        link,
-        writer: StatusWriter {
-            api: api.clone(),
-            store: store.clone(),
-            ledger: ledger.clone(),
-            news: news.clone(),
-        },
-        news,
-    });
-
-    let stop = CancellationToken::new();
-    let tasks = TaskTracker::new();
-    let spawn = |task| tasks.spawn(stop.clone().run_until_cancelled_owned(task));
+    let tasks = Tasks::start(setup, client, allocator, metrics.clone(), decisions);
     let admin = Admin {
-        health: health.clone(),
-        leadership: leadership.clone(),
+        health: tasks.health.clone(),
+        leadership: tasks.leadership.clone(),
         certificates_problem: certificates.as_ref().map(Reloading::problem),
-        metrics: metrics.clone(),
+        metrics,
         registry,
-        queue: queue.clone(),
-        ledger: ledger.clone(),
+        queue: tasks.queue.clone(),
+        ledger: tasks.ledger.clone(),
     };
-    tasks.spawn(admin.serve(listener, stop.clone()));
+    let stop = CancellationToken::new();
+    let admin = tokio::spawn(admin.serve(listener, stop.clone()));
     if let (Some(certificates), Some(reconnect)) = (certificates, reconnect) {
-        spawn(boxed(certificates.keep()));
-        spawn(boxed(reconnect.run()));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(certificates.keep()));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(reconnect.run()));
     }
-    let announcements = Announcements {
-        cluster: ClusterSync {
-            allocator: allocator.clone(),
-            store: store.clone(),
-            namespaces: namespaces.clone(),
-            peers: annotation_aliases,
-            ledger: ledger.clone(),
-        },
-        allocator,
-        lists: lists_receiver.clone(),
-        link: link_sender,
-        ledger: ledger.clone(),
-        store: store.clone(),
-        queue: queue.clone(),
-        health: health.clone(),
-        metrics: metrics.clone(),
-    };
-    spawn(boxed(in_each_term(leadership.clone(), move || {
-        announcements.clone().run()
-    })));
-    let election = Election {
-        leadership: leadership.clone(),
-        store: store.clone(),
-        ledger: ledger.clone(),
-        queue: queue.clone(),
-        health: health.clone(),
-    };
-    let resign = CancellationToken::new();
-    let election = if leader_elect {
-        let Place { namespace, name } = &place;
-        info!(namespace, name, identity, "standing for election");
-        let candidate = Candidate::new(client.clone(), namespace, name.clone(), identity);
-        tokio::spawn(election.run(candidate, place, lists_receiver, resign.clone()))
-    } else {
-        election.unopposed();
-        tokio::spawn(async {})
-    };
-    spawn(boxed(
-        NamespaceWatch {
-            namespaces,
-            services: store.clone(),
-            ledger: ledger.clone(),
-            queue: queue.clone(),
-            listed: namespaces_listed,
-            health: health.clone(),
-            metrics: metrics.clone(),
-        }
-        .run(client.clone()),
-    ));
-    spawn(boxed(
-        ServiceWatch {
-            store,
-            ledger,
-            queue: queue.clone(),
-            lists,
-            health,
-            metrics: metrics.clone(),
-        }
-        .run(client, namespaces_listed_receiver),
-    ));
-    let events = tokio::spawn(sender.run(queue.busy()));
-    for _ in 0..concurrency {
-        let (queue, syncer, metrics) = (queue.clone(), syncer.clone(), metrics.clone());
-        tasks.spawn(in_each_term(leadership.clone(), move || {
-            work(queue.clone(), syncer.clone(), metrics.clone())
-        }));
-    }
-    drop(syncer);
 
     stop_signal.await;
     info!("stopping");
     stop.cancel();
-    queue.close();
-    leadership.retire();
-    tasks.close();
-    if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
-        warn!("gave up on what was still under way; it is taken up at the next start");
-    }
-    // What is told now was done while this replica led.
-    resign.cancel();
-    let farewell = async { tokio::join!(election, events) };
-    let _rest_is_lost = tokio::time::timeout(FAREWELL, farewell).await;
+    tasks.stop().await;
+    admin.abort();
     Ok(())
-}
-
-fn boxed(
-    task: impl Future<Output = ()> + Send + 'static,
-) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
-    Box::pin(task)
-}
-
-async fn in_each_term<F: Future<Output = ()>>(leadership: Arc<Leadership>, start: impl Fn() -> F) {
-    leadership.each_term(start).await;
-}
-
-/// One worker.
-async fn work(queue: Arc<Queue>, syncer: Arc<Syncer>, metrics: Metrics) {
-    while let Some(job) = queue.pop().await {
-        let start = Instant::now();
-        let next = syncer.sync(&job).await;
-        queue.done(&job.key, next);
-        let outcome = match next {
-            Next::Done => "done",
-            Next::Again => "again",
-            Next::After(_) => "waiting",
-            Next::Retry => "retry",
-        };
-        metrics.sync(outcome, start.elapsed());
-    }
 }
 
 async fn kube_config(

@@ -28,8 +28,8 @@ pub struct ServiceApi {
 /// Why a call failed, by what is to be done about it.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// The Service is gone, or there is another one of its name.
-    #[error("the Service is gone")]
+    /// The Service is gone, or not as it was last told: the watch tells of it.
+    #[error("the Service changed or is gone")]
     Gone,
     /// The Service has changed since it was looked at.
     #[error("the Service has changed")]

@@ -2,7 +2,7 @@
 //! that carry our condition. The rest of a cluster's Services costs no memory.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -25,10 +25,10 @@ pub struct ServiceStore {
 
 #[derive(Debug, Default)]
 struct State {
-    services: HashMap<Key, Arc<Service>>,
+    services: BTreeMap<Key, Arc<Service>>,
     /// While a list is read: what it named, and what of it was news.
-    listed: HashSet<Key>,
-    news: HashSet<Key>,
+    listed: BTreeSet<Key>,
+    news: BTreeSet<Key>,
 }
 
 impl ServiceStore {
@@ -92,11 +92,10 @@ impl ServiceStore {
         }
     }
 
-    /// A list begins.
+    /// A list begins. What was news in one that broke off before is news still: this
+    /// one brings the same again.
     pub fn list_begins(&self) {
-        let mut state = self.state.lock();
-        state.listed.clear();
-        state.news.clear();
+        self.state.lock().listed.clear();
     }
 
     /// One Service of a list.
@@ -114,7 +113,9 @@ impl ServiceStore {
         let mut state = self.state.lock();
         let listed = std::mem::take(&mut state.listed);
         let changed = std::mem::take(&mut state.news);
-        let gone = state.services.extract_if(|key, _| !listed.contains(key));
+        let gone = state
+            .services
+            .extract_if(.., |key, _| !listed.contains(key));
         let gone = gone.map(|(_, service)| service).collect();
         ListNews { changed, gone }
     }
@@ -124,7 +125,7 @@ impl ServiceStore {
 #[derive(Debug)]
 pub struct ListNews {
     /// Services that are new or changed.
-    pub changed: HashSet<Key>,
+    pub changed: BTreeSet<Key>,
     /// Services that vanished.
     pub gone: Vec<Arc<Service>>,
 }
@@ -242,13 +243,16 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_broke_off_removes_nothing() {
+    fn a_list_that_broke_off_removes_nothing_and_what_it_brought_is_told_with_the_next() {
         let store = store();
         store.apply(lb("a", "u", 1));
         store.list_begins();
+        store.listed(lb("b", "u", 2));
         store.list_begins();
         store.listed(lb("a", "u", 1));
+        store.listed(lb("b", "u", 2));
         let ListNews { changed, gone } = store.list_ends();
-        assert!(changed.is_empty() && gone.is_empty());
+        assert_eq!(changed, BTreeSet::from([key("b")]));
+        assert!(gone.is_empty());
     }
 }

@@ -222,6 +222,20 @@ pub fn patch(service: &Service, desired: &Desired, now: Timestamp) -> Option<Val
     Some(body(service, status))
 }
 
+/// Whether the status says already what an answer of the allocator leads to.
+/// `refusal` is as for [`Desired::granted`].
+pub fn says(
+    service: &Service,
+    outcome: &Result<Grant, Refusal>,
+    refusal: Option<&Refusal>,
+) -> bool {
+    let desired = match outcome {
+        Ok(grant) => Desired::granted(grant, refusal),
+        Err(refused) => Desired::refused(refused),
+    };
+    patch(service, &desired, Timestamp::UNIX_EPOCH).is_none()
+}
+
 /// Whether addresses of ours go.
 fn withdraws(service: &Service, desired: &Desired) -> bool {
     desired.withdrawn && owns_addresses(service) && !ingress(service).is_empty()

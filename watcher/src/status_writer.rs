@@ -126,7 +126,7 @@ impl StatusWriter {
 fn failed(error: &ApiError) -> Next {
     match error {
         ApiError::Gone => {
-            debug!("the Service went meanwhile");
+            debug!("the Service changed or went meanwhile");
             Next::Done
         }
         // The watch tells of the change, or is about to.

@@ -170,8 +170,11 @@ impl Syncer {
             fingerprint,
             ..
         } = view;
+        // Where the status says otherwise, somebody wrote it: a person, or another
+        // watcher of this cluster that heard something newer.
         if let Some(record) = view.known
             && let Some(outcome) = self.ledger.answer(record, uid, *fingerprint)
+            && status::says(view.service, &outcome, view.reading.refusal.as_ref())
         {
             return Answer::now(outcome);
         }
@@ -183,7 +186,8 @@ impl Syncer {
         }
         let asked = self.ledger.moment();
         let wish = &view.reading.wish;
-        match self.allocator.acquire(key, uid, wish, &view.shown).await {
+        let answer = self.allocator.acquire(key, view.service, wish, &view.shown);
+        match answer.await {
             Ok(grant) => {
                 let stands = self.ledger.granted(key, uid, *fingerprint, &grant, asked);
                 Answer {

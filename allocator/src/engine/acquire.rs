@@ -10,14 +10,15 @@
 //!    lowest address nobody has a claim to, and only when there is none, the
 //!    lowest that is kept for its last holder.
 //! 4. All that the policy demands is granted, or nothing changes; only an address
-//!    that may not be shared any more is lost in any case.
+//!    that may not be shared any more is lost in any case, and one of a family that
+//!    the wish does not have: nobody could tell its holder of it.
 
 use std::{net::IpAddr, sync::Arc};
 
 use super::{
     Engine, Outcome, Reply,
     address::{Family, PerFamily},
-    change::{Allocation, ChangeKind, Holder},
+    change::{Allocation, ChangeKind, Holder, Timestamp},
     choose::{Choice, Choices},
     key::{PoolName, ServiceKey, Uid},
     labels::Labels,
@@ -55,6 +56,8 @@ pub struct Wish {
 pub struct Acquire {
     pub key: Arc<ServiceKey>,
     pub uid: Option<Uid>,
+    /// When the Service was created.
+    pub created: Option<Timestamp>,
     pub cluster_ip: Option<IpAddr>,
     pub wish: Wish,
 }
@@ -85,6 +88,26 @@ struct Decision {
     satisfied: bool,
 }
 
+impl Acquire {
+    /// Whether a cluster that has this Service may have the holder as well, or has
+    /// not heard of it yet.
+    pub(super) fn accounts_for(&self, holder: &Holder) -> bool {
+        self.uid.is_none() || self.uid == holder.uid || self.is_before(holder)
+    }
+
+    /// Whether it is of a Service that was deleted before the holder, which has its
+    /// name, was created.
+    pub(super) fn is_before(&self, holder: &Holder) -> bool {
+        if self.uid.is_none() || self.uid == holder.uid {
+            return false;
+        }
+        match (self.created, holder.created) {
+            (Some(own), Some(other)) if own != other => own < other,
+            _ => holder.replaced_uid == self.uid,
+        }
+    }
+}
+
 impl Engine {
     pub(super) fn acquire(&mut self, acquire: &Acquire, outcome: &mut Outcome) -> Reply {
         let Acquire { key, wish, .. } = acquire;
@@ -94,19 +117,18 @@ impl Engine {
         if let Some(refusal) = self.barred(acquire) {
             return Reply::Refused(refusal);
         }
-        let Some(decision) = self.decide(acquire) else {
+        if self.is_late(acquire) {
             return self.unchanged(acquire);
-        };
+        }
+        // Before anything is let go, so that nothing is forgotten of who held it.
+        let holder = self.next_holder(acquire);
+        // And this before the decision: what it frees may be what the wish needs.
+        self.release_other_families(key, wish, outcome);
         let Decision {
             choices,
             refused,
             satisfied,
-        } = decision;
-        // Before anything is let go, so that nothing is forgotten of who held it.
-        let holder = self.next_holder(acquire);
-        if satisfied {
-            self.release_other_families(key, wish, outcome);
-        }
+        } = self.decide(acquire);
         self.release_what_may_not_stay(acquire, outcome);
         if satisfied {
             for (_, choice) in choices {
@@ -128,14 +150,14 @@ impl Engine {
         if let Some(refusal) = self.barred(acquire) {
             return Some(Reply::Refused(refusal));
         }
-        let Some(decision) = self.decide(acquire) else {
+        if self.is_late(acquire) {
             return Some(self.unchanged(acquire));
-        };
+        }
         let Decision {
             choices,
             refused,
             satisfied,
-        } = decision;
+        } = self.decide(acquire);
         let moves = choices
             .iter()
             .any(|(_, choice)| matches!(choice, Choice::Take { .. }));
@@ -143,17 +165,13 @@ impl Engine {
         let stays = self.holding(key).all(|held| {
             held.holder == holder
                 && self.may_not_stay(held, acquire).is_none()
-                && (!satisfied || wish.families.contains(&held.family()))
+                && wish.families.contains(&held.family())
         });
         (stays && !(satisfied && moves)).then(|| self.answer(key, wish, refused, satisfied))
     }
 
-    /// `None` for a request that comes too late to matter.
-    fn decide(&self, acquire: &Acquire) -> Option<Decision> {
+    fn decide(&self, acquire: &Acquire) -> Decision {
         let wish = &acquire.wish;
-        if self.is_late(acquire) {
-            return None;
-        }
         let mut choices: Vec<(Family, Choice)> = wish
             .families
             .iter()
@@ -172,11 +190,11 @@ impl Engine {
                         .all(|unmet| wish.requested.get(unmet.family).is_none())
             }
         };
-        Some(Decision {
+        Decision {
             choices,
             refused,
             satisfied,
-        })
+        }
     }
 
     /// While clusters are awaited, any address may be held by one of their Services.
@@ -186,7 +204,9 @@ impl Engine {
             return;
         }
         for (_, choice) in choices {
-            if matches!(choice, Choice::Take { .. }) {
+            // Who is refused may be so because of somebody who holds nothing any
+            // more, or may be one of those who hold what it shows.
+            if matches!(choice, Choice::Take { .. } | Choice::Refused(_)) {
                 *choice = Choice::Refused(Refusal::AwaitingSync {
                     clusters: awaited.iter().cloned().collect(),
                 });
@@ -212,10 +232,8 @@ impl Engine {
     /// A request of a Service that was deleted, and whose key a new one has
     /// taken over since.
     fn is_late(&self, acquire: &Acquire) -> bool {
-        acquire.uid.is_some()
-            && self
-                .holding(&acquire.key)
-                .any(|held| held.holder.replaced_uid == acquire.uid)
+        self.holding(&acquire.key)
+            .any(|held| acquire.is_before(&held.holder))
     }
 
     /// Why the key may not go on holding an address on the terms of this wish.
@@ -311,6 +329,7 @@ impl Engine {
             .max_by_key(|held| held.revision)
             .map(|held| Holder::clone(&held.holder))
             .unwrap_or_default();
+        let known_uid = known.uid.clone();
         let uid = acquire.uid.clone().or_else(|| known.uid.clone());
         let replaced_uid = if known.uid.is_some() && known.uid != uid {
             known.uid
@@ -320,7 +339,9 @@ impl Engine {
         let Wish {
             labels, sharing, ..
         } = &acquire.wish;
+        let created = acquire.created;
         Arc::new(Holder {
+            created: created.or(known.created.filter(|_| known_uid == uid)),
             uid,
             replaced_uid,
             cluster_ip: acquire.cluster_ip.or(known.cluster_ip),

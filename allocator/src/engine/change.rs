@@ -48,6 +48,8 @@ pub struct Holder {
     /// The uid that `uid` took over from. A request that still names it comes
     /// from somebody who has not seen the new Service yet.
     pub replaced_uid: Option<Uid>,
+    /// When the Service of `uid` was created.
+    pub created: Option<Timestamp>,
     /// For people who read the routes table.
     pub cluster_ip: Option<IpAddr>,
     /// What selectors of pools look at; `None` where there are no labels.

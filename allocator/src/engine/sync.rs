@@ -133,7 +133,8 @@ impl Engine {
     }
 
     /// Marks what is held for Services that are not in the set, and unmarks what is
-    /// held for those that are. Who acquired without a uid is a person, for a
+    /// held for those that are. One that was created again is another Service, until
+    /// it takes over what the old one held. Who acquired without a uid is a person, for a
     /// Service that may be yet to come; and what was given after the cluster made up
     /// its set is not judged by it.
     fn mark_absent(
@@ -144,7 +145,15 @@ impl Engine {
     ) {
         let release_at = self.now.after(self.pools.settings().orphan_grace);
         for held in self.of_cluster(&sync.cluster) {
-            let is_live = live.contains_key(&*held.key);
+            let acquire = live.get(&*held.key);
+            let is_live = acquire.is_some_and(|acquire| acquire.accounts_for(&held.holder));
+            if let Some(acquire) =
+                acquire.filter(|acquire| !is_live && acquire.wish.current.contains(&held.address))
+            {
+                let holder = self.next_holder(acquire);
+                self.update(&held, holder, outcome);
+                continue;
+            }
             let is_marked = held.holder.release_at.is_some();
             let is_known = sync.seen.is_none_or(|seen| held.revision <= seen);
             if held.holder.uid.is_some() && is_live == is_marked && (is_live || is_known) {

@@ -221,6 +221,7 @@ fn in_namespace(namespace: &str, name: &str) -> Acquire {
     Acquire {
         key: Arc::new(key(namespace, name)),
         uid: None,
+        created: None,
         cluster_ip: None,
         wish: Wish {
             families: vec![Family::V4],
@@ -237,6 +238,11 @@ fn in_namespace(namespace: &str, name: &str) -> Acquire {
 impl Acquire {
     fn uid(mut self, uid: &str) -> Self {
         self.uid = Some(Uid::parse(uid).unwrap());
+        self
+    }
+
+    fn created(mut self, millis: i64) -> Self {
+        self.created = Some(Timestamp(millis));
         self
     }
 
@@ -358,6 +364,41 @@ fn a_service_created_again_takes_over_and_the_late_old_one_changes_nothing() {
     assert_eq!(late.1.changes, []);
     assert_eq!(h.release("a", Some("old")), [""; 0], "still the new one's");
     assert_eq!(h.release("a", Some("new")), ["192.0.2.1"]);
+}
+
+#[test]
+fn of_two_services_of_one_name_the_later_one_is_there_whoever_asks_last() {
+    let mut h = Harness::new(&[("p", &[], &["192.0.2.1-192.0.2.2"])]);
+    let old = || acquire("a").uid("old").created(1_000);
+    let new = || acquire("a").uid("new").created(2_000);
+    h.get(old()).unwrap();
+    h.release("a", Some("old"));
+    assert_eq!(h.get(new()), ok(&["192.0.2.1"]));
+    assert_eq!(h.run(&Command::Acquire(old())).1.changes, []);
+    assert_eq!(h.release("a", Some("old")), [""; 0], "still the new one's");
+
+    h.release("a", Some("new"));
+    h.get(old()).unwrap();
+    assert_eq!(
+        h.get(new()),
+        ok(&["192.0.2.1"]),
+        "first, and yet the old one"
+    );
+    assert_eq!(h.release("a", Some("new")), ["192.0.2.1"]);
+}
+
+#[test]
+fn an_address_of_a_family_that_the_wish_does_not_have_is_not_kept() {
+    let mut h = Harness::new(&[("p", &[], &["192.0.2.1", "2001:db8::1"])]);
+    let v6 = |mut acquire: Acquire| {
+        acquire.wish.families = vec![Family::V6];
+        acquire
+    };
+    h.get(v6(acquire("b"))).unwrap();
+    h.get(acquire("a").uid("old")).unwrap();
+    let refused = h.acquire(v6(acquire("a").uid("new")));
+    assert!(matches!(refused, Reply::Refused(_)), "{refused:?}");
+    assert_eq!(h.get(acquire("c")), ok(&["192.0.2.1"]));
 }
 
 #[test]

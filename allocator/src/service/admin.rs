@@ -10,10 +10,13 @@ use super::{convert, fault, gate::Gate, page, request};
 use crate::{
     auth::{Rpc, Target},
     config::{Source, reload::one_line},
-    engine::{ClusterState, Command, Decommission, Engine, Pools, Reply, Reservation, is_stranded},
+    engine::{
+        ClusterState, Command, Decommission, Engine, Pools, Reply, Reservation, Timestamp,
+        is_stranded,
+    },
     published::Published,
     store::{DenialPlace, HistoryReader},
-    writer::{Answer, Inspection, Waiting, Writer, wall_clock},
+    writer::{Answer, Inspection, Waiting, Writer},
 };
 
 /// Entries in one list of a plan.
@@ -64,7 +67,8 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::ReserveRequest>,
     ) -> Result<Response<v1::ReserveResponse>, Status> {
-        let command = request::reserve(self.admit(request, Rpc::Reserve)?)?;
+        let asked = self.admit(request, Rpc::Reserve)?;
+        let command = request::reserve(asked, self.writer.now())?;
         let Answer { reply, revision } = self.submit(command).await?;
         let reservation = reserved(&reply)?;
         Ok(Response::new(v1::ReserveResponse {
@@ -120,7 +124,8 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::HandoverRequest>,
     ) -> Result<Response<v1::HandoverResponse>, Status> {
-        let command = request::handover(self.admit(request, Rpc::Handover)?)?;
+        let asked = self.admit(request, Rpc::Handover)?;
+        let command = request::handover(asked, self.writer.now())?;
         let Answer { reply, revision } = self.submit(command).await?;
         let reservation = reserved(&reply)?;
         Ok(Response::new(v1::HandoverResponse {
@@ -133,7 +138,8 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::ResolveConflictRequest>,
     ) -> Result<Response<v1::ResolveConflictResponse>, Status> {
-        let command = request::resolve(self.admit(request, Rpc::ResolveConflict)?)?;
+        let asked = self.admit(request, Rpc::ResolveConflict)?;
+        let command = request::resolve(asked, self.writer.now())?;
         let Answer { reply, revision } = self.submit(command).await?;
         if let Reply::Refused(refusal) = &reply {
             return Err(fault::refused(refusal));
@@ -153,7 +159,7 @@ impl AdminService for Admin {
             grace,
         } = self.admit(request, Rpc::DecommissionCluster)?;
         let cluster = request::cluster("cluster", &cluster)?;
-        let release_at = request::grace_end(grace)?;
+        let release_at = request::grace_end(grace, self.writer.now())?;
         let (revision, release_at) = if dry_run {
             (self.published.read().revision(), Some(release_at))
         } else {
@@ -205,9 +211,10 @@ impl AdminService for Admin {
             .map_err(|error| fault::invalid_configuration(one_line(&error)))?;
         let inspection = self.writer.inspect().await.map_err(fault::not_written)?;
         let Inspection { engine, waiting } = inspection;
+        let now = self.writer.now();
         // A million allocations would hold up other requests.
         let planned = tokio::task::spawn_blocking(move || {
-            plan(&engine, &waiting, Arc::clone(&configuration.pools))
+            plan(&engine, &waiting, Arc::clone(&configuration.pools), now)
         });
         let planned = planned.await.map_err(|error| fault::internal(&error))?;
         Ok(Response::new(planned?))
@@ -261,6 +268,7 @@ fn plan(
     engine: &Engine,
     waiting: &Waiting,
     pools: Arc<Pools>,
+    now: Timestamp,
 ) -> Result<v1::PlanConfigurationResponse, Status> {
     let mut response = v1::PlanConfigurationResponse {
         revision: engine.revision().0,
@@ -292,7 +300,7 @@ fn plan(
         .map_err(|error| fault::internal(&error))?;
     for acquire in waiting.iter() {
         let command = Command::Acquire(acquire.clone());
-        if let (Reply::Acquired(acquired), _) = tried.plan(&command, wall_clock())
+        if let (Reply::Acquired(acquired), _) = tried.plan(&command, now)
             && acquired.unmet.is_empty()
         {
             response.servable_count += 1;

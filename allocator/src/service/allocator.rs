@@ -130,6 +130,9 @@ impl AllocatorService for Allocator {
         // Opened before the revision is read: nothing falls between the two.
         let streams::Stream { messages, resumed } = self.published.streams().open(cluster, seen);
         let revision = self.published.read().revision().0;
+        // Who saw more than there is saw another database: this one is new or
+        // restored, and all was missed.
+        let resumed = resumed && seen.is_some_and(|seen| seen.0 <= revision);
         let started = v1::watch_response::Started { resumed };
         let started = stream::once(async move { Ok(message(revision, Message::Started(started))) });
         let told = ReceiverStream::new(messages).map(|message| Ok(tell(message)));

@@ -19,7 +19,10 @@ use lb_proto::v1::{
     pool_service_server::PoolServiceServer,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Router, Server};
+use tonic::{
+    service::Routes,
+    transport::server::{Router, Server},
+};
 
 use self::{admin::Admin, allocator::Allocator, layer::RpcLayer, pool::PoolReader};
 pub use self::{
@@ -50,24 +53,45 @@ pub struct Parts {
     pub published: Arc<Published>,
     pub history: HistoryReader,
     pub source: Source,
-    pub metrics: RpcMetrics,
     pub gate: Gate,
     pub shutdown: CancellationToken,
 }
 
-type Layers = tower::layer::util::Stack<RpcLayer, tower::layer::util::Identity>;
+/// What every RPC goes through.
+pub type Layers = tower::layer::util::Stack<RpcLayer, tower::layer::util::Identity>;
 
-/// Every gRPC service of the allocator: its own two, health and reflection.
+/// The gRPC server with everything it serves.
+///
+/// # Errors
+/// As [`routes`].
+pub async fn router(
+    parts: Parts,
+    metrics: RpcMetrics,
+) -> Result<Router<Layers>, tonic_reflection::server::Error> {
+    let gate = parts.gate.clone();
+    Ok(server(metrics, gate).add_routes(routes(parts).await?))
+}
+
+/// The gRPC server with its limits.
+pub fn server(metrics: RpcMetrics, gate: Gate) -> Server<Layers> {
+    Server::builder()
+        .timeout(TIMEOUT)
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .layer(RpcLayer::new(MAX_IN_FLIGHT, metrics, gate))
+}
+
+/// Every gRPC service of the allocator: its own, health and reflection.
 ///
 /// # Errors
 /// If the compiled contract cannot be read.
-pub async fn router(parts: Parts) -> Result<Router<Layers>, tonic_reflection::server::Error> {
+pub async fn routes(parts: Parts) -> Result<Routes, tonic_reflection::server::Error> {
     let Parts {
         writer,
         published,
         history,
         source,
-        metrics,
         gate,
         shutdown,
     } = parts;
@@ -102,13 +126,7 @@ pub async fn router(parts: Parts) -> Result<Router<Layers>, tonic_reflection::se
             // So that grpcurl shows the details of a refusal in words.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    Ok(Server::builder()
-        .timeout(TIMEOUT)
-        .max_concurrent_streams(MAX_STREAMS)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .layer(RpcLayer::new(MAX_IN_FLIGHT, metrics, gate))
-        .add_service(health_service)
+    Ok(Routes::new(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .add_service(allocator)

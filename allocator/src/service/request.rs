@@ -16,7 +16,6 @@ use crate::engine::{
     PerFamily, Permitted, Policy, PoolName, Port, Protocol, Release, Reserve, Resolve, ServiceKey,
     ServiceName, SharingKey, Terms, Timestamp, Uid, Winner, Wish,
 };
-use crate::writer::wall_clock;
 
 const MAX_PORTS: usize = 1000;
 const MAX_LABELS: usize = 1000;
@@ -31,13 +30,19 @@ const MAX_LABEL_KEY: usize = 317;
 const MAX_LABEL_VALUE: usize = 63;
 
 pub fn acquire(request: v1::AcquireRequest) -> Result<Acquire, Status> {
-    let v1::AcquireRequest { service, uid, wish } = request;
+    let v1::AcquireRequest {
+        service,
+        uid,
+        wish,
+        created_at,
+    } = request;
     let key = service_key("service", service)?;
     let raw = wish.ok_or_else(|| invalid("wish", "is missing"))?;
     let cluster_ip = optional("wish.cluster_ip", &raw.cluster_ip, address)?;
     Ok(Acquire {
         key: Arc::new(key),
         uid: optional_uid(&uid)?,
+        created: created_at.map(|at| millis("created_at", at)).transpose()?,
         cluster_ip,
         wish: self::wish(raw)?,
     })
@@ -49,6 +54,9 @@ pub fn present(request: v1::AcquireRequest) -> Result<Acquire, Status> {
     let presence = Acquire {
         key: Arc::new(service_key("service", request.service.clone())?),
         uid: optional_uid(&request.uid)?,
+        created: request
+            .created_at
+            .and_then(|at| millis("created_at", at).ok()),
         cluster_ip: None,
         wish: Wish {
             families: Vec::new(),
@@ -71,7 +79,7 @@ pub fn release(request: v1::ReleaseRequest) -> Result<Release, Status> {
     })
 }
 
-pub fn reserve(request: v1::ReserveRequest) -> Result<Command, Status> {
+pub fn reserve(request: v1::ReserveRequest, now: Timestamp) -> Result<Command, Status> {
     let v1::ReserveRequest {
         address: text,
         service,
@@ -80,7 +88,9 @@ pub fn reserve(request: v1::ReserveRequest) -> Result<Command, Status> {
     } = request;
     at_most("comment", comment.chars().count(), MAX_COMMENT)?;
     let key = service.map(|key| service_key("service", Some(key)));
-    let expires = expires_at.map(|at| future("expires_at", at)).transpose()?;
+    let expires = expires_at
+        .map(|at| future("expires_at", at, now))
+        .transpose()?;
     Ok(Command::Reserve(Reserve {
         address: address("address", &text)?,
         key: key.transpose()?.map(Arc::new),
@@ -93,7 +103,7 @@ pub fn unreserve(request: &v1::UnreserveRequest) -> Result<Command, Status> {
     address("address", &request.address).map(Command::Unreserve)
 }
 
-pub fn handover(request: v1::HandoverRequest) -> Result<Command, Status> {
+pub fn handover(request: v1::HandoverRequest, now: Timestamp) -> Result<Command, Status> {
     let v1::HandoverRequest {
         address: text,
         from,
@@ -107,17 +117,19 @@ pub fn handover(request: v1::HandoverRequest) -> Result<Command, Status> {
     if from == to {
         return Err(invalid("to", "is the same as from"));
     }
-    let expires = expires_at.map(|at| future("expires_at", at)).transpose()?;
+    let expires = expires_at
+        .map(|at| future("expires_at", at, now))
+        .transpose()?;
     Ok(Command::Handover(Handover {
         address: address("address", &text)?,
         from: Arc::new(from),
         to: Arc::new(to),
-        expires: expires.unwrap_or_else(|| wall_clock().after(HANDOVER)),
+        expires: expires.unwrap_or_else(|| now.after(HANDOVER)),
         comment,
     }))
 }
 
-pub fn resolve(request: v1::ResolveConflictRequest) -> Result<Command, Status> {
+pub fn resolve(request: v1::ResolveConflictRequest, now: Timestamp) -> Result<Command, Status> {
     let v1::ResolveConflictRequest {
         address: text,
         service,
@@ -126,7 +138,7 @@ pub fn resolve(request: v1::ResolveConflictRequest) -> Result<Command, Status> {
     let winner = match v1::ConflictWinner::try_from(winner) {
         Ok(v1::ConflictWinner::Holder) => Winner::Holder,
         Ok(v1::ConflictWinner::Shower) => Winner::Shower {
-            expires: wall_clock().after(HANDOVER),
+            expires: now.after(HANDOVER),
         },
         Ok(v1::ConflictWinner::Unspecified) => return Err(invalid("winner", "is missing")),
         Err(error) => return Err(invalid("winner", error)),
@@ -139,20 +151,28 @@ pub fn resolve(request: v1::ResolveConflictRequest) -> Result<Command, Status> {
 }
 
 /// When a cluster's addresses are taken back.
-pub fn grace_end(grace: Option<prost_types::Duration>) -> Result<Timestamp, Status> {
+pub fn grace_end(
+    grace: Option<prost_types::Duration>,
+    now: Timestamp,
+) -> Result<Timestamp, Status> {
     let grace = grace.map(|grace| {
         Duration::try_from(grace).map_err(|_| invalid("grace", "is negative or too long"))
     });
-    Ok(wall_clock().after(grace.transpose()?.unwrap_or(DECOMMISSION)))
+    Ok(now.after(grace.transpose()?.unwrap_or(DECOMMISSION)))
 }
 
-fn future(field: &str, at: prost_types::Timestamp) -> Result<Timestamp, Status> {
-    let millis = i128::from(at.seconds) * 1000 + i128::from(at.nanos) / 1_000_000;
-    let at = i64::try_from(millis).map_err(|error| invalid(field, error))?;
-    if Timestamp(at) <= wall_clock() {
+fn future(field: &str, at: prost_types::Timestamp, now: Timestamp) -> Result<Timestamp, Status> {
+    let at = millis(field, at)?;
+    if at <= now {
         return Err(invalid(field, "is in the past"));
     }
-    Ok(Timestamp(at))
+    Ok(at)
+}
+
+fn millis(field: &str, at: prost_types::Timestamp) -> Result<Timestamp, Status> {
+    let millis = i128::from(at.seconds) * 1000 + i128::from(at.nanos) / 1_000_000;
+    let millis = i64::try_from(millis).map_err(|error| invalid(field, error))?;
+    Ok(Timestamp(millis))
 }
 
 pub fn cluster(field: &str, text: &str) -> Result<ClusterName, Status> {

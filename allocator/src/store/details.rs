@@ -22,6 +22,9 @@ pub struct HolderDetails {
     /// Milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     release_at: Option<i64>,
+    /// Milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    created: Option<i64>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -49,9 +52,6 @@ enum ProtocolDetails {
 #[derive(Debug, Deserialize, Serialize)]
 struct PortDetails(ProtocolDetails, u16);
 
-/// What a holder has besides the columns of its row.
-pub type HolderParts = (Option<Arc<Labels>>, Option<Arc<Terms>>, Option<Timestamp>);
-
 impl HolderDetails {
     /// `None` where there is nothing to say.
     pub fn of(holder: &Holder) -> Option<Self> {
@@ -59,9 +59,13 @@ impl HolderDetails {
             labels,
             sharing,
             release_at,
-            ..
+            created,
+            uid: _,
+            replaced_uid: _,
+            cluster_ip: _,
         } = holder;
-        if labels.is_none() && sharing.is_none() && release_at.is_none() {
+        let times = [release_at, created];
+        if labels.is_none() && sharing.is_none() && times.iter().all(|time| time.is_none()) {
             return None;
         }
         let labels = labels.as_deref().cloned().unwrap_or_default();
@@ -70,11 +74,13 @@ impl HolderDetails {
             namespace_labels: labels.namespace,
             sharing: sharing.as_deref().map(SharingDetails::of),
             release_at: release_at.map(|at| at.0),
+            created: created.map(|at| at.0),
         })
     }
 
-    /// The labels, with its key the terms of sharing, and when it has to go.
-    pub fn into_parts(self, key: Option<SharingKey>) -> Result<HolderParts, InvalidName> {
+    /// All of a holder but the columns of its row, one of which is the key of the
+    /// terms of sharing.
+    pub fn into_holder(self, key: Option<SharingKey>) -> Result<Holder, InvalidName> {
         let labels = Labels {
             service: self.service_labels,
             namespace: self.namespace_labels,
@@ -84,7 +90,13 @@ impl HolderDetails {
             (Some(key), Some(sharing)) => Some(Arc::new(sharing.into_terms(key)?)),
             (Some(_), None) | (None, _) => None,
         };
-        Ok((labels, sharing, self.release_at.map(Timestamp)))
+        Ok(Holder {
+            labels,
+            sharing,
+            release_at: self.release_at.map(Timestamp),
+            created: self.created.map(Timestamp),
+            ..Holder::default()
+        })
     }
 }
 

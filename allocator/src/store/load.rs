@@ -143,14 +143,11 @@ fn holder(row: &SqliteRow) -> Result<Arc<Holder>, RowError> {
     let sharing_key: Option<&str> = row.try_get("sharing_key")?;
     let sharing_key = sharing_key.map(SharingKey::parse).transpose()?;
     let details: Option<HolderDetails> = details(row)?;
-    let (labels, sharing, release_at) = details.unwrap_or_default().into_parts(sharing_key)?;
     Ok(Arc::new(Holder {
         uid: uid("uid")?,
         replaced_uid: uid("replaced_uid")?,
         cluster_ip: cluster_ip.map(address).transpose()?,
-        labels,
-        sharing,
-        release_at,
+        ..details.unwrap_or_default().into_holder(sharing_key)?
     }))
 }
 

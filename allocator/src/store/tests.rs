@@ -33,6 +33,7 @@ fn acquire(name: &str, uid: &str, families: &[Family]) -> Command {
     Command::Acquire(Acquire {
         key: Arc::new(ServiceKey::parse("a", "default", name).unwrap()),
         uid: Some(Uid::parse(uid).unwrap()),
+        created: None,
         cluster_ip: Some("10.0.0.1".parse().unwrap()),
         wish: Wish {
             families: families.to_vec(),

@@ -14,8 +14,10 @@ use std::{
     net::IpAddr,
     ops::Bound,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use crate::engine::{
     Acquire, Acquired, ClusterName, Family, Freed, PoolName, Refusal, Reply, ServiceKey, SharingKey,

@@ -277,6 +277,7 @@ fn next_holder(holding: &[Held], acquire: &Acquire) -> Holder {
     let is_new = known.uid.is_some() && known.uid != uid;
     let labels = &acquire.wish.labels;
     Holder {
+        created: None,
         replaced_uid: if is_new {
             known.uid
         } else {

@@ -73,6 +73,7 @@ fn any_acquire() -> impl Strategy<Value = Acquire> {
         any_wish(),
     )
         .prop_map(|(key, uid, cluster_ip, wish)| Acquire {
+            created: None,
             key: Arc::new(key),
             uid,
             cluster_ip: cluster_ip.map(|text| text.parse().expect("an address")),

@@ -290,6 +290,7 @@ fn strangers(name: &str) -> Vec<(ServiceKey, Arc<Labels>)> {
 
 fn plain(key: ServiceKey, labels: Arc<Labels>, family: Family) -> Acquire {
     Acquire {
+        created: None,
         key: Arc::new(key),
         uid: None,
         cluster_ip: None,

@@ -100,6 +100,27 @@ fn a_service_that_is_not_in_the_set_keeps_its_address_for_a_grace() {
 }
 
 #[test]
+fn what_a_service_of_the_same_name_held_goes_unless_the_new_one_shows_it() {
+    let mut h = four();
+    let of = |name, uid, created| of("a", name).uid(uid).created(created);
+    h.get(of("s1", "old", 1_000)).unwrap();
+    h.get(of("s2", "old", 1_000)).unwrap();
+    h.get(of("s3", "new", 2_000)).unwrap();
+    let live = vec![
+        of("s1", "new", 2_000),
+        of("s2", "new", 2_000).showing("192.0.2.2"),
+        of("s3", "old", 1_000),
+    ];
+    h.sync("a", live);
+    h.now = h.now.after(GRACE);
+    h.run(&nothing());
+    assert_eq!(h.holder_of("192.0.2.1"), [""; 0], "nobody has it");
+    assert_eq!(h.holder_of("192.0.2.2"), ["a/s2"]);
+    assert_eq!(h.release("s2", Some("old")), [""; 0], "taken over");
+    assert_eq!(h.holder_of("192.0.2.3"), ["a/s3"], "the set is older");
+}
+
+#[test]
 fn a_service_that_is_seen_again_within_the_grace_loses_nothing() {
     for again in [
         |h: &mut Harness| {

@@ -152,6 +152,7 @@ fn acquire(number: u64) -> AcquireRequest {
         ..Wish::default()
     };
     AcquireRequest {
+        created_at: None,
         service: Some(key(number)),
         uid: format!("{number:036}"),
         wish: Some(wish),

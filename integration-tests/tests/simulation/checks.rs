@@ -1,0 +1,238 @@
+//! What must be true when nothing has gone wrong for a while.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::Path,
+};
+
+use futures::executor::block_on;
+use serde_json::Value;
+use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
+
+use crate::{
+    api_server::objects::shown,
+    pools::{Asker, allowed},
+    rpc::Grant,
+    workload::asks,
+    world::World,
+};
+
+/// An address, and the Service and uid that hold it.
+type Held = BTreeMap<(String, String, String), (String, BTreeSet<IpAddr>)>;
+
+/// Everything that is not as it should be.
+pub async fn problems(world: &World) -> Vec<String> {
+    let mut problems = Vec::new();
+    let Some(process) = &world.allocator else {
+        return vec!["the allocator does not run".to_owned()];
+    };
+    let Ok(inspection) = process.writer.inspect().await else {
+        return vec!["the allocator has no state".to_owned()];
+    };
+    let mut held = Held::new();
+    let mut taken: BTreeMap<IpAddr, String> = BTreeMap::new();
+    let mut allocations: Vec<_> = inspection.engine.allocations().collect();
+    allocations.sort_by(|a, b| (a.address, &a.key).cmp(&(b.address, &b.key)));
+    for allocation in allocations {
+        let key = &allocation.key;
+        let name = format!("{}/{}/{}", key.cluster, key.namespace, key.name);
+        if let Some(other) = taken.insert(allocation.address, name.clone()) {
+            problems.push(format!(
+                "{} is held by {other} and {name}",
+                allocation.address
+            ));
+        }
+        let uid = allocation.holder.uid.as_ref().map(ToString::to_string);
+        let key = (
+            key.cluster.to_string(),
+            key.namespace.to_string(),
+            key.name.to_string(),
+        );
+        let entry = held.entry(key).or_default();
+        entry.0 = uid.unwrap_or_default();
+        entry.1.insert(allocation.address);
+    }
+    let free = |address: &IpAddr| !taken.contains_key(address);
+    let conflicts = inspection.engine.conflicts().map(|conflict| {
+        let key = &conflict.key;
+        let name = format!("{}/{}/{}", key.cluster, key.namespace, key.name);
+        (name, conflict.address)
+    });
+    let conflicts: BTreeSet<_> = conflicts.collect();
+    for server in &world.clusters {
+        let services = server.objects(|objects| objects.services.clone());
+        for ((namespace, name), stored) in services {
+            let cluster = server.cluster().to_owned();
+            let key = (cluster, namespace, name);
+            let holding = held.remove(&key).unwrap_or_default();
+            let name = format!("{}/{}/{}", key.0, key.1, key.2);
+            let contested = |address: &IpAddr| conflicts.contains(&(name.clone(), *address));
+            check(
+                world,
+                &key,
+                &stored.object,
+                &holding,
+                free,
+                contested,
+                &mut problems,
+            );
+        }
+    }
+    for ((cluster, namespace, name), (uid, addresses)) in held {
+        problems.push(format!(
+            "leaked: {addresses:?} of {cluster}/{namespace}/{name} {uid}, which is gone"
+        ));
+    }
+    problems
+}
+
+fn check(
+    world: &World,
+    key: &(String, String, String),
+    service: &Value,
+    (holder, held): &(String, BTreeSet<IpAddr>),
+    free: impl Fn(&IpAddr) -> bool,
+    contested: impl Fn(&IpAddr) -> bool,
+    problems: &mut Vec<String>,
+) {
+    let (cluster, namespace, name) = key;
+    let uid = service["metadata"]["uid"].as_str().unwrap_or_default();
+    let mut problem = |what: String| {
+        problems.push(format!("{cluster}/{namespace}/{name} {uid} {what}"));
+    };
+    let shown = shown(service);
+    if !held.is_empty() && holder != uid {
+        problem(format!(
+            "leaked: {held:?} are held by its predecessor {holder}"
+        ));
+    }
+    if service["spec"]["type"] != "LoadBalancer" {
+        if !held.is_empty() {
+            problem(format!("leaked: it holds {held:?} and is of another type"));
+        }
+        if !service["status"]["conditions"].is_null() {
+            problem("is of another type and has our condition".to_owned());
+        }
+        return;
+    }
+    // After a restore, a Service may show what another one holds by now: that is told
+    // to people, and it keeps working until they decide.
+    if held.is_subset(&shown) && shown.difference(held).any(&contested) {
+        return;
+    }
+    // One whose wish cannot be read does not ask, and so does not hear of an address
+    // that it got when the answer was lost.
+    let unreadable = service["status"]["conditions"][0]["reason"] == "INVALID_REQUEST";
+    if unreadable && shown.is_empty() {
+        return;
+    }
+    if shown != *held {
+        problem(format!("shows {shown:?} and holds {held:?}"));
+    }
+    let condition = &service["status"]["conditions"][0];
+    if condition.is_null() {
+        problem("has no condition".to_owned());
+    }
+    let (families, policy, pool, addresses) = asks(service);
+    let asker = Asker {
+        cluster,
+        namespace,
+        pool,
+        addresses: addresses.clone(),
+    };
+    let allowed = allowed(&world.pools, &asker);
+    // A family is served, could be served, or neither.
+    let has = |v4: bool| held.iter().any(|address| address.is_ipv4() == v4);
+    // Nothing else is handed out instead of an address that was asked for.
+    let asks_in_vain = held.is_empty()
+        && addresses
+            .iter()
+            .any(|asked| !allowed.contains(asked) || !free(asked));
+    let could = |v4: bool| {
+        let of_family = |address: &&IpAddr| address.is_ipv4() == v4;
+        // An address that it asks for, of a family that it does not want, refuses
+        // the whole wish.
+        let wrong = addresses.iter().any(|a| !families.contains(&a.is_ipv4()));
+        let mut candidates = allowed.iter().filter(of_family);
+        !wrong && candidates.any(&free)
+    };
+    let servable = match policy {
+        "RequireDualStack" => families.iter().all(|v4| has(*v4) || could(*v4)),
+        _ => true,
+    } && !asks_in_vain;
+    for v4 in families.iter().copied() {
+        if servable && !has(v4) && could(v4) {
+            problem(format!(
+                "could have an address and has none: {}",
+                condition["message"]
+            ));
+        }
+        let asked = addresses.iter().find(|address| address.is_ipv4() == v4);
+        let movable = asked.filter(|a| allowed.contains(a) && free(a));
+        if let Some(asked) = movable.filter(|_| servable) {
+            problem(format!(
+                "could have the {asked} it asks for and has {held:?}"
+            ));
+        }
+    }
+}
+
+/// Grants that were acknowledged and that the database knows nothing of.
+pub fn lost_grants(database: &Path, grants: &[Grant]) -> Vec<String> {
+    let options = SqliteConnectOptions::new()
+        .filename(database)
+        .read_only(true);
+    let mut connection = block_on(SqliteConnection::connect_with(&options)).unwrap();
+    let rows = sqlx::query(
+        "SELECT revision, kind, address, cluster || '/' || namespace || '/' || name AS service
+         FROM history WHERE kind IN ('ALLOCATED', 'RELEASED') ORDER BY revision",
+    );
+    let rows = block_on(rows.fetch_all(&mut connection)).unwrap();
+    let mut given: BTreeMap<(String, String), i64> = BTreeMap::new();
+    let mut now: BTreeSet<(String, String)> = BTreeSet::new();
+    for row in rows {
+        let place = (row.get::<String, _>("address"), row.get("service"));
+        match row.get("kind") {
+            "ALLOCATED" => {
+                given
+                    .entry(place.clone())
+                    .or_insert_with(|| row.get("revision"));
+                now.insert(place);
+            }
+            _ => {
+                now.remove(&place);
+            }
+        }
+    }
+    let held = sqlx::query(
+        "SELECT address, cluster || '/' || namespace || '/' || name AS service FROM allocations",
+    );
+    let held = block_on(held.fetch_all(&mut connection)).unwrap();
+    let held = held
+        .iter()
+        .map(|row| (row.get("address"), row.get("service")));
+    let mut problems = Vec::new();
+    if held.collect::<BTreeSet<(String, String)>>() != now {
+        problems.push("what is held is not what history tells".to_owned());
+    }
+    for Grant {
+        service,
+        uid,
+        addresses,
+        revision,
+    } in grants
+    {
+        let service = format!("{}/{}/{}", service.cluster, service.namespace, service.name);
+        for address in addresses {
+            let known = given.get(&(address.clone(), service.clone()));
+            if known.is_none_or(|since| since > revision) {
+                problems.push(format!(
+                    "lost: {address} was granted to {service} {uid} at {revision}"
+                ));
+            }
+        }
+    }
+    block_on(connection.close()).unwrap();
+    problems
+}

@@ -1,0 +1,349 @@
+//! Everything there is in a run: clusters, the allocator, the network between them.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+};
+
+use lb_allocator::{
+    config::Source,
+    decision_log::DecisionLog,
+    denials::Denials,
+    engine::Timestamp,
+    metrics::{AuthMetrics, RpcMetrics, WriterMetrics},
+    service::{self, Gate, Parts, Trust},
+    store::StoreError,
+    writer::{Clock, LoadError, Writer, WriterTask},
+};
+use lb_watcher::{
+    allocator::{Allocator, with_deadlines},
+    election::Place,
+    metrics::Metrics,
+    scope::ClassRule,
+    tasks::{Setup, Tasks},
+};
+use prometheus_client::registry::Registry;
+use tokio::{task::JoinSet, time::Instant};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
+
+use crate::{
+    api_server::ApiServer,
+    chaos::Chaos,
+    disk::{self, Disk},
+    network::Network,
+    pools::{self, NAMESPACES, Pool},
+    rpc::{Grant, Grants, Wire},
+};
+
+/// 2026-01-01, when every run begins.
+const BEGIN: i64 = 1_767_225_600_000;
+
+/// See the module.
+pub struct World {
+    pub chaos: Chaos,
+    pub network: Network,
+    pub clusters: Vec<ApiServer>,
+    pub watchers: BTreeMap<String, Watcher>,
+    pub allocator: Option<Process>,
+    pub pools: Vec<Pool>,
+    /// Whether addresses were ever excluded.
+    pub has_excluded: bool,
+    /// Whether a database was ever lost or restored.
+    pub forgets: bool,
+    pub grants: Grants,
+    /// Milliseconds by which the allocator's clock is wrong.
+    pub clock_error: Arc<AtomicI64>,
+    pub disk_full: Arc<AtomicBool>,
+    /// Whether replicas elect one that acts.
+    elects: bool,
+    /// Each with what had been acknowledged until then.
+    pub backups: Vec<(PathBuf, Vec<Grant>)>,
+    folder: PathBuf,
+    databases: u32,
+    begun: Instant,
+}
+
+/// A watcher, or what is left of it.
+pub struct Watcher {
+    pub cluster: usize,
+    pub tasks: Option<Tasks>,
+}
+
+/// A running allocator.
+pub struct Process {
+    pub database: PathBuf,
+    pub writer: Writer,
+    killed: CancellationToken,
+    shutdown: CancellationToken,
+    stop_writer: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl World {
+    /// `clusters` clusters with `replicas` watchers each; `folder` is empty.
+    pub async fn new(folder: &Path, chaos: Chaos, clusters: usize, replicas: usize) -> Self {
+        let network = Network::new(chaos.clone());
+        let elects = replicas > 1 && fastrand::u8(..4) > 0;
+        let one_acts = elects || replicas == 1;
+        let names = ["c0", "c1", "c2"];
+        let servers: Vec<_> = names[..clusters]
+            .iter()
+            .map(|name| ApiServer::new(name, &NAMESPACES, one_acts, chaos.clone()))
+            .collect();
+        let mut world = Self {
+            network,
+            clusters: servers,
+            watchers: BTreeMap::new(),
+            allocator: None,
+            pools: pools::first(),
+            has_excluded: false,
+            forgets: false,
+            grants: Grants::default(),
+            clock_error: Arc::default(),
+            disk_full: Arc::default(),
+            elects,
+            backups: Vec::new(),
+            folder: folder.to_owned(),
+            databases: 0,
+            begun: Instant::now(),
+            chaos,
+        };
+        world.start_allocator().await;
+        for cluster in 0..clusters {
+            for replica in 0..replicas {
+                let host = format!("{}-{replica}", names[cluster]);
+                let watcher = Watcher {
+                    cluster,
+                    tasks: None,
+                };
+                world.watchers.insert(host.clone(), watcher);
+                world.start_watcher(&host);
+            }
+        }
+        world
+    }
+
+    fn clock(&self) -> Clock {
+        let begun = self.begun;
+        let error = self.clock_error.clone();
+        Clock::new(move || {
+            let elapsed = i64::try_from(begun.elapsed().as_millis()).unwrap();
+            Timestamp(BEGIN + elapsed + error.load(Ordering::Relaxed))
+        })
+    }
+
+    /// Where the next process finds its database.
+    fn database(&self) -> PathBuf {
+        self.folder.join(format!("{}.db", self.databases))
+    }
+
+    /// Starts the allocator on the database of the last one, unless it runs. `false`
+    /// if it cannot, because of the disk.
+    pub async fn start_allocator(&mut self) -> bool {
+        if self.allocator.is_some() {
+            return true;
+        }
+        let database = self.database();
+        let source = Source::default();
+        let text = self.pools_file();
+        let configuration = source.with_file(Some(&text)).unwrap();
+        let disk = Disk::open(&database, self.chaos.clone(), self.disk_full.clone()).unwrap();
+        let history = disk.store().history_reader();
+        let mut registry = Registry::default();
+        let loaded = WriterTask::load(
+            disk,
+            configuration,
+            &[],
+            WriterMetrics::register(&mut registry),
+            DecisionLog::structured(),
+            self.clock(),
+        );
+        let (task, writer, published) = match loaded.await {
+            Ok(parts) => parts,
+            Err(LoadError::Store(StoreError::Write { .. })) => {
+                self.chaos.note("the allocator cannot start");
+                return false;
+            }
+            Err(error) => panic!("{error:?}"),
+        };
+        let killed = CancellationToken::new();
+        let shutdown = CancellationToken::new();
+        let stop_writer = CancellationToken::new();
+        let denials = Denials::new(AuthMetrics::register(&mut registry));
+        let gate = Gate::new(
+            Trust::Everybody,
+            published.decommissioned().clone(),
+            denials,
+        );
+        let parts = Parts {
+            writer: writer.clone(),
+            published,
+            history,
+            source,
+            gate: gate.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let wire = Wire {
+            chaos: self.chaos.clone(),
+            grants: self.grants.clone(),
+            killed: killed.clone(),
+        };
+        let router = service::server(RpcMetrics::register(&mut registry), gate)
+            .layer(wire)
+            .add_routes(service::routes(parts).await.unwrap());
+        let incoming = UnboundedReceiverStream::new(self.network.listen());
+        let mut tasks = JoinSet::new();
+        let writing = task.run(stop_writer.clone());
+        tasks.spawn(async { writing.await.unwrap() });
+        // Without tonic's signal for the end, which wakes connections in an order
+        // that no seed replays: they are cut after what is under way.
+        tasks.spawn(async move { router.serve_with_incoming(incoming).await.unwrap() });
+        self.chaos.note("the allocator starts");
+        self.allocator = Some(Process {
+            database,
+            writer,
+            killed,
+            shutdown,
+            stop_writer,
+            tasks,
+        });
+        true
+    }
+
+    /// Ends the allocator as kill -9 does. What is on the disk stays.
+    pub fn kill_allocator(&mut self) {
+        if let Some(process) = self.allocator.take() {
+            process.killed.cancel();
+            self.network.close();
+            // The next process reads what is there now; this one may still hold
+            // the file open for a while.
+            disk::copy(&process.database, &self.next_database()).unwrap();
+            self.chaos.note("the allocator is killed");
+        }
+    }
+
+    /// Keeps a copy of the database, of which another may be made later.
+    pub fn back_up(&mut self) {
+        let Some(process) = &self.allocator else {
+            return;
+        };
+        let number = self.backups.len();
+        let path = self.folder.join(format!("backup-{number}.db"));
+        disk::copy(&process.database, &path).unwrap();
+        self.chaos.note(format_args!("backup {number} is made"));
+        let grants = self.grants.lock().clone();
+        self.backups.push((path, grants));
+    }
+
+    /// Kills the allocator. The next one starts on a backup.
+    pub fn restore(&mut self, backup: usize) {
+        self.kill_allocator();
+        let (path, grants) = self.backups[backup].clone();
+        disk::copy(&path, &self.next_database()).unwrap();
+        *self.grants.lock() = grants;
+        self.chaos.note(format_args!("backup {backup} is restored"));
+    }
+
+    /// Kills the allocator. The next one starts on an empty disk.
+    pub fn lose_disk(&mut self) {
+        self.kill_allocator();
+        self.next_database();
+        self.grants.lock().clear();
+        self.chaos.note("the disk is lost");
+    }
+
+    fn next_database(&mut self) -> PathBuf {
+        self.databases += 1;
+        self.database()
+    }
+
+    /// Ends the allocator as SIGTERM does.
+    pub async fn stop_allocator(&mut self) {
+        if let Some(mut process) = self.allocator.take() {
+            process.shutdown.cancel();
+            let drained = tokio::time::sleep(std::time::Duration::from_secs(5));
+            drained.await;
+            self.network.close();
+            process.stop_writer.cancel();
+            // Whoever does not end by itself is killed.
+            let all = async { while process.tasks.join_next().await.is_some() {} };
+            let _ = tokio::time::timeout(std::time::Duration::from_secs(20), all).await;
+            process.killed.cancel();
+            disk::copy(&process.database, &self.next_database()).unwrap();
+            self.chaos.note("the allocator has stopped");
+        }
+    }
+
+    fn pools_file(&self) -> String {
+        let clusters: Vec<_> = self.clusters.iter().map(ApiServer::cluster).collect();
+        pools::file(&self.pools, &clusters)
+    }
+
+    /// Puts other pools in force.
+    pub async fn configure(&mut self, pools: Vec<Pool>) {
+        self.pools = pools;
+        self.chaos
+            .note(format_args!("pools: {}", self.pools_file()));
+        let source = Source::default();
+        let text = self.pools_file();
+        let configuration = source.with_file(Some(&text)).unwrap();
+        if let Some(process) = &self.allocator {
+            let _ = process.writer.configure(configuration).await;
+        }
+    }
+
+    /// Starts this watcher, unless it runs.
+    pub fn start_watcher(&mut self, host: &str) {
+        let watcher = self.watchers.get_mut(host).unwrap();
+        if watcher.tasks.is_some() {
+            return;
+        }
+        let server = &self.clusters[watcher.cluster];
+        let endpoint = with_deadlines(&Endpoint::from_static("http://allocator"));
+        let channel = self.network.channel(host, &endpoint);
+        let (metrics, _registry) = Metrics::new();
+        let allocator = Allocator::over(channel, server.cluster().to_owned(), metrics.clone());
+        let setup = Setup {
+            rule: ClassRule::new(None, false),
+            peers: Vec::new(),
+            lease: self.elects.then(|| Place {
+                namespace: "kube-system".to_owned(),
+                name: "lb-watcher".to_owned(),
+            }),
+            concurrency: 4,
+            instance: host.to_owned(),
+        };
+        watcher.tasks = Some(Tasks::start(
+            setup,
+            server.client(),
+            allocator,
+            metrics,
+            lb_watcher::decision_log::DecisionLog::Structured,
+        ));
+        self.chaos.note(format_args!("{host} starts"));
+    }
+
+    /// Ends this watcher wherever it is.
+    pub fn kill_watcher(&mut self, host: &str) {
+        let watcher = self.watchers.get_mut(host).unwrap();
+        if watcher.tasks.take().is_some() {
+            self.network.cut(|of| of == host);
+            self.chaos.note(format_args!("{host} is killed"));
+        }
+    }
+
+    /// Lets this watcher end what it is doing.
+    pub async fn stop_watcher(&mut self, host: &str) {
+        let watcher = self.watchers.get_mut(host).unwrap();
+        if let Some(tasks) = watcher.tasks.take() {
+            tasks.stop().await;
+            self.chaos.note(format_args!("{host} has stopped"));
+        }
+    }
+}
