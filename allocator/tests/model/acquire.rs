@@ -32,6 +32,12 @@ impl Book {
             return (self.acquired(acquire, Vec::new(), true), Vec::new());
         }
         let holder = next_holder(&holding, acquire);
+        let mut changes = Vec::new();
+        for held in &holding {
+            if !wish.families.contains(&Family::of(held.address)) {
+                changes.push(self.release(held));
+            }
+        }
         let choices = self.choices(acquire);
         let unmet: Vec<_> = choices
             .iter()
@@ -53,14 +59,6 @@ impl Book {
             }
         };
 
-        let mut changes = Vec::new();
-        if satisfied {
-            for held in &holding {
-                if !wish.families.contains(&Family::of(held.address)) {
-                    changes.push(self.release(held));
-                }
-            }
-        }
         for held in self.holding(key) {
             if !self.may_stay(&held, acquire) {
                 changes.push(self.release(&held));
