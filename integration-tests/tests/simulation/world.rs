@@ -121,9 +121,9 @@ impl World {
             chaos,
         };
         world.start_allocator().await;
-        for cluster in 0..clusters {
+        for (cluster, name) in names[..clusters].iter().enumerate() {
             for replica in 0..replicas {
-                let host = format!("{}-{replica}", names[cluster]);
+                let host = format!("{name}-{replica}");
                 let watcher = Watcher {
                     cluster,
                     tasks: None,
