@@ -152,24 +152,9 @@ impl Announcements {
         let mut reached = self.allocator.seen();
         let mut again = tokio::time::interval_at(Instant::now() + EVERY, EVERY);
         loop {
+            // What is rare comes first, so that a stream that never rests hides nothing.
             let refusal = tokio::select! {
-                message = stream.message() => match message {
-                    Ok(Some(WatchResponse { event, revision })) => {
-                        reached = revision;
-                        self.allocator.saw(revision);
-                        if matches!(event, Some(Event::Lagged(_))) {
-                            self.cluster.tell().await.err().or_else(|| {
-                                self.told(event);
-                                None
-                            })
-                        } else {
-                            self.told(event);
-                            None
-                        }
-                    }
-                    Ok(None) => Some(broken("its stream ended")),
-                    Err(status) => Some(Refusal::from(&status)),
-                },
+                biased;
                 () = connections.changed() => {
                     match self.open(reached).await {
                         Ok((moved, resumed)) => {
@@ -188,6 +173,23 @@ impl Announcements {
                 }
                 _ = again.tick() => self.cluster.tell().await.err(),
                 Ok(()) = self.lists.changed() => self.cluster.tell().await.err(),
+                message = stream.message() => match message {
+                    Ok(Some(WatchResponse { event, revision })) => {
+                        reached = revision;
+                        self.allocator.saw(revision);
+                        if matches!(event, Some(Event::Lagged(_))) {
+                            self.cluster.tell().await.err().or_else(|| {
+                                self.told(event);
+                                None
+                            })
+                        } else {
+                            self.told(event);
+                            None
+                        }
+                    }
+                    Ok(None) => Some(broken("its stream ended")),
+                    Err(status) => Some(Refusal::from(&status)),
+                },
             };
             if let Some(refusal) = refusal {
                 return (refusal, reached);

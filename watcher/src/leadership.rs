@@ -141,6 +141,7 @@ impl Leadership {
                 return;
             };
             tokio::select! {
+                biased;
                 () = tokio::time::sleep_until(until) => {}
                 _ = state.changed() => {}
             }

@@ -32,6 +32,11 @@ pub struct Outcome {
     pub settled: Duration,
 }
 
+/// Whether the replicas of this seed elect one that acts.
+pub fn elects(seed: u64) -> bool {
+    seed % 8 == 7
+}
+
 /// Runs this seed on this thread, with its files in this folder, which is empty.
 pub fn run(seed: u64, folder: &Path, aloud: bool) -> Outcome {
     fastrand::seed(seed);
@@ -46,11 +51,16 @@ pub fn run(seed: u64, folder: &Path, aloud: bool) -> Outcome {
 async fn live(seed: u64, folder: &Path, aloud: bool) -> Outcome {
     let chaos = Chaos::new(aloud);
     let clusters = fastrand::usize(1..=3);
-    let replicas = if fastrand::u8(..3) == 0 { 2 } else { 1 };
+    let elects = elects(seed);
+    let replicas = if elects || fastrand::u8(..3) == 0 {
+        2
+    } else {
+        1
+    };
     chaos.note(format_args!(
         "{clusters} clusters, {replicas} watchers each"
     ));
-    let mut world = World::new(folder, chaos.clone(), clusters, replicas).await;
+    let mut world = World::new(folder, chaos.clone(), clusters, replicas, elects).await;
     let mut cures = Cures::default();
     for _ in 0..fastrand::u32(10..80) {
         let pause = [0, 50, 2_000, 30_000][fastrand::usize(..4)];

@@ -86,10 +86,16 @@ pub struct Process {
 }
 
 impl World {
-    /// `clusters` clusters with `replicas` watchers each; `folder` is empty.
-    pub async fn new(folder: &Path, chaos: Chaos, clusters: usize, replicas: usize) -> Self {
+    /// `clusters` clusters with `replicas` watchers each, of which one acts if it
+    /// `elects`; `folder` is empty.
+    pub async fn new(
+        folder: &Path,
+        chaos: Chaos,
+        clusters: usize,
+        replicas: usize,
+        elects: bool,
+    ) -> Self {
         let network = Network::new(chaos.clone());
-        let elects = replicas > 1 && fastrand::u8(..4) > 0;
         let one_acts = elects || replicas == 1;
         let names = ["c0", "c1", "c2"];
         let servers: Vec<_> = names[..clusters]
@@ -115,9 +121,9 @@ impl World {
             chaos,
         };
         world.start_allocator().await;
-        for cluster in 0..clusters {
+        for (cluster, name) in names[..clusters].iter().enumerate() {
             for replica in 0..replicas {
-                let host = format!("{}-{replica}", names[cluster]);
+                let host = format!("{name}-{replica}");
                 let watcher = Watcher {
                     cluster,
                     tasks: None,
