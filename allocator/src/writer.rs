@@ -13,6 +13,7 @@
 
 mod clock;
 mod storage;
+mod telling;
 mod waiting;
 
 use std::{sync::Arc, time::Duration};
@@ -24,16 +25,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::waiting::{Line, Offer, Onward};
 pub use self::{clock::Clock, storage::Storage, waiting::Waiting};
 use crate::{
     config::Configuration,
     decision_log::DecisionLog,
-    engine::{ClusterName, Command, Engine, Inconsistent, Outcome, Reply, Revision, Timestamp},
+    engine::{ClusterName, Command, Engine, Inconsistent, Reply, Revision, Timestamp},
     metrics::WriterMetrics,
     published::Published,
     store::{Store, StoreError},
-    streams::{Message, Streams, Told},
+    streams::{Streams, Told},
 };
 
 /// Commands in one batch at most: a batch that is as large as this costs little
@@ -300,92 +300,6 @@ impl<S: Storage> WriterTask<S> {
             let _ = answer.send(Ok(Answer { reply, revision }));
         }
         self.tell(&all);
-    }
-
-    /// Takes note of who waits now, and who does not any more.
-    fn note(&mut self, command: Command, reply: &Reply) {
-        let onward = match command {
-            Command::Acquire(acquire) => match &self.engine {
-                Some(engine) => self.waiting.asked(acquire, reply, |acquire, family| {
-                    engine.pools_for(acquire, family)
-                }),
-                None => None,
-            },
-            Command::Release(release) => self.waiting.gone(&release.key),
-            Command::Sync(sync) => {
-                self.published.heard(sync.cluster, self.clock.now());
-                None
-            }
-            Command::Reserve(_)
-            | Command::Unreserve(_)
-            | Command::Handover(_)
-            | Command::Resolve(_)
-            | Command::Decommission(_)
-            | Command::Recommission(_) => None,
-        };
-        if let Some(onward) = onward {
-            self.offer_on(onward);
-        }
-    }
-
-    /// Tells those that wait what they may get now.
-    fn tell(&mut self, outcome: &Outcome) {
-        for freed in &outcome.freed {
-            for onward in Waiting::freed(freed) {
-                self.offer(onward);
-            }
-        }
-        for key in &outcome.ask_again {
-            let told = Told::AskAgain(Arc::clone(key));
-            self.streams.tell(&key.cluster, &self.message(told));
-        }
-        if outcome.all_may_ask {
-            self.streams.tell_all(&self.message(Told::PoolsChanged));
-        }
-    }
-
-    /// Offers to the next in line what is still there to have.
-    fn offer_on(&mut self, onward: Onward) {
-        let Some(engine) = &self.engine else { return };
-        let there_is_one = match onward.line() {
-            Line::Pool(pool, family) => engine.has_free(pool, *family),
-            Line::Address(_) | Line::Quota(..) | Line::Group(..) => true,
-        };
-        if there_is_one {
-            self.offer(onward);
-        }
-    }
-
-    fn offer(&mut self, onward: Onward) {
-        let streams = &self.streams;
-        let listens = |cluster: &ClusterName| streams.count(cluster) > 0;
-        let offer = self.waiting.offer(onward, Instant::now(), listens);
-        let Some(Offer { line, key }) = offer else {
-            return;
-        };
-        let told = match line {
-            Line::Pool(pool, family) => Told::Freed {
-                pool,
-                family,
-                key: Arc::clone(&key),
-            },
-            Line::Address(_) | Line::Quota(..) | Line::Group(..) => {
-                Told::AskAgain(Arc::clone(&key))
-            }
-        };
-        // A stream that was cut just now: the offer goes on when its time is over.
-        self.streams.tell(&key.cluster, &self.message(told));
-    }
-
-    fn pass_offers_on(&mut self) {
-        while let Some(onward) = self.waiting.expired(Instant::now()) {
-            self.offer_on(onward);
-        }
-    }
-
-    fn message(&self, told: Told) -> Message {
-        let revision = self.published.read().revision();
-        Message { revision, told }
     }
 
     fn answer_what_changes_nothing(&self, batch: &mut Vec<Job>) {

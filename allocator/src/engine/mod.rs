@@ -29,6 +29,7 @@ pub mod address;
 pub mod change;
 mod choose;
 pub mod clusters;
+mod commit;
 pub mod conflicts;
 mod decommission;
 pub mod free;
@@ -41,6 +42,8 @@ pub mod quota;
 pub mod ranges;
 pub mod refusal;
 pub mod reservations;
+mod reserve;
+mod restore;
 mod settle;
 pub mod sharing;
 pub mod sync;
@@ -75,7 +78,7 @@ pub use self::{
 use clusters::Clusters;
 use conflicts::Conflicts;
 use free::Free;
-use quota::{Quotas, Weight};
+use quota::Quotas;
 use reservations::Reservations;
 use sharing::Held;
 
@@ -214,78 +217,6 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// # Errors
-    /// If the snapshot breaks a rule that this engine keeps.
-    pub fn restore(pools: Arc<Pools>, snapshot: Snapshot) -> Result<Self, Inconsistent> {
-        let Snapshot {
-            revision,
-            last_change_at,
-            allocations,
-            last_held,
-            reservations,
-            conflicts,
-            clusters,
-        } = snapshot;
-        let mut engine = Self {
-            free: Free::new(&pools),
-            pools,
-            revision,
-            last_change_at,
-            now: last_change_at,
-            holdings: HashMap::new(),
-            leaving: BTreeSet::new(),
-            held: Held::default(),
-            quotas: Quotas::default(),
-            reservations: Reservations::default(),
-            conflicts: Conflicts::default(),
-            clusters: Clusters::default(),
-            recorded: HashMap::new(),
-        };
-        for conflict in conflicts {
-            engine.conflicts.add(conflict);
-        }
-        for record in clusters {
-            engine.clusters.set(record);
-        }
-        for allocation in allocations {
-            engine.check(&allocation)?;
-            let allocation = engine.in_todays_pool(allocation);
-            engine.count_in(&allocation);
-            engine.hold(allocation);
-        }
-        for reservation in reservations {
-            engine.keep(reservation);
-        }
-        for last in last_held {
-            engine.remember(last);
-        }
-        Ok(engine)
-    }
-
-    /// What a database would hold.
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot {
-            revision: self.revision,
-            last_change_at: self.last_change_at,
-            allocations: self.allocations().map(|a| self.as_recorded(a)).collect(),
-            last_held: self.free.marks().collect(),
-            reservations: self.reservations.iter().cloned().collect(),
-            conflicts: self.conflicts.iter().cloned().collect(),
-            clusters: self.clusters.iter().cloned().collect(),
-        }
-    }
-
-    /// The same state under other pools. Nobody loses an address by it.
-    ///
-    /// # Errors
-    /// Never, for a state that the engine came to by itself.
-    pub fn with_pools(&self, pools: Arc<Pools>) -> Result<Self, Inconsistent> {
-        let mut engine = Self::restore(pools, self.snapshot())?;
-        engine.now = self.now;
-        engine.free.end_stages(self.now);
-        Ok(engine)
-    }
-
     pub const fn pools(&self) -> &Arc<Pools> {
         &self.pools
     }
@@ -418,71 +349,6 @@ impl Engine {
             .collect()
     }
 
-    fn reserve(&mut self, reserve: &Reserve, outcome: &mut Outcome) -> Reply {
-        match self.reservation(reserve) {
-            Err(refusal) => Reply::Refused(refusal),
-            Ok(reservation) => {
-                if self.reservations.get(reserve.address) != Some(&reservation) {
-                    self.commit(ChangeKind::Reserved(Arc::clone(&reservation)), outcome);
-                }
-                Reply::Reserved(reservation)
-            }
-        }
-    }
-
-    /// The reservation to be, if the address can be reserved.
-    fn reservation(&self, reserve: &Reserve) -> Result<Arc<Reservation>, Refusal> {
-        let Reserve {
-            address,
-            key,
-            expires,
-            comment,
-        } = reserve;
-        let address = *address;
-        let pool = match self.pools.locate(address) {
-            Located::In(pool) => self.pools.spec(pool).name.clone(),
-            Located::Excluded(pool) => {
-                let pool = self.pools.spec(pool).name.clone();
-                return Err(Refusal::AddressExcluded { address, pool });
-            }
-            Located::Nowhere => {
-                return Err(Refusal::AddressNotInPool {
-                    address,
-                    pool: None,
-                });
-            }
-        };
-        let holders = self.held.get(address);
-        let other = holders.and_then(|holders| {
-            let mut others = holders
-                .iter()
-                .filter(|held| Some(&held.key) != key.as_ref());
-            others.next()
-        });
-        if let Some(other) = other {
-            return Err(Refusal::AddressInUse {
-                address,
-                pool,
-                holder: Some(Arc::clone(&other.key)),
-            });
-        }
-        Ok(Arc::new(Reservation {
-            address,
-            key: key.clone(),
-            expires: *expires,
-            comment: comment.clone(),
-            from: None,
-        }))
-    }
-
-    fn unreserve(&mut self, address: IpAddr, outcome: &mut Outcome) -> Reply {
-        let reserved = self.reservations.get(address).cloned();
-        if let Some(reserved) = &reserved {
-            self.commit(ChangeKind::Unreserved(Arc::clone(reserved)), outcome);
-        }
-        Reply::Unreserved(reserved)
-    }
-
     fn to_release(&self, release: &Release) -> impl Iterator<Item = &Arc<Allocation>> {
         self.holding(&release.key)
             .filter(|held| is_same_uid(release.uid.as_ref(), held.holder.uid.as_ref()))
@@ -516,189 +382,6 @@ impl Engine {
         held
     }
 
-    fn check(&self, allocation: &Arc<Allocation>) -> Result<(), Inconsistent> {
-        let key = Arc::clone(&allocation.key);
-        let family = allocation.family();
-        if let Some(first) = self.held_by(&key, family) {
-            return Err(Inconsistent::TwoAddresses {
-                first: first.address,
-                second: allocation.address,
-                key,
-                family,
-            });
-        }
-        let admitted = self.held.get(allocation.address).is_none_or(|holders| {
-            holders
-                .admit(&key, allocation.holder.sharing.as_deref())
-                .is_ok()
-        });
-        if !admitted {
-            return Err(Inconsistent::TwoHolders {
-                address: allocation.address,
-                second: key,
-            });
-        }
-        Ok(())
-    }
-
-    /// A pool may have been renamed or split while its addresses were held.
-    fn in_todays_pool(&mut self, allocation: Arc<Allocation>) -> Arc<Allocation> {
-        match self.pools.locate(allocation.address) {
-            Located::In(pool) if self.pools.spec(pool).name != allocation.pool => {
-                let of = (allocation.address, Arc::clone(&allocation.key));
-                self.recorded.insert(of, allocation.pool.clone());
-                Arc::new(Allocation {
-                    pool: self.pools.spec(pool).name.clone(),
-                    ..(*allocation).clone()
-                })
-            }
-            Located::In(_) | Located::Excluded(_) | Located::Nowhere => allocation,
-        }
-    }
-
-    fn as_recorded(&self, allocation: &Arc<Allocation>) -> Arc<Allocation> {
-        let of = (allocation.address, Arc::clone(&allocation.key));
-        match self.recorded.get(&of) {
-            None => Arc::clone(allocation),
-            Some(pool) => Arc::new(Allocation {
-                pool: pool.clone(),
-                ..(**allocation).clone()
-            }),
-        }
-    }
-
-    fn is_recorded(&mut self, allocation: &Allocation) {
-        let of = (allocation.address, Arc::clone(&allocation.key));
-        self.recorded.remove(&of);
-    }
-
-    /// Gives a change its revision, and moves the state on by it.
-    fn commit(&mut self, kind: ChangeKind, outcome: &mut Outcome) {
-        self.revision = self.revision.next();
-        self.last_change_at = self.now;
-        match &kind {
-            ChangeKind::Allocated(allocation) => {
-                self.count_in(allocation);
-                self.hold(Arc::clone(allocation));
-            }
-            ChangeKind::Updated(allocation) => {
-                self.is_recorded(allocation);
-                self.hold(Arc::clone(allocation));
-                if allocation.holder.sharing.is_some() {
-                    self.tell_freed(allocation.address, None, outcome);
-                }
-            }
-            ChangeKind::Released(allocation) => self.let_go(allocation, outcome),
-            ChangeKind::Reserved(reservation) => {
-                self.keep(Arc::clone(reservation));
-                if self.held.get(reservation.address).is_none() {
-                    outcome.ask_again.extend(reservation.key.clone());
-                }
-            }
-            ChangeKind::Unreserved(reservation) => {
-                let address = reservation.address;
-                self.reservations.remove(address);
-                if self.held.get(address).is_none() {
-                    self.free.give(&self.pools, address, self.now);
-                    self.tell_freed(address, None, outcome);
-                }
-            }
-            ChangeKind::Conflicted(conflict) => self.conflicts.add(Arc::clone(conflict)),
-            ChangeKind::ConflictEnded(conflict) => self.conflicts.remove(conflict),
-            ChangeKind::Cluster(record) => self.clusters.set(Arc::clone(record)),
-        }
-        outcome.changes.push(Change {
-            revision: self.revision,
-            at: self.now,
-            kind,
-        });
-    }
-
-    fn hold(&mut self, allocation: Arc<Allocation>) {
-        self.free.take(&self.pools, allocation.address);
-        self.held.add(Arc::clone(&allocation));
-        let key = Arc::clone(&allocation.key);
-        let family = allocation.family();
-        if let Some(end) = allocation.holder.release_at {
-            self.leaving.insert((end, Arc::clone(&key)));
-        }
-        let cluster = self.holdings.entry(key.cluster.clone()).or_default();
-        let holding = cluster.entry(Arc::clone(&key)).or_default();
-        let before = holding.get_mut(family).replace(allocation);
-        if let Some(before) = before {
-            self.leaves_no_more(&before);
-        }
-    }
-
-    /// To be called when the state has moved on from `before`.
-    fn leaves_no_more(&mut self, before: &Allocation) {
-        if let Some(end) = before.holder.release_at {
-            let still = self
-                .holding(&before.key)
-                .any(|held| held.holder.release_at == Some(end));
-            if !still {
-                self.leaving.remove(&(end, Arc::clone(&before.key)));
-            }
-        }
-    }
-
-    fn keep(&mut self, reservation: Arc<Reservation>) {
-        self.free.withhold(&self.pools, reservation.address);
-        self.reservations.add(reservation);
-    }
-
-    fn remember(&mut self, last: LastHeld) {
-        let address = last.address;
-        self.free.mark(&self.pools, last);
-        if self.reservations.get(address).is_none() {
-            self.free.give(&self.pools, address, self.now);
-        }
-    }
-
-    fn let_go(&mut self, allocation: &Allocation, outcome: &mut Outcome) {
-        let address = allocation.address;
-        self.is_recorded(allocation);
-        let cluster = &allocation.key.cluster;
-        if let Some(keys) = self.holdings.get_mut(cluster)
-            && let Some(holding) = keys.get_mut(&allocation.key)
-        {
-            *holding.get_mut(allocation.family()) = None;
-            if holding.iter().all(|(_, held)| held.is_none()) {
-                keys.remove(&allocation.key);
-            }
-            if keys.is_empty() {
-                self.holdings.remove(cluster);
-            }
-        }
-        self.leaves_no_more(allocation);
-        self.count_out(allocation);
-        let nobody_is_left = self.held.remove(allocation);
-        if nobody_is_left {
-            if let Some(reserved) = self.reservations.get(address) {
-                outcome.ask_again.extend(reserved.key.clone());
-            }
-            self.remember(LastHeld {
-                address,
-                key: Arc::clone(&allocation.key),
-                released_at: self.now,
-            });
-        }
-        // Also of an address that cools down: who waits learns until when.
-        self.tell_freed(address, Some(&allocation.key.cluster), outcome);
-    }
-
-    fn tell_freed(&self, address: IpAddr, by: Option<&ClusterName>, outcome: &mut Outcome) {
-        if let Located::In(pool) = self.pools.locate(address) {
-            outcome.freed.push(Freed {
-                pool: self.pools.spec(pool).name.clone(),
-                family: Family::of(address),
-                address,
-                by: by.cloned(),
-                shared: self.held.get(address).and_then(sharing::Holders::group),
-            });
-        }
-    }
-
     /// Whether a pool has an address that is free for anybody whom it serves.
     pub fn has_free(&self, pool: &PoolName, family: Family) -> bool {
         let pool = self.pools.by_name(pool.as_str());
@@ -713,23 +396,6 @@ impl Engine {
         let pools = self.candidates(acquire, family).unwrap_or_default();
         let names = pools.into_iter().map(|pool| &self.pools.spec(pool).name);
         names.cloned().collect()
-    }
-
-    fn count_in(&mut self, allocation: &Allocation) {
-        if let Located::In(pool) = self.pools.locate(allocation.address) {
-            let weight = Weight::of_joining(&allocation.key, self.held.get(allocation.address));
-            self.quotas.add(&self.pools, pool, &allocation.key, weight);
-        }
-    }
-
-    fn count_out(&mut self, allocation: &Allocation) {
-        if let Located::In(pool) = self.pools.locate(allocation.address)
-            && let Some(holders) = self.held.get(allocation.address)
-        {
-            let weight = Weight::of_leaving(&allocation.key, holders);
-            self.quotas
-                .remove(&self.pools, pool, &allocation.key, weight);
-        }
     }
 }
 

@@ -1,0 +1,165 @@
+//! How a change moves the state on. Every change goes through [`Engine::commit`],
+//! so that each index is kept in one place.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::{
+    Engine, Freed, Outcome,
+    address::Family,
+    change::{Allocation, Change, ChangeKind, LastHeld, Reservation},
+    key::ClusterName,
+    pools::Located,
+    quota::Weight,
+    sharing,
+};
+
+impl Engine {
+    /// Gives a change its revision, and moves the state on by it.
+    pub(super) fn commit(&mut self, kind: ChangeKind, outcome: &mut Outcome) {
+        self.revision = self.revision.next();
+        self.last_change_at = self.now;
+        match &kind {
+            ChangeKind::Allocated(allocation) => {
+                self.count_in(allocation);
+                self.hold(Arc::clone(allocation));
+            }
+            ChangeKind::Updated(allocation) => {
+                self.is_recorded(allocation);
+                self.hold(Arc::clone(allocation));
+                if allocation.holder.sharing.is_some() {
+                    self.tell_freed(allocation.address, None, outcome);
+                }
+            }
+            ChangeKind::Released(allocation) => self.let_go(allocation, outcome),
+            ChangeKind::Reserved(reservation) => {
+                self.keep(Arc::clone(reservation));
+                if self.held.get(reservation.address).is_none() {
+                    outcome.ask_again.extend(reservation.key.clone());
+                }
+            }
+            ChangeKind::Unreserved(reservation) => {
+                let address = reservation.address;
+                self.reservations.remove(address);
+                if self.held.get(address).is_none() {
+                    self.free.give(&self.pools, address, self.now);
+                    self.tell_freed(address, None, outcome);
+                }
+            }
+            ChangeKind::Conflicted(conflict) => self.conflicts.add(Arc::clone(conflict)),
+            ChangeKind::ConflictEnded(conflict) => self.conflicts.remove(conflict),
+            ChangeKind::Cluster(record) => self.clusters.set(Arc::clone(record)),
+        }
+        outcome.changes.push(Change {
+            revision: self.revision,
+            at: self.now,
+            kind,
+        });
+    }
+
+    pub(super) fn hold(&mut self, allocation: Arc<Allocation>) {
+        self.free.take(&self.pools, allocation.address);
+        self.held.add(Arc::clone(&allocation));
+        let key = Arc::clone(&allocation.key);
+        let family = allocation.family();
+        if let Some(end) = allocation.holder.release_at {
+            self.leaving.insert((end, Arc::clone(&key)));
+        }
+        let cluster = self.holdings.entry(key.cluster.clone()).or_default();
+        let holding = cluster.entry(Arc::clone(&key)).or_default();
+        let before = holding.get_mut(family).replace(allocation);
+        if let Some(before) = before {
+            self.leaves_no_more(&before);
+        }
+    }
+
+    /// To be called when the state has moved on from `before`.
+    fn leaves_no_more(&mut self, before: &Allocation) {
+        if let Some(end) = before.holder.release_at {
+            let still = self
+                .holding(&before.key)
+                .any(|held| held.holder.release_at == Some(end));
+            if !still {
+                self.leaving.remove(&(end, Arc::clone(&before.key)));
+            }
+        }
+    }
+
+    pub(super) fn keep(&mut self, reservation: Arc<Reservation>) {
+        self.free.withhold(&self.pools, reservation.address);
+        self.reservations.add(reservation);
+    }
+
+    pub(super) fn remember(&mut self, last: LastHeld) {
+        let address = last.address;
+        self.free.mark(&self.pools, last);
+        if self.reservations.get(address).is_none() {
+            self.free.give(&self.pools, address, self.now);
+        }
+    }
+
+    fn let_go(&mut self, allocation: &Allocation, outcome: &mut Outcome) {
+        let address = allocation.address;
+        self.is_recorded(allocation);
+        let cluster = &allocation.key.cluster;
+        if let Some(keys) = self.holdings.get_mut(cluster)
+            && let Some(holding) = keys.get_mut(&allocation.key)
+        {
+            *holding.get_mut(allocation.family()) = None;
+            if holding.iter().all(|(_, held)| held.is_none()) {
+                keys.remove(&allocation.key);
+            }
+            if keys.is_empty() {
+                self.holdings.remove(cluster);
+            }
+        }
+        self.leaves_no_more(allocation);
+        self.count_out(allocation);
+        let nobody_is_left = self.held.remove(allocation);
+        if nobody_is_left {
+            if let Some(reserved) = self.reservations.get(address) {
+                outcome.ask_again.extend(reserved.key.clone());
+            }
+            self.remember(LastHeld {
+                address,
+                key: Arc::clone(&allocation.key),
+                released_at: self.now,
+            });
+        }
+        // Also of an address that cools down: who waits learns until when.
+        self.tell_freed(address, Some(&allocation.key.cluster), outcome);
+    }
+
+    pub(super) fn tell_freed(
+        &self,
+        address: IpAddr,
+        by: Option<&ClusterName>,
+        outcome: &mut Outcome,
+    ) {
+        if let Located::In(pool) = self.pools.locate(address) {
+            outcome.freed.push(Freed {
+                pool: self.pools.spec(pool).name.clone(),
+                family: Family::of(address),
+                address,
+                by: by.cloned(),
+                shared: self.held.get(address).and_then(sharing::Holders::group),
+            });
+        }
+    }
+
+    pub(super) fn count_in(&mut self, allocation: &Allocation) {
+        if let Located::In(pool) = self.pools.locate(allocation.address) {
+            let weight = Weight::of_joining(&allocation.key, self.held.get(allocation.address));
+            self.quotas.add(&self.pools, pool, &allocation.key, weight);
+        }
+    }
+
+    fn count_out(&mut self, allocation: &Allocation) {
+        if let Located::In(pool) = self.pools.locate(allocation.address)
+            && let Some(holders) = self.held.get(allocation.address)
+        {
+            let weight = Weight::of_leaving(&allocation.key, holders);
+            self.quotas
+                .remove(&self.pools, pool, &allocation.key, weight);
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! From a snapshot of a database to an engine, and back.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use super::{
+    Engine, Inconsistent,
+    change::{Allocation, Snapshot},
+    clusters::Clusters,
+    conflicts::Conflicts,
+    free::Free,
+    pools::{Located, Pools},
+    quota::Quotas,
+    reservations::Reservations,
+    sharing::Held,
+};
+
+impl Engine {
+    /// # Errors
+    /// If the snapshot breaks a rule that this engine keeps.
+    pub fn restore(pools: Arc<Pools>, snapshot: Snapshot) -> Result<Self, Inconsistent> {
+        let Snapshot {
+            revision,
+            last_change_at,
+            allocations,
+            last_held,
+            reservations,
+            conflicts,
+            clusters,
+        } = snapshot;
+        let mut engine = Self {
+            free: Free::new(&pools),
+            pools,
+            revision,
+            last_change_at,
+            now: last_change_at,
+            holdings: HashMap::new(),
+            leaving: BTreeSet::new(),
+            held: Held::default(),
+            quotas: Quotas::default(),
+            reservations: Reservations::default(),
+            conflicts: Conflicts::default(),
+            clusters: Clusters::default(),
+            recorded: HashMap::new(),
+        };
+        for conflict in conflicts {
+            engine.conflicts.add(conflict);
+        }
+        for record in clusters {
+            engine.clusters.set(record);
+        }
+        for allocation in allocations {
+            engine.check(&allocation)?;
+            let allocation = engine.in_todays_pool(allocation);
+            engine.count_in(&allocation);
+            engine.hold(allocation);
+        }
+        for reservation in reservations {
+            engine.keep(reservation);
+        }
+        for last in last_held {
+            engine.remember(last);
+        }
+        Ok(engine)
+    }
+
+    /// What a database would hold.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            revision: self.revision,
+            last_change_at: self.last_change_at,
+            allocations: self.allocations().map(|a| self.as_recorded(a)).collect(),
+            last_held: self.free.marks().collect(),
+            reservations: self.reservations.iter().cloned().collect(),
+            conflicts: self.conflicts.iter().cloned().collect(),
+            clusters: self.clusters.iter().cloned().collect(),
+        }
+    }
+
+    /// The same state under other pools. Nobody loses an address by it.
+    ///
+    /// # Errors
+    /// Never, for a state that the engine came to by itself.
+    pub fn with_pools(&self, pools: Arc<Pools>) -> Result<Self, Inconsistent> {
+        let mut engine = Self::restore(pools, self.snapshot())?;
+        engine.now = self.now;
+        engine.free.end_stages(self.now);
+        Ok(engine)
+    }
+
+    fn check(&self, allocation: &Arc<Allocation>) -> Result<(), Inconsistent> {
+        let key = Arc::clone(&allocation.key);
+        let family = allocation.family();
+        if let Some(first) = self.held_by(&key, family) {
+            return Err(Inconsistent::TwoAddresses {
+                first: first.address,
+                second: allocation.address,
+                key,
+                family,
+            });
+        }
+        let admitted = self.held.get(allocation.address).is_none_or(|holders| {
+            holders
+                .admit(&key, allocation.holder.sharing.as_deref())
+                .is_ok()
+        });
+        if !admitted {
+            return Err(Inconsistent::TwoHolders {
+                address: allocation.address,
+                second: key,
+            });
+        }
+        Ok(())
+    }
+
+    /// A pool may have been renamed or split while its addresses were held.
+    fn in_todays_pool(&mut self, allocation: Arc<Allocation>) -> Arc<Allocation> {
+        match self.pools.locate(allocation.address) {
+            Located::In(pool) if self.pools.spec(pool).name != allocation.pool => {
+                let of = (allocation.address, Arc::clone(&allocation.key));
+                self.recorded.insert(of, allocation.pool.clone());
+                Arc::new(Allocation {
+                    pool: self.pools.spec(pool).name.clone(),
+                    ..(*allocation).clone()
+                })
+            }
+            Located::In(_) | Located::Excluded(_) | Located::Nowhere => allocation,
+        }
+    }
+
+    fn as_recorded(&self, allocation: &Arc<Allocation>) -> Arc<Allocation> {
+        let of = (allocation.address, Arc::clone(&allocation.key));
+        match self.recorded.get(&of) {
+            None => Arc::clone(allocation),
+            Some(pool) => Arc::new(Allocation {
+                pool: pool.clone(),
+                ..(**allocation).clone()
+            }),
+        }
+    }
+
+    pub(super) fn is_recorded(&mut self, allocation: &Allocation) {
+        let of = (allocation.address, Arc::clone(&allocation.key));
+        self.recorded.remove(&of);
+    }
+}
