@@ -25,8 +25,8 @@ pub enum Told {
     AskAgain(Arc<ServiceKey>),
     /// Everybody may: other pools are in force, say.
     PoolsChanged,
-    /// Everybody should, and tell what it has: changes can be made again after they
-    /// could not.
+    /// They should, and tell what they have: changes can be made again after they
+    /// could not, or the database turned out to be an old one.
     Reloaded,
 }
 

@@ -89,18 +89,18 @@ impl Announcements {
         self.link.send_replace(Link::Connecting);
         let mut backoff = BACKOFF.build();
         let mut lost_before = false;
-        let mut resume = 0;
         loop {
             // Before the stream is opened, so that no change is missed.
             let connections = self.allocator.connections();
-            let refusal = match self.open(resume).await {
+            // Another process may answer, with another database, whose revisions say
+            // nothing about what this one was told: nothing is resumed.
+            let refusal = match self.open(0).await {
                 Ok((stream, resumed)) => {
                     info!(resumed, "lb-allocator is there");
                     self.started(lost_before, resumed);
                     backoff = BACKOFF.build();
                     lost_before = true;
-                    let refusal;
-                    (refusal, resume) = self.follow(stream, connections).await;
+                    let refusal = self.follow(stream, connections).await;
                     self.ledger.lost();
                     refusal
                 }
@@ -132,23 +132,21 @@ impl Announcements {
             return Err(broken("its stream did not start as it should"));
         };
         self.allocator.saw(revision);
-        if !started.resumed {
-            // Without a complete list nothing is known, so nothing is told.
-            let listed = self.lists.wait_for(|lists| *lists > 0).await;
-            listed.map_err(|_| broken("lb-watcher is stopping"))?;
-            self.cluster.tell().await?;
-        }
+        // Without a complete list nothing is known, so nothing is told.
+        let listed = self.lists.wait_for(|lists| *lists > 0).await;
+        listed.map_err(|_| broken("lb-watcher is stopping"))?;
+        self.cluster.tell().await?;
         Ok((stream, started.resumed))
     }
 
-    /// Passes on what the stream tells, until it ends; and the revision it came to.
-    /// When there is another connection, it moves there: first the new stream, then
+    /// Passes on what the stream tells, until it ends. When there is another
+    /// connection, it moves there: first the new stream, then
     /// the end of the old one.
     async fn follow(
         &mut self,
         mut stream: Streaming<WatchResponse>,
         mut connections: Connections,
-    ) -> (Refusal, i64) {
+    ) -> Refusal {
         let mut reached = self.allocator.seen();
         let mut again = tokio::time::interval_at(Instant::now() + EVERY, EVERY);
         loop {
@@ -192,7 +190,7 @@ impl Announcements {
                 },
             };
             if let Some(refusal) = refusal {
-                return (refusal, reached);
+                return refusal;
             }
         }
     }

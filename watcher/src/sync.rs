@@ -272,7 +272,11 @@ impl Syncer {
         if refusal.lets_go() {
             // The status does not show the address any more.
             return match self.release(view.key, &view.uid).await {
-                Ok(()) => Next::Again,
+                Ok(()) => {
+                    // The answer was about what it held until now.
+                    self.ledger.outdate([view.key]);
+                    Next::Again
+                }
                 Err(refusal) => {
                     self.log(&refusal, "not released");
                     Next::Retry

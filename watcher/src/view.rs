@@ -101,13 +101,17 @@ impl<'a> View<'a> {
 
     /// Whether people should hear of a refusal. While the allocator is away, a
     /// Service that has an address has all it needs, a hiccup is no news, and a
-    /// reason that still stands says more than that nobody could be asked.
+    /// reason that still stands says more than that nobody could be asked. Which
+    /// cluster is waited for is more than that the allocator was away.
     pub fn is_worth_telling(&self, refusal: &Refusal, failures: u32) -> bool {
         match refusal.remedy {
             Remedy::RetrySoon => {
                 let told = status::condition(self.service).filter(|c| c.status == "False");
+                let waits = Reason::parse(&refusal.reason) == Some(Reason::AwaitingSync);
                 let soon = |reason: &str| {
-                    Reason::parse(reason).map(Reason::remedy) == Some(refusal.remedy)
+                    let told = Reason::parse(reason);
+                    let says_as_much = !waits || told == Some(Reason::AwaitingSync);
+                    told.map(Reason::remedy) == Some(refusal.remedy) && says_as_much
                 };
                 let stands = told.is_some_and(|condition| {
                     soon(&condition.reason)

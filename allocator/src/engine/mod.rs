@@ -141,6 +141,9 @@ pub struct Outcome {
     pub freed: Vec<Freed>,
     /// Services that will get another answer now, though nothing was freed.
     pub ask_again: Vec<Arc<ServiceKey>>,
+    /// Clusters that told what they have before the database turned out to be an old
+    /// one, and have to tell it again.
+    pub tell_again: Vec<ClusterName>,
     /// Nobody is awaited any more.
     pub all_may_ask: bool,
 }
@@ -152,11 +155,13 @@ impl Outcome {
             changes,
             freed,
             ask_again,
+            tell_again,
             all_may_ask,
         } = other;
         self.changes.extend_from_slice(changes);
         self.freed.extend_from_slice(freed);
         self.ask_again.extend_from_slice(ask_again);
+        self.tell_again.extend_from_slice(tell_again);
         self.all_may_ask |= all_may_ask;
     }
 }

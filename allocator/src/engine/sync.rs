@@ -85,7 +85,7 @@ impl Engine {
             });
         }
         if seen.is_some_and(|seen| seen > self.revision) {
-            self.await_all(outcome);
+            self.await_all(cluster, outcome);
         }
         let live: BTreeMap<&ServiceKey, &Acquire> = services
             .iter()
@@ -100,7 +100,7 @@ impl Engine {
 
     /// The database is older than what a cluster was told: it was restored from a
     /// backup, and any cluster may hold what it does not know of.
-    fn await_all(&mut self, outcome: &mut Outcome) {
+    fn await_all(&mut self, teller: &ClusterName, outcome: &mut Outcome) {
         let synced: Vec<_> = self
             .clusters
             .iter()
@@ -108,6 +108,9 @@ impl Engine {
             .map(|record| record.name.clone())
             .collect();
         for name in synced {
+            if name != *teller {
+                outcome.tell_again.push(name.clone());
+            }
             self.set_cluster(name, ClusterState::Awaited, outcome);
         }
     }

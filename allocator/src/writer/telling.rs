@@ -51,6 +51,9 @@ impl<S: Storage> WriterTask<S> {
             let told = Told::AskAgain(Arc::clone(key));
             self.streams.tell(&key.cluster, &self.message(told));
         }
+        for cluster in &outcome.tell_again {
+            self.streams.tell(cluster, &self.message(Told::Reloaded));
+        }
         if outcome.all_may_ask {
             self.streams.tell_all(&self.message(Told::PoolsChanged));
         }

@@ -11,7 +11,6 @@ mod allocator_away;
 mod api_server_away;
 mod assignment;
 mod classes;
-mod clusters;
 mod configuration;
 mod conflicts;
 mod crashes;

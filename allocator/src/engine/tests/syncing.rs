@@ -346,11 +346,12 @@ fn a_database_that_is_older_than_what_a_cluster_was_told_waits_for_all() {
     let mut h = four();
     h.sync("a", vec![]);
     h.sync("b", vec![]);
-    h.run(&Command::Sync(Sync {
+    let (_, outcome) = h.run(&Command::Sync(Sync {
         cluster: cluster("a"),
         services: vec![],
         seen: Some(Revision(h.tables.revision.0 + 1)),
     }));
+    assert_eq!(outcome.tell_again, [cluster("b")]);
     assert_eq!(
         h.get(of("a", "new")),
         Err(Refusal::AwaitingSync {
