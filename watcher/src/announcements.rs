@@ -17,6 +17,7 @@ use crate::{
     key::Key,
     ledger::Ledger,
     metrics::Metrics,
+    observed::Observed,
     queue::Queue,
     rank::rank,
     reason::{Reason, Refusal, Remedy},
@@ -59,6 +60,15 @@ impl Link {
     }
 }
 
+/// A stream that has begun.
+struct Opened {
+    stream: Streaming<WatchResponse>,
+    /// Nothing was missed since an earlier one.
+    resumed: bool,
+    /// How many complete lists there were when the allocator was told what there is.
+    told_lists: u64,
+}
+
 /// The task's parts.
 #[derive(Clone)]
 pub struct Announcements {
@@ -67,7 +77,7 @@ pub struct Announcements {
     /// What the allocator is told.
     pub cluster: ClusterSync,
     /// Counts the complete lists of Services.
-    pub lists: watch::Receiver<u64>,
+    pub lists: Arc<Observed<u64>>,
     /// Where the state of the stream is shown.
     pub link: watch::Sender<Link>,
     /// What waits for what.
@@ -84,7 +94,7 @@ pub struct Announcements {
 
 impl Announcements {
     /// Holds the stream open for as long as this process leads.
-    pub async fn run(mut self) {
+    pub async fn run(self) {
         // What another replica was told meanwhile is not known.
         self.link.send_replace(Link::Connecting);
         let mut backoff = BACKOFF.build();
@@ -95,12 +105,12 @@ impl Announcements {
             // Another process may answer, with another database, whose revisions say
             // nothing about what this one was told: nothing is resumed.
             let refusal = match self.open(0).await {
-                Ok((stream, resumed)) => {
-                    info!(resumed, "lb-allocator is there");
-                    self.started(lost_before, resumed);
+                Ok(opened) => {
+                    info!("lb-allocator is there");
+                    self.started(lost_before);
                     backoff = BACKOFF.build();
                     lost_before = true;
-                    let refusal = self.follow(stream, connections).await;
+                    let refusal = self.follow(opened, connections).await;
                     self.ledger.lost();
                     refusal
                 }
@@ -117,7 +127,7 @@ impl Announcements {
 
     /// A stream that has said `Started`, of an allocator that knows what this cluster
     /// has; and whether nothing was missed.
-    async fn open(&mut self, resume: i64) -> Result<(Streaming<WatchResponse>, bool), Refusal> {
+    async fn open(&self, resume: i64) -> Result<Opened, Refusal> {
         let mut stream = self.allocator.watch(resume).await?;
         let first = tokio::time::timeout(START_DEADLINE, stream.message());
         let first = first
@@ -133,20 +143,23 @@ impl Announcements {
         };
         self.allocator.saw(revision);
         // Without a complete list nothing is known, so nothing is told.
-        let listed = self.lists.wait_for(|lists| *lists > 0).await;
-        listed.map_err(|_| broken("lb-watcher is stopping"))?;
+        let told_lists = self.lists.wait_for(|lists| *lists > 0).await;
         self.cluster.tell().await?;
-        Ok((stream, started.resumed))
+        Ok(Opened {
+            stream,
+            resumed: started.resumed,
+            told_lists,
+        })
     }
 
     /// Passes on what the stream tells, until it ends. When there is another
-    /// connection, it moves there: first the new stream, then
-    /// the end of the old one.
-    async fn follow(
-        &mut self,
-        mut stream: Streaming<WatchResponse>,
-        mut connections: Connections,
-    ) -> Refusal {
+    /// connection, it moves there: first the new stream, then the end of the old one.
+    async fn follow(&self, opened: Opened, mut connections: Connections) -> Refusal {
+        let Opened {
+            mut stream,
+            mut told_lists,
+            ..
+        } = opened;
         let mut reached = self.allocator.seen();
         let mut again = tokio::time::interval_at(Instant::now() + EVERY, EVERY);
         loop {
@@ -155,9 +168,10 @@ impl Announcements {
                 biased;
                 () = connections.changed() => {
                     match self.open(reached).await {
-                        Ok((moved, resumed)) => {
-                            stream = moved;
-                            if !resumed {
+                        Ok(moved) => {
+                            stream = moved.stream;
+                            told_lists = moved.told_lists;
+                            if !moved.resumed {
                                 // What the old one told last may have gone unread.
                                 self.push_batch(self.ledger.wake(|_| true));
                             }
@@ -170,7 +184,10 @@ impl Announcements {
                     None
                 }
                 _ = again.tick() => self.cluster.tell().await.err(),
-                Ok(()) = self.lists.changed() => self.cluster.tell().await.err(),
+                lists = self.lists.wait_for(|lists| *lists > told_lists) => {
+                    told_lists = lists;
+                    self.cluster.tell().await.err()
+                }
                 message = stream.message() => match message {
                     Ok(Some(WatchResponse { event, revision })) => {
                         reached = revision;
@@ -196,25 +213,14 @@ impl Announcements {
     }
 
     /// What happened before is not told, so all that wait ask again. After a loss
-    /// everybody does: the allocator may be another one by now. If nothing was
-    /// missed, only those ask who could not meanwhile.
-    fn started(&self, lost_before: bool, resumed: bool) {
-        let keys = if resumed {
-            let mut keys = self
-                .ledger
-                .wake(|waiting| waiting.remedy == Remedy::RetrySoon);
-            let gone = self.ledger.keys().into_iter();
-            keys.extend(gone.filter(|key| self.store.get(key).is_none()));
-            keys
-        } else {
-            let mut keys = self.ledger.wake(|_| true);
-            if lost_before {
-                keys = self.ledger.keys();
-                let ours = self.store.ours();
-                keys.extend(ours.iter().map(|service| Key::of(service)));
-            }
-            keys
-        };
+    /// everybody does: the allocator may be another one by now.
+    fn started(&self, lost_before: bool) {
+        let mut keys = self.ledger.wake(|_| true);
+        if lost_before {
+            keys = self.ledger.keys();
+            let ours = self.store.ours();
+            keys.extend(ours.iter().map(|service| Key::of(service)));
+        }
         // Those that were told to wait for this may ask from now on.
         self.link.send_replace(Link::Up);
         self.push_batch(keys);

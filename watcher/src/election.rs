@@ -9,7 +9,7 @@
 use std::{sync::Arc, time::Duration};
 
 use kube::{Error, ResourceExt};
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -19,6 +19,7 @@ use crate::{
     leadership::Leadership,
     lease::{Candidate, Standing, is_outdated},
     ledger::Ledger,
+    observed::Observed,
     queue::Queue,
     rank::rank,
     service_api::chain,
@@ -80,7 +81,7 @@ impl Election {
         self,
         mut candidate: Candidate,
         place: Place,
-        mut lists: watch::Receiver<u64>,
+        lists: Arc<Observed<u64>>,
         resign: CancellationToken,
     ) {
         let listed = lists.wait_for(|lists| *lists > 0);

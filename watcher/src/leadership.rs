@@ -7,14 +7,16 @@ use std::{
     task::Poll,
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
+
+use crate::observed::Observed;
 
 /// Shared by the election, which decides, and all who act.
 #[derive(Debug, Default)]
 pub struct Leadership {
-    state: watch::Sender<State>,
+    state: Observed<State>,
     /// How much of what may run in a term only is running.
-    running: watch::Sender<usize>,
+    running: Observed<usize>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,31 +37,31 @@ impl State {
 }
 
 /// One of those that run.
-struct Running<'a>(&'a watch::Sender<usize>);
+struct Running<'a>(&'a Observed<usize>);
 
 impl<'a> Running<'a> {
-    fn new(count: &'a watch::Sender<usize>) -> Self {
-        count.send_modify(|count| *count += 1);
+    fn new(count: &'a Observed<usize>) -> Self {
+        count.update(|count| *count += 1);
         Self(count)
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
+        self.0.update(|count| *count -= 1);
     }
 }
 
 impl Leadership {
     /// Whether this process may act now.
     pub fn leads(&self) -> bool {
-        let state = self.state.borrow();
+        let state = self.state.get();
         state.holds(state.term)
     }
 
     /// A term begins. Nothing of an earlier one may run any more.
     pub fn begin(&self, until: Instant) {
-        self.state.send_modify(|state| {
+        self.state.update(|state| {
             state.term += 1;
             state.until = Some(until);
         });
@@ -67,7 +69,7 @@ impl Leadership {
 
     /// The term ends later. Says whether it does: one that has ended is over.
     pub fn extend(&self, until: Instant) -> bool {
-        self.state.send_if_modified(|state| {
+        self.state.update(|state| {
             let holds = state.holds(state.term);
             if holds {
                 state.until = Some(until);
@@ -78,34 +80,25 @@ impl Leadership {
 
     /// The term ends now.
     pub fn end(&self) {
-        self.state.send_modify(|state| state.until = None);
+        self.state.update(|state| state.until = None);
     }
 
     /// No other term is to begin: those who wait for one go home.
     pub fn retire(&self) {
-        self.state.send_modify(|state| state.retired = true);
+        self.state.update(|state| state.retired = true);
     }
 
     /// Waits until nothing of a term that is over runs any more.
     pub async fn settled(&self) {
-        // The sender is part of this.
-        let _ = self
-            .running
-            .subscribe()
-            .wait_for(|running| *running == 0)
-            .await
-            .is_ok();
+        self.running.wait_for(|running| *running == 0).await;
     }
 
     /// Does the work in each term anew, until it is done. With the end of the term
     /// it is dropped where it stands.
     pub async fn each_term<F: Future<Output = ()>>(&self, start: impl Fn() -> F) {
-        let mut state = self.state.subscribe();
         loop {
-            let next = state.wait_for(|state| state.retired || state.holds(state.term));
-            let Ok(term) = next.await.map(|state| *state) else {
-                return;
-            };
+            let next = |state: &State| state.retired || state.holds(state.term);
+            let term = self.state.wait_for(next).await;
             if !term.holds(term.term) && term.retired {
                 return;
             }
@@ -124,7 +117,7 @@ impl Leadership {
         let mut work = pin!(work);
         let mut over = pin!(self.over(term));
         poll_fn(|context| {
-            let holds = self.state.borrow().holds(term);
+            let holds = self.state.get().holds(term);
             if !holds || over.as_mut().poll(context).is_ready() {
                 return Poll::Ready(None);
             }
@@ -134,16 +127,16 @@ impl Leadership {
     }
 
     async fn over(&self, term: u64) {
-        let mut state = self.state.subscribe();
         loop {
-            let now = *state.borrow_and_update();
+            let changed = self.state.changed();
+            let now = self.state.get();
             let Some(until) = now.until.filter(|_| now.holds(term)) else {
                 return;
             };
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(until) => {}
-                _ = state.changed() => {}
+                () = changed => {}
             }
         }
     }
@@ -151,6 +144,8 @@ impl Leadership {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::watch;
+
     use std::{
         sync::{
             Arc,

@@ -51,6 +51,7 @@ pub mod metrics;
 pub mod namespace_store;
 pub mod namespace_watch;
 pub mod news;
+pub mod observed;
 pub mod queue;
 pub mod rank;
 pub mod reason;

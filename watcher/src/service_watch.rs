@@ -16,8 +16,8 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::{
-    admin::Health, key::Key, ledger::Ledger, metrics::Metrics, queue::Queue, rank::rank,
-    scope::Scope, service_api::chain, service_store::ServiceStore, status,
+    admin::Health, key::Key, ledger::Ledger, metrics::Metrics, observed::Observed, queue::Queue,
+    rank::rank, scope::Scope, service_api::chain, service_store::ServiceStore, status,
 };
 
 /// Seconds after which the API server ends a watch, so that a connection that was
@@ -33,7 +33,7 @@ pub struct ServiceWatch {
     /// Filled here.
     pub queue: Arc<Queue>,
     /// Counts the complete lists.
-    pub lists: watch::Sender<u64>,
+    pub lists: Arc<Observed<u64>>,
     /// What readiness looks at.
     pub health: Arc<Health>,
     /// Counts.
@@ -144,6 +144,6 @@ impl ServiceWatch {
             .collect();
         self.queue.push_batch(ranked);
         self.health.services_listed();
-        self.lists.send_modify(|lists| *lists += 1);
+        self.lists.update(|lists| *lists += 1);
     }
 }

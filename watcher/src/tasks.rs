@@ -28,6 +28,7 @@ use crate::{
     namespace_store::NamespaceStore,
     namespace_watch::NamespaceWatch,
     news::News,
+    observed::Observed,
     queue::{Next, Queue},
     scope::ClassRule,
     service_api::ServiceApi,
@@ -102,7 +103,7 @@ impl Tasks {
         let identity = format!("{instance}_{:016x}", fastrand::u64(..));
         let (events, sender) = events::channel(client.clone(), instance, metrics.clone());
         let (link_sender, link) = watch::channel(Link::Connecting);
-        let (lists, lists_receiver) = watch::channel(0);
+        let lists = Arc::new(Observed::default());
         let (namespaces_listed, namespaces_listed_receiver) = watch::channel(false);
         let news = News { events, decisions };
         let syncer = Arc::new(Syncer {
@@ -136,7 +137,7 @@ impl Tasks {
                 ledger: ledger.clone(),
             },
             allocator,
-            lists: lists_receiver.clone(),
+            lists: lists.clone(),
             link: link_sender,
             ledger: ledger.clone(),
             store: store.clone(),
@@ -160,7 +161,7 @@ impl Tasks {
                 let Place { namespace, name } = &place;
                 info!(namespace, name, identity, "standing for election");
                 let candidate = Candidate::new(client.clone(), namespace, name.clone(), identity);
-                tokio::spawn(election.run(candidate, place, lists_receiver, resign.clone()))
+                tokio::spawn(election.run(candidate, place, lists.clone(), resign.clone()))
             }
             None => {
                 election.unopposed();

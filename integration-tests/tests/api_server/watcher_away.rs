@@ -6,6 +6,7 @@ use integration_tests::{
     namespace::condition,
     site::Site,
 };
+use rustix::process::Signal;
 use serde_json::json;
 
 /// Two addresses, and little patience with Services that nobody saw go.
@@ -122,4 +123,29 @@ async fn sigterm_ends_it_in_time_with_success_and_changes_nothing() {
     assert!(status.success(), "{status}");
     holds(&site, &[("a", "192.0.2.1")]).await;
     ns.gets("a", ["192.0.2.1"]).await;
+}
+
+#[tokio::test]
+async fn a_watcher_that_hangs_is_noticed_by_the_allocator_and_heard_again_when_it_is_back() {
+    let control_plane = ControlPlane::shared().await;
+    let ns = control_plane.namespace().await;
+    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    let listen = async |site: &Site, count: u32| {
+        // Keep-alives find a dead peer in 20 s.
+        eventually(DEADLINE, format!("{count} watchers listen"), async || {
+            let clusters = site.allocator.clusters().await;
+            match clusters.first() {
+                Some(cluster) if cluster.watchers == count => Ok(()),
+                _ => Err(format!("{clusters:?}")),
+            }
+        })
+        .await;
+    };
+    listen(&site, 1).await;
+    site.watcher.process().signal(Signal::STOP);
+    listen(&site, 0).await;
+    ns.create(site.service("fresh")).await;
+    site.watcher.process().signal(Signal::CONT);
+    ns.gets("fresh", ["192.0.2.1"]).await;
+    listen(&site, 1).await;
 }

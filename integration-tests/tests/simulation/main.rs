@@ -19,8 +19,7 @@
 //! A run is one thread. Time stands still while anything is to be done and jumps
 //! to the next timer when nothing is; all choices come from one generator. So a seed
 //! replays exactly (`a_seed_replays_exactly` holds it to that). One seed in eight lets
-//! replicas elect one that acts: tokio wakes those who wait for that in an order of
-//! its own, so that such a seed replays nearly only.
+//! replicas elect one that acts.
 //!
 //! - `SIMULATION_SEED=N` runs this seed alone and tells all that happens.
 //! - `SIMULATION_SECONDS=N` runs new seeds for so long, after the fixed ones.
@@ -54,7 +53,7 @@ const FIXED: std::ops::Range<u64> = 0..40;
 
 #[test]
 fn a_seed_replays_exactly() {
-    for seed in 0..7 {
+    for seed in [0, 1, 2, 3, 7, 15, 23, 31] {
         let (first, second) = (one(seed, false), one(seed, false));
         let differs = first
             .record
