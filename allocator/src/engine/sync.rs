@@ -234,15 +234,17 @@ impl Engine {
     }
 
     /// Whether an address is of a pool that the Service's cluster may use. Other
-    /// rules of the pool may have changed since the Service got it.
+    /// rules of the pool may have changed since the Service got it; this one too, but
+    /// it keeps a watcher from claiming what is kept for other clusters. So it does
+    /// not count only where a cluster is awaited: who got what is not known then.
     fn may_adopt(&self, acquire: &Acquire, address: IpAddr) -> bool {
+        let cluster = &acquire.key.cluster;
         match self.pools.locate(address) {
-            Located::In(pool) => self
-                .pools
-                .spec(pool)
-                .clusters
-                .as_ref()
-                .is_none_or(|clusters| clusters.contains(&acquire.key.cluster)),
+            Located::In(pool) => {
+                let only = self.pools.spec(pool).clusters.as_ref();
+                only.is_none_or(|clusters| clusters.contains(cluster))
+                    || self.clusters.state(cluster) == Some(ClusterState::Awaited)
+            }
             Located::Excluded(_) | Located::Nowhere => false,
         }
     }

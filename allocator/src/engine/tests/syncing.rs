@@ -215,6 +215,11 @@ fn only_addresses_of_pools_that_the_cluster_may_use_are_adopted() {
         let synced = h.sync(who, vec![of(who, "s1").showing(shown)]);
         assert_eq!(synced[0].2, held, "{who} shows {shown}");
     }
+    // A new database does not know what the pool allowed when it was given.
+    h.lose_the_database();
+    h.begin(&["a", "b"], &[]);
+    let synced = h.sync("b", vec![of("b", "s1").showing("192.0.2.1")]);
+    assert_eq!(synced[0].2, "192.0.2.1");
 }
 
 #[test]
