@@ -1,7 +1,7 @@
 //! Child processes that never outlive the process that started them.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -13,7 +13,10 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{eventually::within, logs};
+use crate::{
+    eventually::{DEADLINE, eventually, within},
+    logs,
+};
 
 /// A running process and its logs.
 #[derive(Debug)]
@@ -86,6 +89,31 @@ impl Process {
     /// Sends a signal; one that has ended already is left alone.
     pub fn signal(&self, signal: Signal) {
         let _ = kill_process(Pid::from_child(&self.child), signal);
+    }
+
+    /// Stops it, and waits until each of its threads has stopped: until then they go
+    /// on with what they do.
+    ///
+    /// # Panics
+    /// When it does not stop.
+    pub async fn stop(&self) {
+        self.signal(Signal::STOP);
+        let what = format!("{} has stopped", self.name);
+        eventually(DEADLINE, what, async || {
+            let threads = fs::read_dir(format!("/proc/{}/task", self.id()));
+            let threads = threads.map_err(|error| error.to_string())?;
+            for thread in threads.flatten() {
+                let stat = fs::read_to_string(thread.path().join("stat"));
+                // A thread that is gone does nothing any more.
+                let state = stat.unwrap_or_default();
+                let state = state.rsplit_once(") ").map(|(_, rest)| rest.to_owned());
+                if state.as_ref().is_some_and(|rest| !rest.starts_with('T')) {
+                    return Err(format!("a thread is {state:?}"));
+                }
+            }
+            Ok(())
+        })
+        .await;
     }
 
     /// Ends it as a crash would, and waits until it has ended.

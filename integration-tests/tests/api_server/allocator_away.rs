@@ -79,7 +79,7 @@ async fn an_allocator_that_hangs_counts_as_away() {
     let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1 {ns}:192.0.2.2")).await;
     ns.create(site.service("held")).await;
     ns.gets("held", ["192.0.2.1"]).await;
-    site.allocator.process().signal(Signal::STOP);
+    site.allocator.process().stop().await;
     ns.create(site.service("fresh")).await;
     ns.is_pending("fresh", "ALLOCATOR_UNAVAILABLE").await;
     site.allocator.process().signal(Signal::CONT);

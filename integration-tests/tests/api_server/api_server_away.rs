@@ -70,9 +70,7 @@ async fn an_api_server_that_crashed_and_came_back_finds_everything_right() {
 async fn addresses_granted_while_the_status_could_not_be_written_are_shown_afterwards() {
     let (mut control_plane, ns, mut site) = start().await;
     // The allocator hangs, so that the answer comes when the API server is away.
-    site.allocator
-        .process()
-        .signal(rustix::process::Signal::STOP);
+    site.allocator.process().stop().await;
     ns.create(service("fresh").class(&site.class)).await;
     control_plane.kill_apiserver();
     site.allocator

@@ -272,7 +272,7 @@ async fn a_leader_that_was_stopped_does_no_harm_when_it_goes_on() {
     let control_plane = ControlPlane::start("stopped").await.unwrap();
     let mut pair = Pair::on(&control_plane, 6, |options| options).await;
     pair.served(4).await;
-    pair.allocator.process().signal(Signal::STOP);
+    pair.allocator.process().stop().await;
     for name in ["under-way", "also-under-way"] {
         pair.ns.create(pair.service(name)).await;
     }
@@ -288,7 +288,7 @@ async fn a_leader_that_was_stopped_does_no_harm_when_it_goes_on() {
         }
     })
     .await;
-    pair.leader.process().signal(Signal::STOP);
+    pair.leader.process().stop().await;
     pair.allocator.process().signal(Signal::CONT);
     for name in ["under-way", "also-under-way"] {
         let what = format!("{name} is served by the other");

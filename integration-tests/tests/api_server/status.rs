@@ -219,7 +219,7 @@ async fn a_status_is_not_written_to_a_service_that_changed_since_it_was_looked_a
     let control_plane = ControlPlane::start("changed").await.unwrap();
     let ns = control_plane.namespace().await;
     let mut site = Site::start(&control_plane, format!("{ns}:192.0.2.1")).await;
-    site.allocator.process().signal(Signal::STOP);
+    site.allocator.process().stop().await;
     ns.create(site.service("b")).await;
     // It is refused without the allocator, and after its turn "b" had its own.
     ns.create(site.service("last").ips("nonsense")).await;

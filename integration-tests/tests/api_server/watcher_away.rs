@@ -142,7 +142,7 @@ async fn a_watcher_that_hangs_is_noticed_by_the_allocator_and_heard_again_when_i
         .await;
     };
     listen(&site, 1).await;
-    site.watcher.process().signal(Signal::STOP);
+    site.watcher.process().stop().await;
     listen(&site, 0).await;
     ns.create(site.service("fresh")).await;
     site.watcher.process().signal(Signal::CONT);
