@@ -24,12 +24,13 @@
 //! Services are queued.
 //!
 //! Of several replicas only one acts: [`election`] says which, by a [`lease`], and
-//! [`leadership`] sees to it that queue, workers and orphans do nothing elsewhere.
+//! [`leadership`] sees to it that queue, workers and the stream rest elsewhere.
 //!
 //! Start reading at [`sync`]; [`wish`] (with [`annotations`] and [`sharing`]),
-//! [`grant`], [`view`] and [`status`] are its pure parts. [`queue`] says who is looked at when, [`ledger`] what this process
-//! remembers meanwhile, [`reason`] what each refusal leads to, [`scope`] which
-//! Services are ours. [`tasks`] puts the tasks together, [`run`] makes a process of them.
+//! [`grant`], [`view`] and [`status`] are its pure parts. [`queue`] says who is looked
+//! at when, [`ledger`] what this process remembers meanwhile, [`reason`] what each
+//! refusal leads to, [`scope`] which Services are ours. [`tasks`] puts the tasks
+//! together, [`run`] makes a process of them.
 
 pub mod admin;
 pub mod allocator;

@@ -22,13 +22,12 @@ impl Engine {
             ChangeKind::Allocated(allocation) => {
                 self.count_in(allocation);
                 self.hold(Arc::clone(allocation));
+                self.tell_who_may_join(allocation, outcome);
             }
             ChangeKind::Updated(allocation) => {
                 self.is_recorded(allocation);
                 self.hold(Arc::clone(allocation));
-                if allocation.holder.sharing.is_some() {
-                    self.tell_freed(allocation.address, None, outcome);
-                }
+                self.tell_who_may_join(allocation, outcome);
             }
             ChangeKind::Released(allocation) => self.let_go(allocation, outcome),
             ChangeKind::Reserved(reservation) => {
@@ -127,6 +126,12 @@ impl Engine {
         }
         // Also of an address that cools down: who waits learns until when.
         self.tell_freed(address, Some(&allocation.key.cluster), outcome);
+    }
+
+    fn tell_who_may_join(&self, allocation: &Allocation, outcome: &mut Outcome) {
+        if allocation.holder.sharing.is_some() {
+            self.tell_freed(allocation.address, None, outcome);
+        }
     }
 
     pub(super) fn tell_freed(

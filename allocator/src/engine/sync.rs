@@ -136,10 +136,11 @@ impl Engine {
     }
 
     /// Marks what is held for Services that are not in the set, and unmarks what is
-    /// held for those that are. One that was created again is another Service, until
-    /// it takes over what the old one held. Who acquired without a uid is a person, for a
-    /// Service that may be yet to come; and what was given after the cluster made up
-    /// its set is not judged by it.
+    /// held for those that are. One that was created again is another Service, and
+    /// takes over what it shows of what the old one held, if whoever shares that
+    /// agrees. Who acquired without a uid is a person, for a Service that may be yet
+    /// to come; and what was given after the cluster made up its set is not judged by
+    /// it.
     fn mark_absent(
         &mut self,
         sync: &Sync,
@@ -150,9 +151,11 @@ impl Engine {
         for held in self.of_cluster(&sync.cluster) {
             let acquire = live.get(&*held.key);
             let is_live = acquire.is_some_and(|acquire| acquire.accounts_for(&held.holder));
-            if let Some(acquire) =
-                acquire.filter(|acquire| !is_live && acquire.wish.current.contains(&held.address))
-            {
+            let takes_over = |acquire: &&&Acquire| {
+                acquire.wish.current.contains(&held.address)
+                    && self.may_not_stay(&held, acquire).is_none()
+            };
+            if let Some(acquire) = acquire.filter(takes_over).filter(|_| !is_live) {
                 let holder = self.next_holder(acquire);
                 self.update(&held, holder, outcome);
                 continue;

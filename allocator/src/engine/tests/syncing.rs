@@ -121,6 +121,37 @@ fn what_a_service_of_the_same_name_held_goes_unless_the_new_one_shows_it() {
 }
 
 #[test]
+fn a_shared_address_is_not_taken_over_on_terms_that_the_others_did_not_agree_to() {
+    let terms = |port| Terms {
+        key: SharingKey::parse("k").unwrap(),
+        permitted: Permitted::Only(BTreeSet::new()),
+        ports: BTreeSet::from([Port {
+            protocol: Protocol::Tcp,
+            number: port,
+        }]),
+        backend: Backend::Cluster,
+    };
+    let sharing = |name, uid: &str, created, port| {
+        let mut acquire = of("a", name).uid(uid).created(created);
+        acquire.wish.sharing = Some(Arc::new(terms(port)));
+        acquire.showing("192.0.2.1")
+    };
+    for again in [
+        sharing("s1", "new", 2_000, 81),
+        of("a", "s1").uid("new").created(2_000).showing("192.0.2.1"),
+    ] {
+        let mut h = four();
+        h.get(sharing("s1", "old", 1_000, 80)).unwrap();
+        h.get(sharing("s2", "u1", 1_000, 81)).unwrap();
+        h.sync("a", vec![again, sharing("s2", "u1", 1_000, 81)]);
+        h.engine = h.tables.restart(&h.pools);
+        h.now = h.now.after(GRACE);
+        h.run(&nothing());
+        assert_eq!(h.holder_of("192.0.2.1"), ["a/s2"]);
+    }
+}
+
+#[test]
 fn a_service_that_is_seen_again_within_the_grace_loses_nothing() {
     for again in [
         |h: &mut Harness| {
