@@ -70,7 +70,10 @@ impl Streams {
     pub fn open(&self, cluster: ClusterName, seen: Option<Revision>) -> Stream {
         let (sender, messages) = mpsc::channel(BUFFER);
         let mut state = self.0.lock();
-        state.by_cluster.entry(cluster).or_default().push(sender);
+        let streams = state.by_cluster.entry(cluster).or_default();
+        // Where nothing is told for long, readers come and go all the same.
+        streams.retain(|stream| !stream.is_closed());
+        streams.push(sender);
         Stream {
             messages,
             resumed: seen.is_some_and(|seen| seen >= state.last_told),

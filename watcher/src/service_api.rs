@@ -60,12 +60,6 @@ impl ServiceApi {
         Self { client, metrics }
     }
 
-    /// The Service as it is now; `None` where there is none.
-    pub async fn get(&self, key: &Key) -> Result<Option<Service>, ApiError> {
-        let api = self.api(key);
-        self.call("get", api.get_opt(&key.name)).await
-    }
-
     /// Server-side apply on `/status`. Never creates a Service.
     pub async fn apply_status(
         &self,

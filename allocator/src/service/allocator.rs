@@ -126,9 +126,7 @@ impl AllocatorService for Allocator {
         let cluster = request::cluster("cluster", &cluster)?;
         self.gate
             .admit(&caller, Rpc::Watch, Target::Cluster(&cluster))?;
-        // What this database has not come to was told by another one.
-        let reached = self.published.read().revision();
-        let seen = Some(Revision(resume_revision)).filter(|seen| seen.0 > 0 && *seen <= reached);
+        let seen = Some(Revision(resume_revision)).filter(|seen| seen.0 > 0);
         // Opened before the revision is read: nothing falls between the two.
         let streams::Stream { messages, resumed } = self.published.streams().open(cluster, seen);
         let revision = self.published.read().revision().0;
