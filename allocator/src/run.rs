@@ -91,6 +91,11 @@ async fn serve(args: Serve) -> Result<()> {
     } = args;
     let zone = zone.time_zone();
     let (decisions, _flushed_at_the_end) = log::start(log_format, zone.clone());
+    // Before anybody can see this process at work, and signal it: unheard, either would kill it.
+    let shutdown = CancellationToken::new();
+    tokio::spawn(cancel_on_signal(shutdown.clone())?);
+    // Also without a file to read again: it would end the process otherwise.
+    let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let protection = listen::protection(&listen, tls.files(), insecure_plaintext)?;
     if protection == Protection::None {
         tracing::warn!(
@@ -142,7 +147,6 @@ async fn serve(args: Serve) -> Result<()> {
         metrics: auth_metrics,
     });
 
-    let shutdown = CancellationToken::new();
     let admin = Admin {
         registry: Arc::new(registry),
         store_available: writer.store_available(),
@@ -174,8 +178,6 @@ async fn serve(args: Serve) -> Result<()> {
     let admin = tokio::spawn(axum::serve(admin_socket, admin.router()).into_future());
     let stop_writer = CancellationToken::new();
     let writer_task = tokio::spawn(task.run(stop_writer.clone()));
-    // Also without a file to read again: it would end the process otherwise.
-    let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let denials = tokio::spawn(denials.keep(denial_writer, stop_writer.clone()));
     if let Some(certificates) = certificates {
         tokio::spawn(certificates.keep());
@@ -183,7 +185,6 @@ async fn serve(args: Serve) -> Result<()> {
     if source.file().is_some() {
         tokio::spawn(reload.watch(hangup));
     }
-    tokio::spawn(cancel_on_signal(shutdown.clone())?);
     tracing::info!(%listen, %admin_listen, %database, "serving");
 
     let stop = shutdown.clone().cancelled_owned();
