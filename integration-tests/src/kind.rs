@@ -207,7 +207,7 @@ impl Cluster {
     /// # Panics
     /// When it does not come back.
     pub async fn restart_node(&self) {
-        docker(["restart", "--time", "0", &self.node()])
+        docker(["restart", "-t", "0", &self.node()])
             .gives()
             .await;
         let what = format!("the API server of {} is back", self.name);
