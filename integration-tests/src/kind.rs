@@ -22,6 +22,17 @@ const KEEP: &str = "KIND_KEEP";
 /// Generous: a machine of two cores starts several at once.
 const START: Duration = Duration::from_secs(300);
 
+/// kubeadm by itself gives the API server one minute to come up in.
+const CONFIG: &str = "
+kind: Cluster
+apiVersion: kind.x-k8s.io/v1alpha4
+networking: {ipFamily: ipv4, kubeProxyMode: MODE}
+kubeadmConfigPatches:
+- |
+  kind: InitConfiguration
+  timeouts: {kubernetesAPICall: 4m, controlPlaneComponentHealthCheck: 4m}
+";
+
 /// Where this project's Pods are, whose logs say why a test failed.
 pub const NAMESPACE: &str = "lb-system";
 
@@ -63,10 +74,7 @@ impl Cluster {
             ProxyMode::Iptables => "iptables",
             ProxyMode::Nftables => "nftables",
         };
-        let config = format!(
-            "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n\
-             networking: {{ipFamily: ipv4, kubeProxyMode: {mode}}}\n"
-        );
+        let config = CONFIG.replace("MODE", mode);
         command(&this.kind)
             .args(["create", "cluster", "--name", name, "--image", image])
             .args(["--wait", "240s", "--config", "-"])
@@ -207,9 +215,7 @@ impl Cluster {
     /// # Panics
     /// When it does not come back.
     pub async fn restart_node(&self) {
-        docker(["restart", "-t", "0", &self.node()])
-            .gives()
-            .await;
+        docker(["restart", "-t", "0", &self.node()]).gives().await;
         let what = format!("the API server of {} is back", self.name);
         eventually(START, what, async || {
             let ready = self.kubectl(["get", "--raw", "/readyz", "--request-timeout=5s"]);
@@ -257,7 +263,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() && self.kubeconfig().exists() {
             self.report();
         }
         if env::var_os(KEEP).is_some() {
