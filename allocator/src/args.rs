@@ -14,6 +14,9 @@ pub use self::{
 };
 use crate::engine::{ClusterName, InvalidName};
 
+/// The allocator that is asked where none is named.
+pub const HERE: &str = "http://127.0.0.1:7373";
+
 /// Gives Services of many Kubernetes clusters their external addresses out of
 /// one pool.
 #[derive(Debug, Parser)]
@@ -31,6 +34,8 @@ pub enum Command {
     Routes(Routes),
     /// Check a pools file, together with IP_LIST if it is set, and explain it
     CheckConfig(CheckConfig),
+    /// Copy the database, while its allocator runs or not
+    Backup(Backup),
     /// Make a CA and certificates, where nobody else does
     #[command(subcommand)]
     Certs(Certs),
@@ -108,13 +113,14 @@ impl FromStr for Cluster {
 #[derive(Debug, Args)]
 pub struct Routes {
     /// The allocator: http://HOST:PORT, https://HOST:PORT or unix:///path
-    #[arg(
-        long,
-        env = "LB_ALLOCATOR_ALLOCATOR",
-        value_name = "URL",
-        default_value = "http://127.0.0.1:7373"
-    )]
-    pub allocator: String,
+    /// [default: the routes file, else http://127.0.0.1:7373]
+    #[arg(long, env = "LB_ALLOCATOR_ALLOCATOR", value_name = "URL")]
+    pub allocator: Option<String>,
+
+    /// The file that an allocator of this machine keeps the table in: it is shown
+    /// where no allocator is named
+    #[arg(long, env = "LB_ALLOCATOR_ROUTES_FILE", value_name = "PATH")]
+    pub routes_file: Option<PathBuf>,
 
     #[command(flatten)]
     pub tls: ClientTls,
@@ -139,6 +145,17 @@ pub struct CheckConfig {
 
     #[command(flatten)]
     pub ip_list: IpList,
+}
+
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// Where to; nothing is overwritten. -: to standard output
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// The SQLite file: sqlite://PATH
+    #[arg(long, env = "LB_ALLOCATOR_DATABASE", value_name = "URL")]
+    pub database: String,
 }
 
 #[derive(Debug, Args)]

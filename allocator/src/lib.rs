@@ -18,6 +18,7 @@
 pub mod admin;
 pub mod args;
 pub mod auth;
+pub mod backup;
 pub mod certs;
 pub mod config;
 pub mod decision_log;

@@ -1,6 +1,6 @@
 //! Puts the parts together, and takes them apart in order.
 
-use std::{future::IntoFuture, sync::Arc, time::Duration};
+use std::{fs, future::IntoFuture, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use lb_tls::{files::Material, metrics::TlsMetrics, reload::Reloading};
@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::Admin,
-    args::{CheckConfig, Cli, Cluster, Command, Routes, Serve},
-    certs,
+    args::{self, Backup, CheckConfig, Cli, Cluster, Command, Routes, Serve},
+    backup, certs,
     config::{self, Source, reload::Reload},
     denials::Denials,
     listen::{self, Incoming, Protection},
@@ -40,21 +40,42 @@ pub async fn run(cli: Cli) -> Result<()> {
     let Cli { command } = cli;
     match command {
         Command::Serve(args) => serve(args).await,
-        Command::Routes(Routes {
-            allocator,
-            tls,
-            zone,
-        }) => {
-            let table = routes::fetch(&allocator, tls.files(), zone.time_zone()).await?;
-            print!("{table}");
+        Command::Routes(args) => show_routes(args).await,
+        Command::CheckConfig(args) => check_config(args).await,
+        Command::Backup(Backup { file, database }) => {
+            let told = backup::run(&database, &file).await?;
+            if backup::is_standard_output(&file) {
+                eprint!("{told}");
+            } else {
+                print!("{told}");
+            }
             Ok(())
         }
-        Command::CheckConfig(args) => check_config(args).await,
         Command::Certs(command) => {
             print!("{}", certs::run(command)?);
             Ok(())
         }
     }
+}
+
+async fn show_routes(args: Routes) -> Result<()> {
+    let Routes {
+        allocator,
+        routes_file,
+        tls,
+        zone,
+    } = args;
+    let kept = routes_file.filter(|file| allocator.is_none() && file.exists());
+    let table = match kept {
+        Some(file) => fs::read_to_string(&file)
+            .with_context(|| format!("cannot read the routes file {}", file.display()))?,
+        None => {
+            let url = allocator.as_deref().unwrap_or(args::HERE);
+            routes::fetch(url, tls.files(), zone.time_zone()).await?
+        }
+    };
+    print!("{table}");
+    Ok(())
 }
 
 async fn check_config(args: CheckConfig) -> Result<()> {

@@ -19,7 +19,7 @@ use crate::{
     settings::{Given, Settings},
 };
 
-pub use self::asking::{connect, connect_with};
+pub use self::asking::{allocations, connect, connect_with};
 
 /// How one is started; what is not set is left to its defaults.
 #[derive(Debug, Clone, Default)]

@@ -60,15 +60,16 @@ impl From<ClientIdentity> for Scheme {
     }
 }
 
-/// For an https:// URL; all three files or none.
+/// For an https:// URL, which takes all three. One of them alone is no mistake: in the
+/// environment of an allocator are the files of its own port.
 #[derive(Debug, Args)]
 pub struct ClientTls {
     /// The certificate to show to an https:// allocator, a PEM file
-    #[arg(long, env = "LB_ALLOCATOR_TLS_CERT", value_name = "FILE", requires_all = ["tls_key", "server_ca"])]
+    #[arg(long, env = "LB_ALLOCATOR_TLS_CERT", value_name = "FILE")]
     tls_cert: Option<PathBuf>,
 
     /// The key of the certificate, a PEM file
-    #[arg(long, env = "LB_ALLOCATOR_TLS_KEY", value_name = "FILE", requires_all = ["tls_cert", "server_ca"])]
+    #[arg(long, env = "LB_ALLOCATOR_TLS_KEY", value_name = "FILE")]
     tls_key: Option<PathBuf>,
 
     /// The CA that the allocator's certificate comes from, a PEM file
@@ -76,8 +77,7 @@ pub struct ClientTls {
         long,
         alias = "client-ca",
         env = "LB_ALLOCATOR_SERVER_CA",
-        value_name = "FILE",
-        requires_all = ["tls_cert", "tls_key"]
+        value_name = "FILE"
     )]
     server_ca: Option<PathBuf>,
 }

@@ -6,6 +6,7 @@
 //! takes the write lock at its start as `BEGIN IMMEDIATE` would, and costs one
 //! hand-over to sqlx's thread however many rows it has.
 
+mod backup;
 mod denials;
 mod details;
 mod load;
@@ -29,6 +30,7 @@ use sqlx::{
 use thiserror::Error;
 
 pub use self::{
+    backup::{Copied, CopyError, copy},
     denials::{DenialPlace, DenialRow, DenialWriter},
     lock::LockError,
 };
@@ -135,16 +137,11 @@ impl Store {
     /// # Errors
     /// If another process has it, or it cannot be opened, understood or migrated.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
-        let bad_url = || StoreError::Url {
-            url: url.to_owned(),
-        };
-        let path = url
-            .strip_prefix("sqlite://")
-            .filter(|path| !path.is_empty() && !path.starts_with(":memory:"))
-            .ok_or_else(bad_url)?;
-        let path = Path::new(path.split('?').next().unwrap_or(path)).to_owned();
+        let path = file_of(url)?;
         let options = SqliteConnectOptions::from_str(url)
-            .map_err(|_| bad_url())?
+            .map_err(|_| StoreError::Url {
+                url: url.to_owned(),
+            })?
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
@@ -311,6 +308,20 @@ impl HistoryReader {
             .map(|row| history_row(row).map_err(read))
             .collect()
     }
+}
+
+/// The file of a database URL.
+///
+/// # Errors
+/// If it is not of the form `sqlite://PATH`.
+pub fn file_of(url: &str) -> Result<PathBuf, StoreError> {
+    let path = url
+        .strip_prefix("sqlite://")
+        .filter(|path| !path.is_empty() && !path.starts_with(":memory:"))
+        .ok_or_else(|| StoreError::Url {
+            url: url.to_owned(),
+        })?;
+    Ok(PathBuf::from(path.split('?').next().unwrap_or(path)))
 }
 
 /// One statement, which is a transaction by itself unless it is in one.

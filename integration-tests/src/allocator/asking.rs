@@ -128,24 +128,32 @@ impl Allocator {
     /// # Panics
     /// When they cannot be listed.
     pub async fn allocations(&self) -> Vec<Allocation> {
-        let mut client = self.pool_client().await;
-        let mut all = Vec::new();
-        let mut request = ListAllocationsRequest {
-            page_size: 1000,
-            ..Default::default()
-        };
-        loop {
-            match client.list_allocations(request.clone()).await {
-                Ok(page) => {
-                    let page = page.into_inner();
-                    all.extend(page.allocations);
-                    if page.next_page_token.is_empty() {
-                        return all;
-                    }
-                    request.page_token = page.next_page_token;
+        allocations(self.channel().await).await
+    }
+}
+
+/// All allocations of the allocator behind a connection, in the order of addresses.
+///
+/// # Panics
+/// When they cannot be listed.
+pub async fn allocations(channel: Channel) -> Vec<Allocation> {
+    let mut client = PoolServiceClient::new(channel);
+    let mut all = Vec::new();
+    let mut request = ListAllocationsRequest {
+        page_size: 1000,
+        ..Default::default()
+    };
+    loop {
+        match client.list_allocations(request.clone()).await {
+            Ok(page) => {
+                let page = page.into_inner();
+                all.extend(page.allocations);
+                if page.next_page_token.is_empty() {
+                    return all;
                 }
-                Err(error) => panic!("cannot list the allocations: {error}"),
+                request.page_token = page.next_page_token;
             }
+            Err(error) => panic!("cannot list the allocations: {error}"),
         }
     }
 }

@@ -19,10 +19,10 @@ use tonic::Code;
 const POOLS: &str = "pools: [{name: big, addresses: [10.0.0.0/16]}]";
 
 /// A file system of a few hundred kilobytes.
-struct SmallDisk(Scratch);
+pub struct SmallDisk(Scratch);
 
 impl SmallDisk {
-    fn mount() -> Self {
+    pub fn mount() -> Self {
         let scratch = Scratch::new("disk").unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=512k", "tmpfs"])
@@ -36,12 +36,12 @@ impl SmallDisk {
         Self(scratch)
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.0.path()
     }
 
     /// Takes all the room that is left.
-    fn fill(&self) -> PathBuf {
+    pub fn fill(&self) -> PathBuf {
         let ballast = self.path().join("ballast");
         let mut file = File::options()
             .create(true)

@@ -7,6 +7,7 @@
 )]
 
 mod acquire_and_release;
+mod backup;
 mod broken_requests;
 mod certs;
 mod command_line;
