@@ -14,6 +14,31 @@ use serde_json::{Value, json};
 
 use crate::{control_plane::ControlPlane, kubeconfig, namespace::random_name};
 
+/// A kubeconfig file of a service account that is there already.
+///
+/// # Errors
+/// When the API server refuses, or the file cannot be written.
+pub async fn kubeconfig_of(
+    control_plane: &ControlPlane,
+    namespace: &str,
+    name: &str,
+) -> Result<PathBuf> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(control_plane.client().await, namespace);
+    let request = TokenRequest {
+        spec: Some(TokenRequestSpec::default()),
+        ..TokenRequest::default()
+    };
+    let answer = accounts
+        .create_token_request(name, &PostParams::default(), &request)
+        .await?;
+    let token = answer.status.and_then(|status| status.token);
+    let token = token.context("no token in the answer")?;
+    let file = format!("{namespace}-{name}.kubeconfig");
+    let kubeconfig = control_plane.kubeconfig().with_file_name(file);
+    kubeconfig::write_of_account(&kubeconfig, &control_plane.url(), &token)?;
+    Ok(kubeconfig)
+}
+
 /// A service account of a namespace.
 pub struct Account {
     client: Client,
@@ -34,23 +59,19 @@ impl Account {
         let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
         let object = serde_json::from_value(json!({"metadata": {"name": name}}))?;
         accounts.create(&PostParams::default(), &object).await?;
-        let request = TokenRequest {
-            spec: Some(TokenRequestSpec::default()),
-            ..TokenRequest::default()
-        };
-        let answer = accounts
-            .create_token_request(&name, &PostParams::default(), &request)
-            .await?;
-        let token = answer.status.and_then(|status| status.token);
-        let kubeconfig = control_plane.kubeconfig().with_file_name(&name);
-        let token = token.context("no token in the answer")?;
-        kubeconfig::write_of_account(&kubeconfig, &control_plane.url(), &token)?;
+        let kubeconfig = kubeconfig_of(control_plane, namespace, &name).await?;
         Ok(Self {
             client,
             namespace: namespace.to_owned(),
             name,
             kubeconfig,
         })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Gives it rights in the whole cluster.

@@ -31,7 +31,8 @@ const SERVICE_RANGES: &str = "10.0.0.0/16,fd00:1::/112";
 /// Generous: a machine that runs several at once is slow.
 const START: Duration = Duration::from_secs(120);
 
-/// What the audit log holds: exactly the writes that tests count.
+/// What the audit log holds: the writes that tests count, and all that service
+/// accounts ask for.
 const AUDIT_POLICY: &str = r#"
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -42,6 +43,8 @@ rules:
   resources:
   - {group: "", resources: [services/status]}
   - {group: events.k8s.io, resources: [events]}
+- level: Metadata
+  userGroups: ["system:serviceaccounts"]
 - level: None
 "#;
 
@@ -184,7 +187,8 @@ impl ControlPlane {
         Namespace::new(client, name.to_owned(), self.audit_log())
     }
 
-    /// The writes to Services' status and to Events, a JSON object a line.
+    /// The writes to Services' status and to Events, and the requests of service
+    /// accounts, a JSON object a line.
     #[must_use]
     pub fn audit_log(&self) -> PathBuf {
         self.folder.path().join("audit.log")

@@ -1,0 +1,3 @@
+module kubernetes-lb-controller/hello
+
+go 1.26.0

@@ -1,0 +1,56 @@
+//! The schema of the chart's values.
+
+use std::{collections::BTreeSet, fs};
+
+use integration_tests::{allocator::run, scratch::Scratch};
+use serde_json::Value;
+
+use crate::commands::repository;
+
+fn keys(object: &Value) -> BTreeSet<String> {
+    object.as_object().unwrap().keys().cloned().collect()
+}
+
+/// The keys that `lb-allocator` knows where this file has one that it does not.
+async fn known(file: &str) -> BTreeSet<String> {
+    let scratch = Scratch::new("schema").unwrap();
+    let path = scratch.path().join("pools.yaml");
+    fs::write(&path, file).unwrap();
+    let (_, out, errors) = run(&["check-config", path.to_str().unwrap()], &[]).await;
+    let told = out + &errors;
+    let (_, known) = told.split_once("expected one of ").unwrap();
+    let (known, _) = known.split_once(" at line").unwrap();
+    known.split(", ").map(ToOwned::to_owned).collect()
+}
+
+#[tokio::test]
+async fn the_schema_knows_the_keys_of_the_pools_file() {
+    let schema = fs::read_to_string(repository().join("deploy/chart/values.schema.json")).unwrap();
+    let schema: Value = serde_json::from_str(&schema).unwrap();
+    let config = &schema["properties"]["allocator"]["properties"]["config"]["properties"];
+    assert_eq!(keys(config), known("unknown: 1").await);
+    let pool = &schema["definitions"]["pool"]["properties"];
+    assert_eq!(keys(pool), known("pools: [{unknown: 1}]").await);
+}
+
+#[test]
+fn the_schema_has_every_value_and_no_other() {
+    fn compare(path: &str, schema: &Value, values: &Value) {
+        let Some(properties) = schema["properties"].as_object() else {
+            return;
+        };
+        let values = values.as_object().unwrap();
+        let known: BTreeSet<_> = properties.keys().filter(|key| *key != "global").collect();
+        if path != ".allocator.config" && !values.is_empty() {
+            assert_eq!(known, values.keys().collect(), "{path}");
+        }
+        for (key, value) in values {
+            compare(&format!("{path}.{key}"), &properties[key], value);
+        }
+    }
+    let chart = repository().join("deploy/chart");
+    let schema = fs::read_to_string(chart.join("values.schema.json")).unwrap();
+    let values = fs::read_to_string(chart.join("values.yaml")).unwrap();
+    let schema = serde_json::from_str(&schema).unwrap();
+    compare("", &schema, &serde_saphyr::from_str(&values).unwrap());
+}

@@ -1,0 +1,61 @@
+//! The life of two clusters of one allocator.
+
+use crate::{
+    ALONE,
+    happenings::{
+        a_leader_is_deleted, its_node_starts_again, leases_are_in_the_namespace_of_the_pods,
+        the_allocator_is_deleted, the_releases_are_uninstalled, the_releases_are_upgraded,
+    },
+    manifests,
+    pair::{Pair, show},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_of_two_clusters_answer_on_addresses_that_outlive_everything() {
+    let _alone = ALONE.lock().await;
+    let mut pair = Pair::create().await;
+    pair.install().await;
+    pair.all_is_well("hello").await;
+    leases_are_in_the_namespace_of_the_pods(&pair).await;
+    routes_are_shown(&pair).await;
+    pair.show_services().await;
+
+    the_allocator_is_deleted(&pair).await;
+    pair.all_is_well("after-the-allocator-s-pod").await;
+    a_leader_is_deleted(&pair).await;
+    pair.all_is_well("after-a-leader-s-pod").await;
+    the_releases_are_upgraded(&pair).await;
+    pair.all_is_well("after-an-upgrade").await;
+    its_node_starts_again(&pair).await;
+    pair.all_is_well("after-a-node").await;
+    pair.show_services().await;
+
+    the_releases_are_uninstalled(&pair).await;
+    pair.nobody_moved().await;
+    pair.all_answer().await;
+
+    manifests::take_over(&pair).await;
+}
+
+async fn routes_are_shown(pair: &Pair) {
+    let exec = [
+        "-n",
+        "lb-system",
+        "exec",
+        "deploy/lb-allocator",
+        "--",
+        "cat",
+    ];
+    let routes = pair.clusters["a"]
+        .kubectl(exec)
+        .args(["/routes"])
+        .gives()
+        .await;
+    for address in pair.held.values() {
+        assert!(routes.contains(address), "{routes}");
+    }
+    show(
+        "kubectl -n lb-system exec deploy/lb-allocator -- cat /routes",
+        &routes,
+    );
+}
