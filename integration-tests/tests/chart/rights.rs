@@ -17,7 +17,7 @@ use lb_tls::files::Files;
 use serde_json::{Value, json};
 
 use crate::{
-    commands::{Commands, values},
+    commands::{Commands, path, values},
     install::Installed,
 };
 
@@ -84,10 +84,6 @@ fn requests(audit_log: &Path, account: &str) -> (BTreeSet<(String, String)>, Vec
     let asked = asked.collect();
     let refused = |entry: &Value| entry["responseStatus"]["code"] == json!(403);
     (asked, mine.into_iter().filter(refused).collect())
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 async fn is(watcher: &Watcher, role: &str) {
