@@ -1,7 +1,7 @@
 //! The admin port: `/metrics`, `/healthz`, `/readyz` (with `?verbose`, each
 //! check in a line, as Kubernetes' own servers answer).
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -10,14 +10,24 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use parking_lot::Mutex;
 use prometheus_client::{encoding::text, registry::Registry};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
+
+use crate::writer::{Census, Writer};
+
+/// How long a scrape waits for the writer, which may wait for a slow disk. What it
+/// said last is shown then.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the admin port tells of.
 #[derive(Clone)]
 pub struct Admin {
     pub registry: Arc<Registry>,
+    pub writer: Writer,
+    /// What the writer last said, which the registry shows.
+    pub census: Arc<Mutex<Census>>,
     pub store_available: watch::Receiver<bool>,
     /// Why the pools file as it is now is not in force.
     pub config_problem: watch::Receiver<Option<String>>,
@@ -37,6 +47,9 @@ impl Admin {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
+    if let Ok(Ok(census)) = timeout(PATIENCE, admin.writer.census()).await {
+        *admin.census.lock() = census;
+    }
     let mut body = String::new();
     match text::encode(&mut body, &admin.registry) {
         Ok(()) => {

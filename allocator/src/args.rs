@@ -96,6 +96,39 @@ pub struct Serve {
 
     #[command(flatten)]
     pub zone: Zone,
+
+    #[command(flatten)]
+    pub traces: TracesTo,
+}
+
+/// Where traces go. The OpenTelemetry SDK reads the other `OTEL_` variables.
+#[derive(Debug, Args)]
+pub struct TracesTo {
+    /// The collector, which takes OTLP by gRPC: http://HOST:PORT
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        value_name = "URL",
+        hide = true
+    )]
+    otlp_endpoint: Option<String>,
+
+    /// The same, for traces alone
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        value_name = "URL",
+        hide = true
+    )]
+    otlp_traces_endpoint: Option<String>,
+}
+
+impl TracesTo {
+    /// Nowhere, unless it is said.
+    pub fn endpoint(self) -> Option<String> {
+        let endpoint = self.otlp_traces_endpoint.or(self.otlp_endpoint);
+        endpoint.filter(|endpoint| !endpoint.is_empty())
+    }
 }
 
 /// The name of a cluster.

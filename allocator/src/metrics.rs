@@ -1,13 +1,13 @@
 //! What an operator sees at `/metrics`. Every name begins with `lb_allocator_`;
 //! labels are bounded: pool, family, cluster, kind, reason, method, code.
 
-use std::{fmt, sync::Arc, time::Duration};
+mod state;
+
+use std::time::Duration;
 
 use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet},
+    encoding::EncodeLabelSet,
     metrics::{
-        MetricType,
         counter::Counter,
         family::Family,
         gauge::Gauge,
@@ -16,11 +16,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{
-    engine::{ChangeKind, Outcome, Reply},
-    published::Published,
-    writer::wall_clock,
-};
+pub use self::state::StateCollector;
+use crate::engine::{ChangeKind, Outcome, Reply};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabel {
@@ -33,6 +30,11 @@ struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VersionLabel {
+    version: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct MethodLabel {
     method: &'static str,
 }
@@ -41,6 +43,16 @@ struct MethodLabel {
 struct RpcLabels {
     method: &'static str,
     code: &'static str,
+}
+
+/// Everything of this process, under one prefix.
+pub fn registry() -> Registry {
+    let mut registry = Registry::with_prefix("lb_allocator");
+    let build = Family::<VersionLabel, Gauge>::default();
+    let version = env!("CARGO_PKG_VERSION");
+    build.get_or_create(&VersionLabel { version }).set(1);
+    registry.register("build_info", "1, with the version that runs", build);
+    registry
 }
 
 /// Counted by the writer.
@@ -206,6 +218,11 @@ impl AuthMetrics {
             denials: Family::default(),
             failed_handshakes: Family::default(),
         };
+        // From zero on: what appears with its first failure has no increase.
+        for why in ["refused", "timeout", "too_many"] {
+            let failed = metrics.failed_handshakes.get_or_create(&WhyLabel { why });
+            failed.inc_by(0);
+        }
         registry.register(
             "denials",
             "Calls that were refused because of who called",
@@ -254,132 +271,5 @@ impl ConfigMetrics {
 
     pub fn read(&self, good: bool) {
         self.last_reload_successful.set(i64::from(good));
-    }
-}
-
-/// Read off the published state at each scrape.
-pub struct StateCollector(Arc<Published>);
-
-impl StateCollector {
-    pub fn register(registry: &mut Registry, published: Arc<Published>) {
-        registry.register_collector(Box::new(Self(published)));
-    }
-}
-
-impl StateCollector {
-    /// Clusters are few: each has a watcher that operators started.
-    fn encode_clusters(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let now = wall_clock();
-        let clusters = self.0.clusters();
-        let mut held = encoder.encode_descriptor(
-            "cluster_allocations",
-            "Addresses that Services of the cluster hold",
-            None,
-            MetricType::Gauge,
-        )?;
-        for (cluster, _, allocations) in &clusters {
-            let labels = [("cluster", cluster.as_str())];
-            held.encode_family(&labels)?.encode_gauge(allocations)?;
-        }
-        let mut silent = encoder.encode_descriptor(
-            "cluster_silent",
-            "1 if the cluster has not told what it has for longer than clusterSilence",
-            None,
-            MetricType::Gauge,
-        )?;
-        for (cluster, _, _) in &clusters {
-            let labels = [("cluster", cluster.as_str())];
-            let is_silent = u64::from(self.0.is_silent(cluster, now));
-            silent.encode_family(&labels)?.encode_gauge(&is_silent)?;
-        }
-        let mut last = encoder.encode_descriptor(
-            "cluster_last_sync_timestamp_seconds",
-            "When the cluster last told what it has",
-            None,
-            MetricType::Gauge,
-        )?;
-        for (cluster, _, _) in &clusters {
-            if let Some(at) = self.0.last_heard(cluster) {
-                let labels = [("cluster", cluster.as_str())];
-                // Exact until the year 287396.
-                let seconds = at.0 as f64 / 1000.0;
-                last.encode_family(&labels)?.encode_gauge(&seconds)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for StateCollector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("StateCollector")
-    }
-}
-
-impl Collector for StateCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let (revision, stranded, conflicts, rows) = {
-            let state = self.0.read();
-            let mut rows = Vec::new();
-            for index in state.pools().indexes() {
-                let name = state.pools().spec(index).name.clone();
-                for (family, usable) in state.pools().usable(index).iter() {
-                    if !usable.is_empty() {
-                        // A gauge is a float; a /64 loses its last digits.
-                        let size = usable.len() as f64;
-                        rows.push((name.clone(), family, size, state.used(index, family)));
-                    }
-                }
-            }
-            // Few.
-            let conflicts = state.conflicts().len() as u64;
-            (state.revision().0, state.stranded(), conflicts, rows)
-        };
-        encoder
-            .encode_descriptor(
-                "revision",
-                "The last committed revision",
-                None,
-                MetricType::Gauge,
-            )?
-            .encode_gauge(&revision)?;
-        encoder
-            .encode_descriptor(
-                "stranded_addresses",
-                "Held addresses whose holders would not get them today",
-                None,
-                MetricType::Gauge,
-            )?
-            .encode_gauge(&stranded)?;
-        encoder
-            .encode_descriptor(
-                "conflicts",
-                "Addresses that Services show while others hold them",
-                None,
-                MetricType::Gauge,
-            )?
-            .encode_gauge(&conflicts)?;
-        self.encode_clusters(&mut encoder)?;
-        let mut sizes = encoder.encode_descriptor(
-            "pool_addresses",
-            "Addresses of the pool, without excluded ones",
-            None,
-            MetricType::Gauge,
-        )?;
-        for (pool, family, size, _) in &rows {
-            let labels = [("pool", pool.as_str()), ("family", family.as_str())];
-            sizes.encode_family(&labels)?.encode_gauge(size)?;
-        }
-        let mut used = encoder.encode_descriptor(
-            "pool_addresses_used",
-            "Addresses of the pool that are held or reserved",
-            None,
-            MetricType::Gauge,
-        )?;
-        for (pool, family, _, count) in &rows {
-            let labels = [("pool", pool.as_str()), ("family", family.as_str())];
-            used.encode_family(&labels)?.encode_gauge(count)?;
-        }
-        Ok(())
     }
 }

@@ -15,8 +15,8 @@ use crate::{
     auth::Decommissioned,
     engine::{
         Allocation, Change, ChangeKind, ClusterName, ClusterRecord, ClusterState, Conflict, Engine,
-        Family, Located, PerFamily, PoolIndex, Pools, Reservation, Revision, ServiceKey, Timestamp,
-        is_stranded,
+        Family, Located, PerFamily, PoolIndex, PoolName, Pools, Reservation, Revision, ServiceKey,
+        Timestamp, is_stranded,
     },
     streams::Streams,
 };
@@ -45,7 +45,8 @@ pub struct State {
     reservations: BTreeMap<IpAddr, Arc<Reservation>>,
     /// held or reserved addresses of each pool, in the order of [`Pools::indexes`]
     used: Vec<PerFamily<u64>>,
-    stranded: u64,
+    /// stranded addresses by the pool that they came from
+    stranded: BTreeMap<PoolName, u64>,
     /// addresses that each cluster holds
     clusters: BTreeMap<ClusterName, u64>,
     records: BTreeMap<ClusterName, Arc<ClusterRecord>>,
@@ -154,7 +155,7 @@ impl State {
             by_address: BTreeMap::new(),
             by_key: HashMap::new(),
             reservations: BTreeMap::new(),
-            stranded: 0,
+            stranded: BTreeMap::new(),
             clusters: BTreeMap::new(),
             records: BTreeMap::new(),
             conflicts: BTreeMap::new(),
@@ -186,9 +187,10 @@ impl State {
         self.revision
     }
 
-    /// Held addresses whose holders would not get them today.
-    pub const fn stranded(&self) -> u64 {
-        self.stranded
+    /// How many held addresses there are whose holders would not get them today, by
+    /// the pool that they came from, which may be gone.
+    pub const fn stranded(&self) -> &BTreeMap<PoolName, u64> {
+        &self.stranded
     }
 
     /// In the order of addresses, IPv4 first, and of holders, from `start` on.
@@ -299,7 +301,9 @@ impl State {
         let key = Arc::clone(&allocation.key);
         let address = allocation.address;
         *self.clusters.entry(key.cluster.clone()).or_default() += 1;
-        self.stranded += u64::from(is_stranded(&self.pools, allocation));
+        if is_stranded(&self.pools, allocation) {
+            *self.stranded.entry(allocation.pool.clone()).or_default() += 1;
+        }
         if !self.is_used(address) {
             self.count(address, |used| *used += 1);
         }
@@ -318,7 +322,14 @@ impl State {
                 self.clusters.remove(&key.cluster);
             }
         }
-        self.stranded -= u64::from(is_stranded(&self.pools, allocation));
+        if is_stranded(&self.pools, allocation)
+            && let Some(count) = self.stranded.get_mut(&allocation.pool)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.stranded.remove(&allocation.pool);
+            }
+        }
         self.by_address.remove(&(address, Some(Arc::clone(key))));
         if !self.is_used(address) {
             self.count(address, |used| *used -= 1);

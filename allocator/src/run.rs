@@ -4,7 +4,8 @@ use std::{fs, future::IntoFuture, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use lb_tls::{files::Material, metrics::TlsMetrics, reload::Reloading};
-use prometheus_client::registry::Registry;
+use lb_trace::export::{Program, Traces};
+use parking_lot::Mutex;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -20,13 +21,20 @@ use crate::{
     denials::Denials,
     listen::{self, Incoming, Protection},
     log,
-    metrics::{AuthMetrics, ConfigMetrics, RpcMetrics, StateCollector, WriterMetrics},
+    metrics::{self, AuthMetrics, ConfigMetrics, RpcMetrics, StateCollector, WriterMetrics},
     routes::{self, RoutesFile},
     service::{self, Gate, Parts, Trust},
     silence,
     store::Store,
     tls::Handshakes,
     writer::{Clock, WriterTask},
+};
+
+/// Whose spans the traces show.
+pub const PROGRAM: Program = Program {
+    name: "lb-allocator",
+    version: env!("CARGO_PKG_VERSION"),
+    target: "lb_allocator",
 };
 
 /// How long requests that were begun may take after SIGTERM.
@@ -109,9 +117,17 @@ async fn serve(args: Serve) -> Result<()> {
         routes_file,
         log_format,
         zone,
+        traces,
     } = args;
     let zone = zone.time_zone();
-    let (decisions, _flushed_at_the_end) = log::start(log_format, zone.clone());
+    let (traces, refused) = Traces::start(PROGRAM, traces.endpoint());
+    let (decisions, _flushed_at_the_end) = log::start(log_format, zone.clone(), traces.as_ref());
+    if let Some(error) = refused {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "there are no traces"
+        );
+    }
     // Before anybody can see this process at work, and signal it: unheard, either would kill it.
     let shutdown = CancellationToken::new();
     tokio::spawn(cancel_on_signal(shutdown.clone())?);
@@ -135,7 +151,11 @@ async fn serve(args: Serve) -> Result<()> {
         .into_iter()
         .map(|Cluster(name)| name)
         .collect();
-    let mut registry = Registry::with_prefix("lb_allocator");
+    let database_file = store.path().to_owned();
+    let mut registry = metrics::registry();
+    if let Some(traces) = &traces {
+        traces.register(&mut registry);
+    }
     let (task, writer, published) = WriterTask::load(
         store,
         configuration,
@@ -145,7 +165,14 @@ async fn serve(args: Serve) -> Result<()> {
         Clock::wall(),
     )
     .await?;
-    StateCollector::register(&mut registry, Arc::clone(&published));
+    let census = Arc::new(Mutex::default());
+    let collector = StateCollector {
+        published: Arc::clone(&published),
+        census: Arc::clone(&census),
+        store_available: writer.store_available(),
+        database: database_file,
+    };
+    collector.register(&mut registry);
     let metrics = RpcMetrics::register(&mut registry);
     let config_metrics = ConfigMetrics::register(&mut registry);
     let (reload, config_problem) =
@@ -170,6 +197,8 @@ async fn serve(args: Serve) -> Result<()> {
 
     let admin = Admin {
         registry: Arc::new(registry),
+        writer: writer.clone(),
+        census,
         store_available: writer.store_available(),
         config_problem,
         tls_problem: certificates.as_ref().map(Reloading::problem),
@@ -234,6 +263,9 @@ async fn serve(args: Serve) -> Result<()> {
     }
     admin.abort();
     tracing::info!("stopped");
+    if let Some(traces) = traces {
+        traces.stop().await;
+    }
     Ok(())
 }
 

@@ -11,6 +11,7 @@
 //!                                                 probe and reload until it works
 //! ```
 
+mod census;
 mod clock;
 mod storage;
 mod telling;
@@ -24,8 +25,9 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span, debug_span};
 
-pub use self::{clock::Clock, storage::Storage, waiting::Waiting};
+pub use self::{census::Census, clock::Clock, storage::Storage, waiting::Waiting};
 use crate::{
     config::Configuration,
     decision_log::DecisionLog,
@@ -65,11 +67,14 @@ pub struct Answer {
 struct Job {
     command: Command,
     answer: oneshot::Sender<Result<Answer, WriteError>>,
+    /// Of the RPC that asks for it.
+    span: Span,
 }
 
 enum Control {
     Configure(Configuration, oneshot::Sender<()>),
     Inspect(oneshot::Sender<Inspection>),
+    Count(oneshot::Sender<Census>),
 }
 
 /// A copy of the state, to try things on.
@@ -105,7 +110,11 @@ impl Writer {
     pub async fn submit(&self, command: Command) -> Result<Answer, WriteError> {
         let (answer, answered) = oneshot::channel();
         self.jobs
-            .try_send(Job { command, answer })
+            .try_send(Job {
+                command,
+                answer,
+                span: lb_trace::context::current(),
+            })
             .map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => WriteError::Overloaded,
                 mpsc::error::TrySendError::Closed(_) => WriteError::ShuttingDown,
@@ -131,6 +140,17 @@ impl Writer {
     pub async fn inspect(&self) -> Result<Inspection, WriteError> {
         let (answer, answered) = oneshot::channel();
         let sent = self.control.send(Control::Inspect(answer));
+        sent.await.map_err(|_| WriteError::ShuttingDown)?;
+        answered.await.map_err(|_| WriteError::StoreUnavailable)
+    }
+
+    /// Counts as of the last commit.
+    ///
+    /// # Errors
+    /// When there is nothing to count at the moment.
+    pub async fn census(&self) -> Result<Census, WriteError> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.control.send(Control::Count(answer));
         sent.await.map_err(|_| WriteError::ShuttingDown)?;
         answered.await.map_err(|_| WriteError::StoreUnavailable)
     }
@@ -281,7 +301,11 @@ impl<S: Storage> WriterTask<S> {
         let revision = engine.revision();
         if !all.changes.is_empty() {
             let start = Instant::now();
-            if let Err(error) = self.store.commit(&all.changes).await {
+            let (requests, changes) = (planned.len(), all.changes.len());
+            // Of no RPC in particular: linked with all that share it.
+            let span = debug_span!(parent: None, "commit", requests, changes);
+            lb_trace::context::link(&span, batch.iter().map(|job| &job.span));
+            if let Err(error) = self.store.commit(&all.changes).instrument(span).await {
                 self.fail(&error, batch);
                 return;
             }
@@ -291,7 +315,9 @@ impl<S: Storage> WriterTask<S> {
         let several_clusters = self.published.read().has_several_clusters();
         self.decisions.passed(&passed, several_clusters);
         for (job, (reply, outcome)) in batch.drain(..).zip(planned) {
-            let Job { command, answer } = job;
+            let Job {
+                command, answer, ..
+            } = job;
             self.metrics.planned(&reply, &outcome);
             self.decisions
                 .decided(&command, &reply, &outcome, several_clusters);
@@ -338,6 +364,11 @@ impl<S: Storage> WriterTask<S> {
                         engine: engine.clone(),
                         waiting: self.waiting.clone(),
                     });
+                }
+            }
+            Control::Count(answer) => {
+                if let Some(census) = self.census() {
+                    let _ = answer.send(census);
                 }
             }
         }

@@ -38,6 +38,8 @@ pub struct Options {
     pub tls: Option<Files>,
     /// How it is told all this.
     pub given: Given,
+    /// More environment variables.
+    pub envs: Vec<(String, String)>,
 }
 
 impl Options {
@@ -54,6 +56,7 @@ impl Options {
             annotation_aliases: None,
             tls: None,
             given: Given::default(),
+            envs: Vec::new(),
         }
     }
 
@@ -90,6 +93,13 @@ impl Options {
     #[must_use]
     pub fn tls(mut self, files: Files) -> Self {
         self.tls = Some(files);
+        self
+    }
+
+    /// With one more environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.envs.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -191,7 +201,8 @@ impl Watcher {
             settings.push(("tls-key", Some(key.display().to_string())));
             settings.push(("server-ca", Some(ca.display().to_string())));
         }
-        let (args, envs) = options.given.place("LB_WATCHER", settings);
+        let (args, mut envs) = options.given.place("LB_WATCHER", settings);
+        envs.extend(options.envs.iter().cloned());
         let binary = workspace_binary("lb-watcher")?;
         Process::start(&self.name, &binary, &args, &envs, &self.logs)
     }

@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use k8s_openapi::api::core::v1::Service;
@@ -19,13 +19,15 @@ use lb_tls::{client::Connector, rustls::ClientConfig};
 use tokio::sync::watch;
 use tonic::{
     Code, Request, Response, Status, Streaming,
+    service::interceptor::InterceptedService,
     transport::{Channel, Endpoint},
 };
+use tracing::{Instrument, debug_span, field::Empty};
 
 use crate::{
     grant::Grant,
     key::Key,
-    metrics::{Metrics, RpcCall},
+    metrics::Metrics,
     rank::created,
     reason::Refusal,
     wish::{Wish, parse_address},
@@ -37,6 +39,9 @@ const SYNC_DEADLINE: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A dead peer is noticed after twice this.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// Each request names the span that it is sent in.
+type Traced = InterceptedService<Channel, fn(Request<()>) -> Result<Request<()>, Status>>;
 
 /// Asks the allocator in the name of one cluster.
 #[derive(Clone)]
@@ -131,8 +136,8 @@ impl Allocator {
         self.channel.borrow().clone()
     }
 
-    fn allocations_client(&self) -> AllocatorServiceClient<Channel> {
-        AllocatorServiceClient::new(self.channel())
+    fn allocations_client(&self) -> AllocatorServiceClient<Traced> {
+        AllocatorServiceClient::with_interceptor(self.channel(), lb_trace::context::inject)
     }
 
     /// The cluster in whose name it asks.
@@ -216,7 +221,9 @@ impl Allocator {
             self.seen.store(revision, Ordering::Release);
             Ok(Response::new(services))
         };
-        self.call_within("Sync", told, SYNC_DEADLINE).await
+        let services = self.call_within("Sync", told, SYNC_DEADLINE).await?;
+        self.metrics.synced();
+        Ok(services)
     }
 
     /// The stream that tells when it is worth asking again, from the revision of the
@@ -252,7 +259,16 @@ impl Allocator {
         call: impl Future<Output = Result<Response<T>, Status>>,
         deadline: Duration,
     ) -> Result<T, Refusal> {
-        let result = tokio::time::timeout(deadline, call)
+        let start = Instant::now();
+        let span = debug_span!(
+            "rpc",
+            otel.name = method,
+            otel.kind = "client",
+            rpc.system = "grpc",
+            rpc.service = "lballocator.v1.AllocatorService",
+            rpc.grpc.status_code = Empty,
+        );
+        let result = tokio::time::timeout(deadline, call.instrument(span.clone()))
             .await
             .unwrap_or_else(|_| {
                 let seconds = deadline.as_secs();
@@ -261,7 +277,8 @@ impl Allocator {
                 )))
             });
         let code = result.as_ref().err().map_or(Code::Ok, Status::code);
-        self.metrics.rpc(RpcCall::new(method, code));
+        span.record("rpc.grpc.status_code", code as i32);
+        self.metrics.rpc(method, code, start.elapsed());
         result
             .map(Response::into_inner)
             .map_err(|status| Refusal::from(&status))

@@ -6,7 +6,7 @@
 //! events of one reason into a series that keeps the note of the first, but here
 //! the note is the news; and it looks through its cache for each event.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::{
     api::{
@@ -115,6 +115,7 @@ impl Sender {
         let namespace = event.metadata.namespace.clone().unwrap_or_default();
         let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
         let params = PostParams::default();
+        let start = Instant::now();
         let create = tokio::time::timeout(DEADLINE, api.create(&params, &event));
         let code = match create.await {
             Ok(Ok(_)) => 201,
@@ -136,10 +137,9 @@ impl Sender {
                 0
             }
         };
-        self.metrics.api_call(ApiCall {
-            kind: "create_event",
-            code,
-        });
+        let kind = "create_event";
+        self.metrics
+            .api_call(ApiCall { kind, code }, start.elapsed());
         if code != 201 {
             self.metrics.event_dropped();
         }

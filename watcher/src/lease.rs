@@ -13,7 +13,10 @@ use k8s_openapi::{
 use kube::{Api, Client, Error, api::PostParams};
 use tokio::time::Instant;
 
-use crate::status::MANAGER;
+use crate::{
+    metrics::{ApiCall, Metrics},
+    status::MANAGER,
+};
 
 /// After this long without a change others may take the lease.
 const DURATION: Duration = Duration::from_secs(10);
@@ -21,6 +24,7 @@ const DURATION: Duration = Duration::from_secs(10);
 /// One lease, as one candidate sees it.
 pub struct Candidate {
     api: Api<Lease>,
+    metrics: Metrics,
     name: String,
     /// Of this process and no other one.
     identity: String,
@@ -53,9 +57,16 @@ pub enum Standing {
 
 impl Candidate {
     /// Has written nothing yet.
-    pub fn new(client: Client, namespace: &str, name: String, identity: String) -> Self {
+    pub fn new(
+        client: Client,
+        metrics: Metrics,
+        namespace: &str,
+        name: String,
+        identity: String,
+    ) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
+            metrics,
             name,
             identity,
             mine: None,
@@ -72,7 +83,7 @@ impl Candidate {
                 result => return result,
             }
         }
-        let Some(lease) = self.api.get_opt(&self.name).await? else {
+        let Some(lease) = self.get().await? else {
             return self.create().await;
         };
         let spec = lease.spec.clone().unwrap_or_default();
@@ -93,7 +104,7 @@ impl Candidate {
     pub async fn release(&mut self) -> Result<(), Error> {
         let lease = match self.mine.take() {
             Some(lease) => Some(lease),
-            None => self.api.get_opt(&self.name).await?,
+            None => self.get().await?,
         };
         let Some(mut lease) = lease else {
             return Ok(());
@@ -119,7 +130,9 @@ impl Candidate {
                 Timestamp::now(),
             )),
         };
-        let created = self.api.create(&params(), &lease).await?;
+        let params = params();
+        let create = self.api.create(&params, &lease);
+        let created = self.counted("create_lease", 201, create).await?;
         self.mine = Some(created);
         Ok(Standing::Mine)
     }
@@ -133,7 +146,36 @@ impl Candidate {
 
     /// Fails if the lease is another one than was read.
     async fn replace(&self, lease: &Lease) -> Result<Lease, Error> {
-        self.api.replace(&self.name, &params(), lease).await
+        let params = params();
+        let replace = self.api.replace(&self.name, &params, lease);
+        self.counted("update_lease", 200, replace).await
+    }
+
+    async fn get(&self) -> Result<Option<Lease>, Error> {
+        let get = self.api.get(&self.name);
+        match self.counted("get_lease", 200, get).await {
+            Ok(lease) => Ok(Some(lease)),
+            Err(Error::Api(status)) if status.code == 404 => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn counted<T>(
+        &self,
+        kind: &'static str,
+        good: u16,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let start = Instant::now();
+        let result = call.await;
+        let code = match &result {
+            Ok(_) => good,
+            Err(Error::Api(status)) => status.code,
+            Err(_) => 0,
+        };
+        self.metrics
+            .api_call(ApiCall { kind, code }, start.elapsed());
+        result
     }
 }
 

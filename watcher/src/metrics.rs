@@ -22,7 +22,9 @@ pub struct Metrics {
     syncs: Family<Outcome, Counter>,
     sync_seconds: Histogram,
     api_calls: Family<ApiCall, Counter>,
+    api_call_seconds: Family<ApiCallKind, Histogram, fn() -> Histogram>,
     rpcs: Family<RpcCall, Counter>,
+    rpc_seconds: Family<RpcMethod, Histogram, fn() -> Histogram>,
     watch_errors: Family<Stream, Counter>,
     events_dropped: Counter,
     queue_depth: Gauge,
@@ -30,6 +32,7 @@ pub struct Metrics {
     pending: Gauge,
     oldest_pending: Gauge,
     allocator_up: Gauge,
+    last_sync: Gauge,
     leader: Gauge,
 }
 
@@ -43,15 +46,29 @@ pub struct Outcome {
 /// A call to the API server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ApiCall {
-    /// `get`, `patch_status` or `create_event`.
+    /// `patch_status`, `create_event`, `get_lease`, `create_lease` or `update_lease`.
     pub kind: &'static str,
     /// The HTTP status; 0 where there was no answer.
     pub code: u16,
 }
 
-/// A call to the allocator.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct RpcCall {
+struct ApiCallKind {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RpcMethod {
+    method: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Version {
+    version: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RpcCall {
     method: &'static str,
     code: String,
 }
@@ -59,16 +76,20 @@ pub struct RpcCall {
 /// A long-lived stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Stream {
-    /// `services` or `allocator`.
+    /// `services`, `namespaces` or `allocator`.
     pub stream: &'static str,
 }
 
 impl RpcCall {
     /// With the code's gRPC name.
-    pub fn new(method: &'static str, code: Code) -> Self {
+    fn new(method: &'static str, code: Code) -> Self {
         let code = format!("{code:?}");
         Self { method, code }
     }
+}
+
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_5, 2.0, 16))
 }
 
 impl Metrics {
@@ -76,9 +97,11 @@ impl Metrics {
     pub fn new() -> (Self, Registry) {
         let metrics = Self {
             syncs: Family::default(),
-            sync_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 16)),
+            sync_seconds: seconds(),
             api_calls: Family::default(),
+            api_call_seconds: Family::new_with_constructor(seconds),
             rpcs: Family::default(),
+            rpc_seconds: Family::new_with_constructor(seconds),
             watch_errors: Family::default(),
             events_dropped: Counter::default(),
             queue_depth: Gauge::default(),
@@ -86,10 +109,22 @@ impl Metrics {
             pending: Gauge::default(),
             oldest_pending: Gauge::default(),
             allocator_up: Gauge::default(),
+            last_sync: Gauge::default(),
             leader: Gauge::default(),
         };
         let mut registry = Registry::with_prefix("lb_watcher");
         metrics.register(&mut registry);
+        // From zero on: what appears with its first error has no increase.
+        for stream in ["services", "namespaces", "allocator"] {
+            metrics
+                .watch_errors
+                .get_or_create(&Stream { stream })
+                .inc_by(0);
+        }
+        let build = Family::<Version, Gauge>::default();
+        let version = env!("CARGO_PKG_VERSION");
+        build.get_or_create(&Version { version }).set(1);
+        registry.register("build_info", "1, with the version that runs", build);
         (metrics, registry)
     }
 
@@ -98,7 +133,9 @@ impl Metrics {
             syncs,
             sync_seconds,
             api_calls,
+            api_call_seconds,
             rpcs,
+            rpc_seconds,
             watch_errors,
             events_dropped,
             queue_depth,
@@ -106,6 +143,7 @@ impl Metrics {
             pending,
             oldest_pending,
             allocator_up,
+            last_sync,
             leader,
         } = self.clone();
         registry.register("syncs", "Services looked at, by how it ended", syncs);
@@ -121,9 +159,19 @@ impl Metrics {
             api_calls,
         );
         registry.register(
+            "api_call_seconds",
+            "How long a call to the API server took",
+            api_call_seconds,
+        );
+        registry.register(
             "allocator_rpcs",
             "Calls to lb-allocator, by gRPC code",
             rpcs,
+        );
+        registry.register(
+            "allocator_rpc_seconds",
+            "How long a call to lb-allocator took; of a stream, until it began",
+            rpc_seconds,
         );
         registry.register(
             "stream_errors",
@@ -154,6 +202,11 @@ impl Metrics {
             allocator_up,
         );
         registry.register(
+            "last_sync_timestamp_seconds",
+            "When this process last told lb-allocator what its cluster has, in seconds since 1970; 0: never",
+            last_sync,
+        );
+        registry.register(
             "leader",
             "1 while this replica acts, 0 while it stands by",
             leader,
@@ -167,13 +220,23 @@ impl Metrics {
     }
 
     /// The API server was called.
-    pub fn api_call(&self, call: ApiCall) {
+    pub fn api_call(&self, call: ApiCall, took: Duration) {
+        let kind = ApiCallKind { kind: call.kind };
         self.api_calls.get_or_create(&call).inc();
+        let seconds = self.api_call_seconds.get_or_create(&kind);
+        seconds.observe(took.as_secs_f64());
     }
 
     /// The allocator was called.
-    pub fn rpc(&self, call: RpcCall) {
-        self.rpcs.get_or_create(&call).inc();
+    pub fn rpc(&self, method: &'static str, code: Code, took: Duration) {
+        self.rpcs.get_or_create(&RpcCall::new(method, code)).inc();
+        let seconds = self.rpc_seconds.get_or_create(&RpcMethod { method });
+        seconds.observe(took.as_secs_f64());
+    }
+
+    /// The allocator was told what the cluster has.
+    pub fn synced(&self) {
+        self.last_sync.set(now());
     }
 
     /// A stream broke.
@@ -198,13 +261,17 @@ impl Metrics {
         self.queue_depth.set(count(depth));
         self.held.set(count(census.held));
         self.pending.set(count(census.pending));
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.map_or(0, |now| now.as_secs().cast_signed());
-        let age = census.oldest.map_or(0, |since| (now - since).max(0));
+        let age = census.oldest.map_or(0, |since| (now() - since).max(0));
         self.oldest_pending.set(age);
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encode(&mut text, registry);
         text
     }
+}
+
+/// In seconds since 1970.
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs().cast_signed())
 }

@@ -54,6 +54,18 @@ pub enum Next {
     Retry,
 }
 
+impl Next {
+    /// How a look ended, in one word.
+    pub const fn outcome(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Again => "again",
+            Self::After(_) => "waiting",
+            Self::Retry => "retry",
+        }
+    }
+}
+
 /// A key that was handed to a worker.
 #[derive(Debug)]
 pub struct Job {

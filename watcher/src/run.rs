@@ -8,12 +8,13 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use lb_tls::{files::Material, metrics::TlsMetrics, reload::Reloading};
+use lb_trace::export::{Program, Traces};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     admin::Admin,
@@ -26,6 +27,13 @@ use crate::{
     scope::ClassRule,
     service_watch::WATCH_SECONDS,
     tasks::{Setup, Tasks},
+};
+
+/// Whose spans the traces show.
+pub const PROGRAM: Program = Program {
+    name: "lb-watcher",
+    version: env!("CARGO_PKG_VERSION"),
+    target: "lb_watcher",
 };
 
 /// Runs until SIGTERM or SIGINT.
@@ -46,9 +54,18 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         log_format,
         log_filter,
         instance,
+        traces,
     } = args;
     let files = tls.files(&allocator).map_err(anyhow::Error::msg)?;
-    let (decisions, _guard) = logging::start(log_format, &log_filter, time_zone())?;
+    let (traces, refused) = Traces::start(PROGRAM, traces.endpoint());
+    let (decisions, _guard) =
+        logging::start(log_format, &log_filter, time_zone(), traces.as_ref())?;
+    if let Some(error) = refused {
+        warn!(
+            error = &error as &dyn std::error::Error,
+            "there are no traces"
+        );
+    }
     let stop_signal = stop_signal()?;
     let config = kube_config(kubeconfig, context).await?;
     info!(cluster = cluster.0, api_server = %config.cluster_url, allocator = allocator.text, "starting");
@@ -62,6 +79,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on --admin-listen {admin_listen}"))?;
 
     let (metrics, mut registry) = Metrics::new();
+    if let Some(traces) = &traces {
+        traces.register(&mut registry);
+    }
     let certificates = files.map(|files| {
         Reloading::load(files, Material::client, TlsMetrics::register(&mut registry))
             .context("cannot use the certificates for lb-allocator")
@@ -102,6 +122,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     stop.cancel();
     tasks.stop().await;
     admin.abort();
+    if let Some(traces) = traces {
+        traces.stop().await;
+    }
     Ok(())
 }
 

@@ -1,6 +1,9 @@
 //! The calls to the API server about one Service, each with a deadline.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::api::core::v1::Service;
 use kube::{
@@ -9,6 +12,7 @@ use kube::{
     core::Status,
 };
 use serde_json::Value;
+use tracing::{Instrument, debug_span, field::Empty};
 
 use crate::{
     key::Key,
@@ -84,13 +88,23 @@ impl ServiceApi {
         kind: &'static str,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, ApiError> {
+        let start = Instant::now();
+        let span = debug_span!(
+            "api_call",
+            otel.name = kind,
+            otel.kind = "client",
+            http.response.status_code = Empty
+        );
+        let call = call.instrument(span.clone());
         let result = tokio::time::timeout(DEADLINE, call).await;
         let code = match &result {
             Ok(Ok(_)) => 200,
             Ok(Err(Error::Api(status))) => status.code,
             Ok(Err(_)) | Err(_) => 0,
         };
-        self.metrics.api_call(ApiCall { kind, code });
+        span.record("http.response.status_code", code);
+        self.metrics
+            .api_call(ApiCall { kind, code }, start.elapsed());
         match result {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(Error::Api(status))) => Err(classify(&status)),

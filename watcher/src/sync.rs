@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use k8s_openapi::{api::core::v1::Service, jiff::Timestamp};
 use kube::ResourceExt;
+use lb_trace::context::note;
 use tokio::sync::watch;
 use tracing::{debug, error, instrument, warn};
 
@@ -96,9 +97,22 @@ impl Syncer {
     /// Looks at one Service.
     #[instrument(skip_all, fields(namespace = job.key.namespace, service = job.key.name))]
     pub async fn sync(&self, job: &Job) -> Next {
+        let next = self.look_at(job).await;
+        note("cluster", || self.allocator.cluster().to_owned());
+        note("outcome", || next.outcome().to_owned());
+        next
+    }
+
+    async fn look_at(&self, job: &Job) -> Next {
         let key = &job.key;
         let record = self.ledger.get(key);
-        let Some(service) = self.store.get(key) else {
+        let service = self.store.get(key);
+        note("uid", || {
+            let shown = service.as_ref().and_then(|service| service.uid());
+            let known = || record.as_ref().map(|record| record.uid.clone());
+            shown.or_else(known).unwrap_or_default()
+        });
+        let Some(service) = service else {
             return self.forget(key, record.map(|record| record.uid)).await;
         };
         match self.store.rule().scope(&service) {

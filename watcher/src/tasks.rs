@@ -29,7 +29,7 @@ use crate::{
     namespace_watch::NamespaceWatch,
     news::News,
     observed::Observed,
-    queue::{Next, Queue},
+    queue::Queue,
     scope::ClassRule,
     service_api::ServiceApi,
     service_store::ServiceStore,
@@ -160,7 +160,13 @@ impl Tasks {
             Some(place) => {
                 let Place { namespace, name } = &place;
                 info!(namespace, name, identity, "standing for election");
-                let candidate = Candidate::new(client.clone(), namespace, name.clone(), identity);
+                let candidate = Candidate::new(
+                    client.clone(),
+                    metrics.clone(),
+                    namespace,
+                    name.clone(),
+                    identity,
+                );
                 tokio::spawn(election.run(candidate, place, lists.clone(), resign.clone()))
             }
             None => {
@@ -247,12 +253,6 @@ async fn work(queue: Arc<Queue>, syncer: Arc<Syncer>, metrics: Metrics) {
         let start = Instant::now();
         let next = syncer.sync(&job).await;
         queue.done(&job.key, next);
-        let outcome = match next {
-            Next::Done => "done",
-            Next::Again => "again",
-            Next::After(_) => "waiting",
-            Next::Retry => "retry",
-        };
-        metrics.sync(outcome, start.elapsed());
+        metrics.sync(next.outcome(), start.elapsed());
     }
 }

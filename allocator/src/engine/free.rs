@@ -141,6 +141,12 @@ impl Free {
         Some(*until)
     }
 
+    /// How many addresses cool down.
+    pub fn cooling(&self, pool: PoolIndex, family: Family) -> usize {
+        let free = self.pools.get(pool.position());
+        free.map_or(0, |free| free.cooling.get(family).len())
+    }
+
     /// The address that `key` held last, of those that nobody took since.
     pub fn last_held(&self, key: &ServiceKey, family: Family) -> Option<IpAddr> {
         let (_, address) = self.by_key.get(key)?.get(family).last()?;

@@ -396,6 +396,11 @@ impl Engine {
         })
     }
 
+    /// How many free addresses of a pool only their last holders get for now.
+    pub fn cooling(&self, pool: PoolIndex, family: Family) -> usize {
+        self.free.cooling(pool, family)
+    }
+
     /// The pools that a wish could be served from if they had room.
     pub fn pools_for(&self, acquire: &Acquire, family: Family) -> Vec<PoolName> {
         let pools = self.candidates(acquire, family).unwrap_or_default();

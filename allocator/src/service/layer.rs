@@ -12,6 +12,7 @@ use http::{Request, Response};
 use tokio::sync::Semaphore;
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
+use tracing::{Instrument, Span, debug_span, field::Empty};
 
 use super::{fault, gate::Gate};
 use crate::{
@@ -92,7 +93,8 @@ where
             code: Code::Cancelled,
             start: Instant::now(),
         };
-        let answer = self.inner.call(request);
+        let span = rpc.map_or_else(Span::none, |_| span_of(&request));
+        let answer = self.inner.call(request).instrument(span.clone());
         Box::pin(async move {
             let _permit = permit;
             let mut guard = guard;
@@ -102,9 +104,25 @@ where
                 // the end of a stream that has been counted as begun.
                 Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code())
             });
+            span.record("rpc.grpc.status_code", guard.code as i32);
             response
         })
     }
+}
+
+/// Caused by the span that the caller names, if it does.
+fn span_of(request: &Request<Body>) -> Span {
+    let name = request.uri().path().trim_start_matches('/');
+    let span = debug_span!(
+        parent: None,
+        "rpc",
+        otel.name = name,
+        otel.kind = "server",
+        rpc.system = "grpc",
+        rpc.grpc.status_code = Empty,
+    );
+    lb_trace::context::follow(&span, request.headers());
+    span
 }
 
 /// Counts the RPC when it is answered, or when its caller went away.

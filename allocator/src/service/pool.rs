@@ -52,7 +52,7 @@ impl PoolService for PoolReader {
         Ok(Response::new(v1::ListPoolsResponse {
             revision: state.revision().0,
             pools: convert::pools(&state),
-            stranded: state.stranded(),
+            stranded: state.stranded().values().sum(),
         }))
     }
 

@@ -165,6 +165,11 @@ impl Store {
         })
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A reader of the same file.
     pub fn history_reader(&self) -> HistoryReader {
         let options = SqliteConnectOptions::new()

@@ -199,6 +199,16 @@ impl Waiting {
         Some(Onward { line, after })
     }
 
+    /// How many Services wait.
+    pub fn len(&self) -> usize {
+        self.waiters.len()
+    }
+
+    /// How many of them wait in a line.
+    pub fn in_line(&self, line: &Line) -> usize {
+        self.lines.get(line).map_or(0, BTreeSet::len)
+    }
+
     /// What waits, in the order of keys.
     pub fn iter(&self) -> impl Iterator<Item = &Acquire> {
         self.waiters.values().map(|waiter| &waiter.acquire)

@@ -7,7 +7,7 @@
 //!   shows then. What else is done stands behind `---`. PEERS are for
 //!   `--annotation-aliases`.
 
-mod document;
+pub mod document;
 mod example;
 
 use std::{collections::BTreeSet, fs, path::Path};
