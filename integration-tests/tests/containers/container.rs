@@ -7,7 +7,10 @@ use integration_tests::{
     allocator::{allocations, connect},
     eventually::{DEADLINE, eventually},
 };
-use lb_proto::v1::{Allocation, allocator_service_client::AllocatorServiceClient};
+use lb_proto::v1::{
+    Allocation, ListPoolsRequest, allocator_service_client::AllocatorServiceClient,
+    pool_service_client::PoolServiceClient,
+};
 use testcontainers::{
     ContainerAsync, ContainerRequest, GenericImage, ImageExt,
     core::{CmdWaitFor, ExecCommand, IntoContainerPort, WaitFor, wait::ExitWaitStrategy},
@@ -29,9 +32,9 @@ pub fn docker(args: &[&str]) -> Result<String, String> {
 
 /// The name and the tag of one of our images, which is here. Nothing is pulled in its
 /// place: that would be another one.
-pub fn image(name: &str) -> (String, &'static str) {
+pub fn image(name: &str) -> (String, String) {
     let repository = format!("ghcr.io/kubernetes-lb-controller/{name}");
-    let tag = env!("CARGO_PKG_VERSION");
+    let tag = env!("CARGO_PKG_VERSION").to_owned();
     let found = docker(&["image", "inspect", &format!("{repository}:{tag}")]);
     if let Err(error) = found {
         panic!("{error}; build it with deploy/build-images, see DOCKER_HOST for where");
@@ -101,7 +104,9 @@ impl Container {
         self.0.start().await.unwrap();
         // Its port is another one now, and open before somebody answers behind it.
         eventually(DEADLINE, "it serves again", async || {
-            connect(&self.url("http").await).await
+            let channel = connect(&self.url("http").await).await?;
+            let mut client = PoolServiceClient::new(channel);
+            anyhow::Ok(client.list_pools(ListPoolsRequest {}).await?)
         })
         .await;
     }

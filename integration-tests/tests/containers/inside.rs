@@ -7,7 +7,7 @@ use integration_tests::{
     rpc::acquire,
     scratch::Scratch,
 };
-use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use jiff::{Timestamp, civil::DateTime};
 use serde_json::Value;
 use testcontainers::ImageExt;
 
@@ -98,9 +98,7 @@ async fn times_are_in_the_zone_that_is_asked_for() {
     let table = container.exec(&["cat", "/routes"]).await;
     let first = table.lines().next().unwrap();
     let shown = DateTime::strptime("%a %Y-%m-%d %H:%M:%S", first).unwrap();
-    let shown = shown
-        .to_zoned(TimeZone::get("Asia/Tokyo").unwrap())
-        .unwrap();
+    let shown = shown.in_tz("Asia/Tokyo").unwrap();
     let age = Timestamp::now().duration_since(shown.timestamp());
     assert!(age.abs().as_secs() < 3600, "{first}");
 }

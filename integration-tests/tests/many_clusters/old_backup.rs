@@ -4,6 +4,7 @@
 use std::{fs, time::Duration};
 
 use integration_tests::{
+    allocator::run,
     eventually::{DEADLINE, eventually},
     namespace::addresses,
     scratch::Scratch,
@@ -22,14 +23,15 @@ async fn stop(fleet: &mut Fleet) {
     assert!(status.success(), "{status}");
 }
 
-/// Copies the database while the allocator does not run.
-async fn back_up(fleet: &mut Fleet) -> Scratch {
-    stop(fleet).await;
+/// Copies the database while the allocator runs.
+async fn back_up(fleet: &Fleet) -> Scratch {
     let backup = Scratch::new("backup").unwrap();
-    for file in fleet.database_files() {
-        fs::copy(&file, backup.path().join(file.file_name().unwrap())).unwrap();
-    }
-    fleet.allocator.start_again().await;
+    let database = fleet.allocator.database();
+    let file = backup.path().join(database.file_name().unwrap());
+    let args = ["backup", file.to_str().unwrap()];
+    let url = format!("sqlite://{}", database.display());
+    let (status, _, errors) = run(&args, &[("LB_ALLOCATOR_DATABASE", url)]).await;
+    assert!(status.success(), "{errors}");
     backup
 }
 
@@ -102,7 +104,7 @@ async fn after_an_old_backup_what_is_shown_counts_and_an_administrator_ends_conf
     let one = gets_new(&fleet, &a, "one").await;
     let two = gets_new(&fleet, &a, "two").await;
     let moved = gets_new(&fleet, &a, "moved").await;
-    let backup = back_up(&mut fleet).await;
+    let backup = back_up(&fleet).await;
 
     // What the backup does not know: a Service, two that changed places, and a
     // cluster that was out of service.
