@@ -106,6 +106,9 @@ readinessProbe:
 {{- if and .Values.watcher.enabled (not .Values.cluster) -}}
 {{- fail "cluster is missing: give this cluster a name, with --set cluster=NAME" -}}
 {{- end -}}
+{{- if and .Values.tls.clusters (not (has $mode (list "generated" "certManager"))) -}}
+{{- fail (printf "tls.clusters is for tls.mode=generated and certManager: with tls.mode=%s nobody makes these certificates" $mode) -}}
+{{- end -}}
 {{- if .Values.allocator.enabled -}}
 {{- if .Values.allocator.address -}}
 {{- fail "allocator.address is for an allocator elsewhere, with allocator.enabled=false" -}}

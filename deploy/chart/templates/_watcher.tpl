@@ -1,37 +1,40 @@
 {{/* The watcher's container; in its own Pod or in the allocator's. */}}
 {{- define "lb.watcherContainer" -}}
-name: watcher
-{{ include "lb.image" (dict "root" . "name" "lb-watcher") }}
-args:
-- --cluster={{ .Values.cluster }}
-- --allocator={{ include "lb.allocatorAddress" . }}
-{{- if include "lb.usesTls" . }}
-- --tls-cert=/etc/lb-watcher/tls/tls.crt
-- --tls-key=/etc/lb-watcher/tls/tls.key
-- --server-ca=/etc/lb-watcher/tls/ca.crt
-{{- end }}
-{{- with .Values.watcher.loadBalancerClass }}
-- --load-balancer-class={{ . }}
-{{- end }}
-{{- if .Values.watcher.handleUnclassed }}
-- --handle-unclassed
-{{- end }}
-{{- with .Values.watcher.annotationAliases }}
-- --annotation-aliases={{ join "," . }}
-{{- end }}
-- --admin-listen={{ .Values.listenHost }}:7375
-{{- with .Values.watcher.extraArgs }}
-{{ toYaml . }}
-{{- end }}
-ports:
-- {name: watcher-admin, containerPort: 7375}
-{{ include "lb.probes" "watcher-admin" }}
-resources: {{- toYaml .Values.watcher.resources | nindent 2 }}
-securityContext: {{- include "lb.containerSecurity" . | nindent 2 }}
-{{- if include "lb.usesTls" . }}
-volumeMounts:
-- {name: watcher-tls, mountPath: /etc/lb-watcher/tls, readOnly: true}
-{{- end }}
+- name: watcher
+  {{- include "lb.image" (dict "root" . "name" "lb-watcher") | nindent 2 }}
+  args:
+  - --cluster={{ .Values.cluster }}
+  - --allocator={{ include "lb.allocatorAddress" . }}
+  {{- if include "lb.usesTls" . }}
+  - --tls-cert=/etc/lb-watcher/tls/tls.crt
+  - --tls-key=/etc/lb-watcher/tls/tls.key
+  - --server-ca=/etc/lb-watcher/tls/ca.crt
+  {{- end }}
+  {{- with .Values.watcher.loadBalancerClass }}
+  - --load-balancer-class={{ . }}
+  {{- end }}
+  {{- if .Values.watcher.handleUnclassed }}
+  - --handle-unclassed
+  {{- end }}
+  {{- with .Values.watcher.annotationAliases }}
+  - --annotation-aliases={{ join "," . }}
+  {{- end }}
+  - --admin-listen={{ .Values.listenHost }}:7375
+  {{- with .Values.watcher.extraArgs }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- with .Values.watcher.env }}
+  env: {{- toYaml . | nindent 2 }}
+  {{- end }}
+  ports:
+  - {name: watcher-admin, containerPort: 7375}
+  {{- include "lb.probes" "watcher-admin" | nindent 2 }}
+  resources: {{- toYaml .Values.watcher.resources | nindent 4 }}
+  securityContext: {{- include "lb.containerSecurity" . | nindent 4 }}
+  {{- if include "lb.usesTls" . }}
+  volumeMounts:
+  - {name: watcher-tls, mountPath: /etc/lb-watcher/tls, readOnly: true}
+  {{- end }}
 {{- end }}
 
 {{- define "lb.allocatorAddress" -}}

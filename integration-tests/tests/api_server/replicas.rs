@@ -433,7 +433,7 @@ async fn the_lease_is_where_it_was_told_to_be_and_is_free_after_sigterm() {
 /// What a watcher needs beside the lease.
 fn rights() -> Value {
     json!([
-        {"apiGroups": [""], "resources": ["services"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["services"], "verbs": ["list", "watch"]},
         {"apiGroups": [""], "resources": ["services/status"], "verbs": ["patch"]},
         {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list", "watch"]},
         {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},

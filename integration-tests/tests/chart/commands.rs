@@ -20,6 +20,10 @@ pub fn values(name: &str) -> String {
     repository().join(file).display().to_string()
 }
 
+pub fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
 /// Names of all that the chart is checked with.
 pub fn all_values() -> Vec<String> {
     let files = fs::read_dir(repository().join("integration-tests/chart/values")).unwrap();

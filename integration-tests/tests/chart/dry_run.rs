@@ -2,17 +2,14 @@
 //! cert-manager and prometheus-operator, and every Pod keeps to the restricted Pod
 //! Security Standard.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{path::PathBuf, process::Command};
 
 use integration_tests::{control_plane::ControlPlane, namespace::random_name};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::PostParams};
 use serde_json::{Value, json};
 
-use crate::commands::{Commands, all_values, documents, repository, values};
+use crate::commands::{Commands, all_values, documents, path, repository, values};
 
 /// Definitions of the types that the chart uses, in the modules of their projects.
 const DEFINITIONS: [&str; 4] = [
@@ -47,16 +44,12 @@ fn define_types(commands: &Commands) {
     let modules = modules();
     for file in DEFINITIONS {
         let mut paths = modules.iter().map(|module| module.join(file));
-        let path = paths.find(|path| path.exists());
-        let path = path.unwrap_or_else(|| panic!("{file} is in none of {modules:?}"));
-        commands.kubectl(&["apply", "--server-side", "-f", text(&path)], "");
+        let found = paths.find(|path| path.exists());
+        let file = found.unwrap_or_else(|| panic!("{file} is in none of {modules:?}"));
+        commands.kubectl(&["apply", "--server-side", "-f", path(&file)], "");
     }
     let established = "--for=condition=Established";
     commands.kubectl(&["wait", established, "crd", "--all", "--timeout=60s"], "");
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 /// A Pod of a Deployment, as its controller would create it.

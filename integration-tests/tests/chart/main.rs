@@ -7,6 +7,7 @@
     reason = "a test ends where it cannot go on, helpers of tests included"
 )]
 
+mod cert_manager;
 mod commands;
 mod dry_run;
 mod install;

@@ -1,10 +1,11 @@
-//! The watcher's account may do what the watcher does, and nothing else.
+//! The watcher's account may do what the watcher does, and nothing else: real
+//! replicas run with it and with the certificates that the chart made.
 
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use integration_tests::{
     account::{Account, kubeconfig_of},
-    allocator::{Allocator, Options as AllocatorOptions},
+    allocator::{Allocator, Options as AllocatorOptions, run},
     control_plane::ControlPlane,
     eventually::{DEADLINE, eventually},
     namespace::random_name,
@@ -12,10 +13,11 @@ use integration_tests::{
     site::random_class,
     watcher::{Options, Watcher},
 };
+use lb_tls::files::Files;
 use serde_json::{Value, json};
 
 use crate::{
-    commands::{Commands, values},
+    commands::{Commands, path, values},
     install::Installed,
 };
 
@@ -139,6 +141,18 @@ async fn the_watcher_uses_each_of_its_rights_and_needs_no_other() {
     let leases = ["get", "lease", "-n", namespace, "-o", "name"];
     let expected = format!("lease.coordination.k8s.io/{lease}\n");
     assert_eq!(commands.kubectl(&leases, ""), expected);
+
+    let admin = installed.files(&commands, "admin-tls");
+    let Files { cert, key, ca } = admin.files();
+    let url = allocator.url().replace("127.0.0.1", "localhost");
+    let routes = ["routes", "--allocator", &url, "--tls-cert", path(&cert)];
+    let routes = [
+        &routes[..],
+        &["--tls-key", path(&key), "--server-ca", path(&ca)],
+    ]
+    .concat();
+    let (status, out, errors) = run(&routes, &[]).await;
+    assert!(status.success(), "{out}{errors}");
 
     let ns = control_plane.namespace().await;
     let service = |name: &str| service(name).class(&class);
