@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Result;
+
 use crate::{
     binaries::control_plane_binaries,
     commands::{Run, command, script},
@@ -22,7 +24,8 @@ const KEEP: &str = "KIND_KEEP";
 /// Generous: a machine of two cores starts several at once.
 const START: Duration = Duration::from_secs(300);
 
-/// kubeadm by itself gives the API server one minute to come up in.
+/// For a busy machine: kubeadm by itself gives the API server one minute to come up in,
+/// and what could not renew its lease for ten seconds starts again, alone as it is.
 const CONFIG: &str = "
 kind: Cluster
 apiVersion: kind.x-k8s.io/v1alpha4
@@ -31,6 +34,10 @@ kubeadmConfigPatches:
 - |
   kind: InitConfiguration
   timeouts: {kubernetesAPICall: 4m, controlPlaneComponentHealthCheck: 4m}
+- |
+  kind: ClusterConfiguration
+  controllerManager: {extraArgs: [{name: leader-elect, value: \"false\"}]}
+  scheduler: {extraArgs: [{name: leader-elect, value: \"false\"}]}
 ";
 
 /// Where this project's Pods are, whose logs say why a test failed.
@@ -66,9 +73,9 @@ pub async fn node_image() -> String {
 impl Cluster {
     /// A new one, which is deleted with this value.
     ///
-    /// # Panics
+    /// # Errors
     /// When it is not ready in time.
-    pub async fn create(name: &str, image: &str, mode: ProxyMode) -> Self {
+    pub async fn create(name: &str, image: &str, mode: ProxyMode) -> Result<Self> {
         let this = Self::called(name);
         let mode = match mode {
             ProxyMode::Iptables => "iptables",
@@ -81,9 +88,9 @@ impl Cluster {
             .env("KUBECONFIG", this.kubeconfig())
             .input(&config)
             .within(START)
-            .gives()
-            .await;
-        this
+            .output()
+            .await?;
+        Ok(this)
     }
 
     /// One that somebody else creates, and writes into its kubeconfig file. It is

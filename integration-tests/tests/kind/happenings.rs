@@ -47,12 +47,14 @@ pub async fn the_releases_are_upgraded(pair: &Pair) {
             .args(["--reuse-values", "--wait", "--timeout=4m", "--set", json])
             .gives()
             .await;
-        let logs = ["-n", NAMESPACE, "logs", "deployment/lb-watcher"];
-        let logs = cluster.kubectl(logs).gives().await;
-        assert!(
-            logs.contains("{\"timestamp\""),
-            "{name} is as before: {logs}"
-        );
+        eventually(DEADLINE, "every Pod has the new value", async || {
+            let args = "jsonpath={range .items[*]}{.spec.containers[0].args}{\"\\n\"}{end}";
+            let pods = ["-n", NAMESPACE, "get", "pods", "--output", args];
+            let pods = cluster.kubectl(pods).gives().await;
+            let all = pods.lines().all(|args| args.contains("--log-format=json"));
+            if all { Ok(()) } else { Err(pods) }
+        })
+        .await;
     }
 }
 

@@ -47,16 +47,15 @@ impl Pair {
     pub async fn create() -> Self {
         let run = random_name("lb");
         let image = node_image().await;
-        let create = async |name, mode| {
-            let cluster = Cluster::create(&format!("{run}-{name}"), &image, mode).await;
-            (name, cluster)
-        };
-        let (a, b, images) = tokio::join!(
+        let images = Images::build().await;
+        let create =
+            async |name, mode| Cluster::create(&format!("{run}-{name}"), &image, mode).await;
+        // Both are complete, or not begun, before either of them can end the test.
+        let (a, b) = tokio::join!(
             create("a", ProxyMode::Iptables),
             create("b", ProxyMode::Nftables),
-            Images::build(),
         );
-        let clusters = BTreeMap::from([a, b]);
+        let clusters = BTreeMap::from([("a", a.unwrap()), ("b", b.unwrap())]);
         for (name, cluster) in &clusters {
             for archive in images.ours().iter().chain([&images.hello()]) {
                 cluster.load(archive).await;
