@@ -47,7 +47,7 @@ impl<S: Storage> WriterTask<S> {
             })
         });
         Some(Census {
-            waiting: self.waiting.len() as u64,
+            waiting: self.waiting.count() as u64,
             pools: counted.collect(),
         })
     }

@@ -200,7 +200,7 @@ impl Waiting {
     }
 
     /// How many Services wait.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.waiters.len()
     }
 
