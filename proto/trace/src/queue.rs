@@ -153,3 +153,39 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
         self.exporter.set_resource(resource);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::{Tracer, TracerProvider};
+    use opentelemetry_sdk::trace::SdkTracerProvider;
+
+    use super::*;
+
+    /// What the SDK sends at a time.
+    const BATCH: u64 = 512;
+
+    #[derive(Debug)]
+    struct Stuck;
+
+    impl SpanExporter for Stuck {
+        async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
+            std::future::pending().await
+        }
+    }
+
+    #[test]
+    fn so_many_spans_wait_and_what_is_more_is_dropped_and_counted() {
+        let counts = Counts::default();
+        let provider = SdkTracerProvider::builder()
+            .with_span_processor(Queue::new(Stuck, counts.clone()))
+            .build();
+        let tracer = provider.tracer("test");
+        for _ in 0..LIMIT + 1000 {
+            drop(tracer.start("span"));
+        }
+        let outcome = "dropped";
+        let dropped = counts.spans.get_or_create(&Outcome { outcome }).get();
+        assert!((1000 - BATCH..=1000).contains(&dropped), "{dropped}");
+        assert!(provider.shutdown_with_timeout(Duration::ZERO).is_err());
+    }
+}
