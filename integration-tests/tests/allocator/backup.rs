@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -170,7 +170,7 @@ async fn a_backup_under_load_has_all_that_was_acknowledged_before_it_began() {
     let load = Load::start(&allocator).await;
     load.goes_on(200).await;
 
-    let mut backups: Vec<(PathBuf, Vec<(String, String)>, i64)> = Vec::new();
+    let mut backups = Vec::new();
     for round in 0..3 {
         let before = load.kept.lock().await.clone();
         let file = folder.path().join(format!("{round}.db"));
