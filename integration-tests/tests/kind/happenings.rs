@@ -47,7 +47,8 @@ pub async fn the_releases_are_upgraded(pair: &Pair) {
             .args(["--reuse-values", "--wait", "--timeout=4m", "--set", json])
             .gives()
             .await;
-        eventually(DEADLINE, "every Pod has the new value", async || {
+        let what = format!("every Pod of {name} has the new value");
+        eventually(DEADLINE, what, async || {
             let args = "jsonpath={range .items[*]}{.spec.containers[0].args}{\"\\n\"}{end}";
             let pods = ["-n", NAMESPACE, "get", "pods", "--output", args];
             let pods = cluster.kubectl(pods).gives().await;
