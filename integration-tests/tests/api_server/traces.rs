@@ -31,6 +31,16 @@ struct Traced {
 
 impl Traced {
     async fn start(ns: &Namespace, endpoint: &str, delay: u32) -> Self {
+        let control_plane = ControlPlane::shared().await;
+        Self::start_on(control_plane, ns, endpoint, delay).await
+    }
+
+    async fn start_on(
+        control_plane: &ControlPlane,
+        ns: &Namespace,
+        endpoint: &str,
+        delay: u32,
+    ) -> Self {
         let delay = delay.to_string();
         let class = random_class();
         let list = (1..=9).map(|host| format!("{ns}:192.0.2.{host}"));
@@ -46,7 +56,6 @@ impl Traced {
             .alone()
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
             .env("OTEL_BSP_SCHEDULE_DELAY", &delay);
-        let control_plane = ControlPlane::shared().await;
         let watcher = Watcher::start(control_plane, &allocator.url(), options).await;
         Self {
             class,
@@ -149,10 +158,12 @@ async fn a_service_is_one_trace_from_the_look_at_it_to_the_commit_of_its_address
 
 #[tokio::test]
 async fn what_is_left_is_sent_when_a_process_ends() {
-    let ns = ControlPlane::shared().await.namespace().await;
+    // Of its own: with the Services of all tests a batch would be full before the end.
+    let control_plane = ControlPlane::start("traces").await.unwrap();
+    let ns = control_plane.namespace().await;
     let collector = Collector::start().await;
     let hour = 3_600_000;
-    let mut traced = Traced::start(&ns, collector.endpoint(), hour).await;
+    let mut traced = Traced::start_on(&control_plane, &ns, collector.endpoint(), hour).await;
     let created = ns.create(service("a").class(&traced.class)).await;
     ns.gets("a", ["192.0.2.1"]).await;
     assert_eq!(collector.spans().len(), 0);
