@@ -8,12 +8,10 @@ use std::{
     thread,
 };
 
-use integration_tests::{binaries::control_plane_binaries, control_plane::ControlPlane};
+use integration_tests::{
+    binaries::control_plane_binaries, commands::repository, control_plane::ControlPlane,
+};
 use serde_json::Value;
-
-pub fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
 
 pub fn values(name: &str) -> String {
     let file = format!("integration-tests/chart/values/{name}.yaml");

@@ -4,12 +4,14 @@
 
 use std::{path::PathBuf, process::Command};
 
-use integration_tests::{control_plane::ControlPlane, namespace::random_name};
+use integration_tests::{
+    commands::repository, control_plane::ControlPlane, namespace::random_name,
+};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::PostParams};
 use serde_json::{Value, json};
 
-use crate::commands::{Commands, all_values, documents, path, repository, values};
+use crate::commands::{Commands, all_values, documents, path, values};
 
 /// Definitions of the types that the chart uses, in the modules of their projects.
 const DEFINITIONS: [&str; 4] = [

@@ -14,11 +14,10 @@ use std::{
 };
 
 use integration_tests::{
-    binaries::control_plane_binaries, control_plane::ControlPlane, kubeconfig, scratch::Scratch,
+    binaries::control_plane_binaries, commands::repository, control_plane::ControlPlane,
+    kubeconfig, scratch::Scratch,
 };
 use serde_json::Value;
-
-use crate::commands::repository;
 
 struct Block {
     line: usize,

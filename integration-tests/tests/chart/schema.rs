@@ -2,10 +2,8 @@
 
 use std::{collections::BTreeSet, fs};
 
-use integration_tests::{allocator::run, scratch::Scratch};
+use integration_tests::{allocator::run, commands::repository, scratch::Scratch};
 use serde_json::Value;
-
-use crate::commands::repository;
 
 fn keys(object: &Value) -> BTreeSet<String> {
     object.as_object().unwrap().keys().cloned().collect()
