@@ -121,7 +121,8 @@ impl Engine {
             return self.unchanged(acquire);
         }
         // Before anything is let go, so that nothing is forgotten of who held it.
-        let holder = self.next_holder(acquire);
+        let mut holder = self.next_holder(acquire);
+        let before: Vec<_> = self.holding(key).map(|held| held.address).collect();
         // And this before the decision: what it frees may be what the wish needs.
         self.release_other_families(key, wish, outcome);
         let Decision {
@@ -130,12 +131,26 @@ impl Engine {
             satisfied,
         } = self.decide(acquire);
         self.release_what_may_not_stay(acquire, outcome);
-        if satisfied {
-            for (_, choice) in choices {
-                if let Choice::Take { address, pool } = choice {
-                    self.move_to(key, &holder, (address, pool), outcome);
-                }
-            }
+        let taken: Vec<_> = choices
+            .into_iter()
+            .filter_map(|(_, choice)| match choice {
+                Choice::Take { address, pool } => Some((address, pool)),
+                Choice::Keep(_) | Choice::Open(_) | Choice::Refused(_) => None,
+            })
+            .filter(|_| satisfied)
+            .collect();
+        let given_up = before.into_iter().filter(|address| {
+            let stays = self.holding(key).any(|held| held.address == *address);
+            let family = Family::of(*address);
+            let moves = taken.iter().any(|(taken, _)| Family::of(*taken) == family);
+            wish.current.contains(address) && (!stays || moves)
+        });
+        let given_up: Vec<_> = given_up.collect();
+        if !given_up.is_empty() {
+            Arc::make_mut(&mut holder).moved_from.extend(given_up);
+        }
+        for place in taken {
+            self.move_to(key, &holder, place, outcome);
         }
         self.update_holder(key, &holder, outcome);
         self.answer(key, wish, refused, satisfied)
@@ -337,8 +352,13 @@ impl Engine {
             known.replaced_uid
         };
         let Wish {
-            labels, sharing, ..
+            labels,
+            sharing,
+            current,
+            ..
         } = &acquire.wish;
+        let mut moved_from = known.moved_from;
+        moved_from.retain(|address| current.contains(address));
         let created = acquire.created;
         Arc::new(Holder {
             created: created.or(known.created.filter(|_| known_uid == uid)),
@@ -348,6 +368,7 @@ impl Engine {
             labels: Some(Arc::clone(labels)).filter(|labels| !labels.is_empty()),
             sharing: sharing.clone(),
             release_at: None,
+            moved_from,
         })
     }
 

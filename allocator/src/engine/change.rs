@@ -59,6 +59,9 @@ pub struct Holder {
     /// Its cluster does not have the Service any more: when the address is taken
     /// back, unless the Service is seen again.
     pub release_at: Option<Timestamp>,
+    /// Addresses that it gave up, and showed when it was last heard of: it may not
+    /// have been told yet.
+    pub moved_from: Vec<IpAddr>,
 }
 
 /// An address that a Service holds.

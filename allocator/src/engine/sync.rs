@@ -4,7 +4,8 @@
 //!    unless it is seen again.
 //! 2. An address that a Service shows is its own, whatever the database says: the
 //!    database may be new, or an old backup. It is adopted if it is in a pool that
-//!    the cluster may use, and nobody else who is still there holds it.
+//!    the cluster may use, and nobody else who is still there holds it. But what it
+//!    gave up by its own wish, and shows because it was not told, is not its own.
 //! 3. If somebody does, that is a conflict. The holder keeps the address, and the
 //!    Service that shows it keeps working on it; nobody else gets it, and it goes
 //!    over to that Service when the holder is gone.
@@ -224,6 +225,7 @@ impl Engine {
                 let shown = acquire.wish.current.iter().copied();
                 let shown = shown
                     .filter(|address| Family::of(*address) == *family)
+                    .filter(|address| !self.gave_up(&acquire.key, *address))
                     .find(|address| self.may_adopt(acquire, *address));
                 let held = self.held_by(&acquire.key, *family);
                 if let Some(address) = shown
@@ -234,6 +236,13 @@ impl Engine {
             }
         }
         claims
+    }
+
+    /// Whether a Service that shows an address has only not been told that it gave it
+    /// up: this database knows more than its status.
+    fn gave_up(&self, key: &ServiceKey, address: IpAddr) -> bool {
+        let mut holding = self.holding(key);
+        holding.any(|held| held.holder.moved_from.contains(&address))
     }
 
     /// Whether an address is of a pool that the Service's cluster may use. Other

@@ -31,7 +31,7 @@ impl Book {
         if is_late {
             return (self.acquired(acquire, Vec::new(), true), Vec::new());
         }
-        let holder = next_holder(&holding, acquire);
+        let mut holder = next_holder(&holding, acquire);
         let mut changes = Vec::new();
         for held in &holding {
             if !wish.families.contains(&Family::of(held.address)) {
@@ -62,6 +62,17 @@ impl Book {
         for held in self.holding(key) {
             if !self.may_stay(&held, acquire) {
                 changes.push(self.release(&held));
+            }
+        }
+        // What its status shows and it will not hold any more.
+        for held in &holding {
+            let family = Family::of(held.address);
+            let moves = choices
+                .iter()
+                .any(|(of, choice)| *of == family && matches!(choice, Choice::Take(_)));
+            let stays = self.held_by(key, family).is_some() && !(moves && satisfied);
+            if !stays && wish.current.contains(&held.address) {
+                holder.moved_from.push(held.address);
             }
         }
         for (family, choice) in &choices {
@@ -286,5 +297,10 @@ fn next_holder(holding: &[Held], acquire: &Acquire) -> Holder {
         labels: (!labels.is_empty()).then(|| labels.clone()),
         sharing: acquire.wish.sharing.clone(),
         release_at: None,
+        moved_from: known
+            .moved_from
+            .into_iter()
+            .filter(|shown| acquire.wish.current.contains(shown))
+            .collect(),
     }
 }

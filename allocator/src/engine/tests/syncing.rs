@@ -280,6 +280,27 @@ fn an_address_of_another_cluster_is_a_conflict_and_nobody_is_moved() {
 }
 
 #[test]
+fn a_service_that_was_not_told_of_its_move_shows_what_is_not_its_own_any_more() {
+    let mut h = four();
+    h.get(of("a", "s1")).unwrap();
+    // The answer to this one is lost, and others get what it gave up.
+    let moved = of("a", "s1").showing("192.0.2.1").asking("192.0.2.2");
+    assert_eq!(h.get(moved.clone()), ok(&["192.0.2.2"]));
+    assert_eq!(h.get(of("b", "s1").asking("192.0.2.1")), ok(&["192.0.2.1"]));
+    h.engine = h.tables.restart(&h.pools);
+    let reassign = ("s1".to_owned(), Verdict::Reassign, "192.0.2.2".to_owned());
+    assert_eq!(h.sync("a", vec![moved.clone()]), [reassign]);
+    assert_eq!(h.engine.conflicts().count(), 0);
+    assert_eq!(h.get(moved), ok(&["192.0.2.2"]));
+    assert_eq!(h.holder_of("192.0.2.1"), ["b/s1"]);
+
+    // Once told, it is as any other Service of a database that may be old.
+    h.get(of("a", "s1").showing("192.0.2.2")).unwrap();
+    h.sync("a", vec![of("a", "s1").showing("192.0.2.1")]);
+    assert_eq!(h.engine.conflicts().count(), 1);
+}
+
+#[test]
 fn a_conflict_is_over_when_the_service_is_gone_or_shows_something_else() {
     let ends: [fn(&mut Harness); 4] = [
         |h| {
