@@ -111,12 +111,12 @@ impl Container {
         .await;
     }
 
-    /// Where the port is on this machine.
+    /// Where the port is on this machine, which is the engine's: certificates are
+    /// mounted from here. What testcontainers takes for the host is the bridge where
+    /// it takes this machine for a container.
     pub async fn url(&self, scheme: &str) -> String {
-        let host = self.0.get_host().await.unwrap();
-        let host = host.to_string().replace("localhost", "127.0.0.1");
         let port = self.0.get_host_port_ipv4(PORT).await.unwrap();
-        format!("{scheme}://{host}:{port}")
+        format!("{scheme}://127.0.0.1:{port}")
     }
 
     pub async fn channel(&self) -> Channel {
