@@ -1,5 +1,6 @@
 //! What the started processes print, kept in files:
-//! `target/integration-logs/<test binary>/<test>/<process>.{out,err}`.
+//! `target/integration-logs/<test binary>/<test>/<process>.{out,err}`, and for programs
+//! `target/integration-logs/<program>-<process id>/…`.
 
 use std::{
     env, fs,
@@ -21,18 +22,20 @@ static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
         .and_then(|profile| profile.parent().map(Path::to_owned));
     let me = env::current_exe().unwrap_or_default();
     let name = me.file_name().unwrap_or_default().to_string_lossy();
-    // Without the hash that Cargo puts behind a test's name.
-    let name = name
-        .rsplit_once('-')
-        .filter(|(_, hash)| hash.len() == 16)
-        .map_or(&*name, |(name, _)| name);
-    let root = target
+    let logs = target
         .unwrap_or_else(env::temp_dir)
-        .join("integration-logs")
-        .join(name);
-    // What an earlier run left would only mislead.
-    let _ = fs::remove_dir_all(&root);
-    root
+        .join("integration-logs");
+    // Without the hash that Cargo puts behind a test's name.
+    match name.rsplit_once('-').filter(|(_, hash)| hash.len() == 16) {
+        Some((test, _)) => {
+            let root = logs.join(test);
+            // What an earlier run left would only mislead.
+            let _ = fs::remove_dir_all(&root);
+            root
+        }
+        // A program may run more than once at a time.
+        None => logs.join(format!("{name}-{}", std::process::id())),
+    }
 });
 
 /// The folder for the logs of the current test: libtest names threads by tests.
