@@ -90,9 +90,16 @@ struct Decision {
 
 impl Acquire {
     /// Whether a cluster that has this Service may have the holder as well, or has
-    /// not heard of it yet.
-    pub(super) fn accounts_for(&self, holder: &Holder) -> bool {
-        self.uid.is_none() || self.uid == holder.uid || self.is_before(holder)
+    /// not heard of it yet. A cluster that was told what the holder has knows which of
+    /// the two is there, where their times do not tell.
+    pub(super) fn accounts_for(&self, holder: &Holder, is_known: bool) -> bool {
+        let is_the_holder = self.uid.is_none() || self.uid == holder.uid;
+        is_the_holder
+            || if is_known {
+                self.created_before(holder) == Some(true)
+            } else {
+                self.is_before(holder)
+            }
     }
 
     /// Whether it is of a Service that was deleted before the holder, which has its
@@ -101,10 +108,15 @@ impl Acquire {
         if self.uid.is_none() || self.uid == holder.uid {
             return false;
         }
-        match (self.created, holder.created) {
-            (Some(own), Some(other)) if own != other => own < other,
-            _ => holder.replaced_uid == self.uid,
-        }
+        self.created_before(holder)
+            .unwrap_or_else(|| holder.replaced_uid == self.uid)
+    }
+
+    /// `None`: nobody knows, or both were created within one second, which is all that
+    /// Kubernetes tells.
+    fn created_before(&self, holder: &Holder) -> Option<bool> {
+        let (own, other) = (self.created?, holder.created?);
+        (own != other).then_some(own < other)
     }
 }
 

@@ -151,7 +151,9 @@ impl Engine {
         let release_at = self.now.after(self.pools.settings().orphan_grace);
         for held in self.of_cluster(&sync.cluster) {
             let acquire = live.get(&*held.key);
-            let is_live = acquire.is_some_and(|acquire| acquire.accounts_for(&held.holder));
+            let is_known = sync.seen.is_none_or(|seen| held.revision <= seen);
+            let is_live =
+                acquire.is_some_and(|acquire| acquire.accounts_for(&held.holder, is_known));
             let takes_over = |acquire: &&&Acquire| {
                 acquire.wish.current.contains(&held.address)
                     && self.may_not_stay(&held, acquire).is_none()
@@ -162,7 +164,6 @@ impl Engine {
                 continue;
             }
             let is_marked = held.holder.release_at.is_some();
-            let is_known = sync.seen.is_none_or(|seen| held.revision <= seen);
             if held.holder.uid.is_some() && is_live == is_marked && (is_live || is_known) {
                 let holder = Holder {
                     release_at: (!is_live).then_some(release_at),

@@ -145,10 +145,10 @@ fn check(
     // A family is served, could be served, or neither.
     let has = |v4: bool| held.iter().any(|address| address.is_ipv4() == v4);
     // Nothing else is handed out instead of an address that was asked for.
-    let asks_in_vain = held.is_empty()
-        && addresses
-            .iter()
-            .any(|asked| !allowed.contains(asked) || !free(asked));
+    let asks_in_vain = addresses
+        .iter()
+        .filter(|asked| !held.contains(asked))
+        .any(|asked| !allowed.contains(asked) || !free(asked));
     let could = |v4: bool| {
         let of_family = |address: &&IpAddr| address.is_ipv4() == v4;
         // An address that it asks for, of a family that it does not want, refuses

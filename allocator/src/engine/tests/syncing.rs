@@ -121,6 +121,23 @@ fn what_a_service_of_the_same_name_held_goes_unless_the_new_one_shows_it() {
 }
 
 #[test]
+fn of_two_services_of_one_second_the_one_is_there_that_a_cluster_tells_of() {
+    let mut h = four();
+    let of = |uid: &str| of("a", "s1").uid(uid).created(1_000);
+    h.get(of("old")).unwrap();
+    h.get(of("new")).unwrap();
+    h.release("s1", Some("new"));
+    h.get(of("new").showing("192.0.2.1")).unwrap();
+    // One of its requests was under way for long.
+    h.get(of("old")).unwrap();
+    h.sync("a", vec![of("new").showing("192.0.2.1")]);
+    h.now = h.now.after(GRACE);
+    h.run(&nothing());
+    assert_eq!(h.release("s1", Some("old")), [""; 0], "it is gone");
+    assert_eq!(h.holder_of("192.0.2.1"), ["a/s1"]);
+}
+
+#[test]
 fn a_shared_address_is_not_taken_over_on_terms_that_the_others_did_not_agree_to() {
     let terms = |port| Terms {
         key: SharingKey::parse("k").unwrap(),
