@@ -170,9 +170,7 @@ impl State {
                 .conflicts
                 .insert(place(conflict), Arc::clone(conflict));
         }
-        for allocation in engine.allocations() {
-            state.add(allocation);
-        }
+        state.add_all(engine);
         for reservation in engine.reservations() {
             state.reserve(reservation);
         }
@@ -295,19 +293,51 @@ impl State {
         self.reservations.insert(address, Arc::clone(reservation));
     }
 
-    fn add(&mut self, allocation: &Arc<Allocation>) {
-        let key = Arc::clone(&allocation.key);
-        let address = allocation.address;
-        *self.clusters.entry(key.cluster.clone()).or_default() += 1;
-        if is_stranded(&self.pools, allocation) {
-            *self.stranded.entry(allocation.pool.clone()).or_default() += 1;
+    /// Adds everything that is held, to a state that has none of it: in the order of
+    /// addresses, in which a tree is built without looking for places.
+    fn add_all(&mut self, engine: &Engine) {
+        let allocations = engine.allocations();
+        let mut sorted: Vec<_> = allocations.map(|held| (held.address, held)).collect();
+        sorted.sort_unstable_by(|(a, one), (b, other)| {
+            a.cmp(b).then_with(|| one.key.cmp(&other.key))
+        });
+        self.by_key.reserve(sorted.len());
+        let mut last = None;
+        for (address, allocation) in &sorted {
+            self.count_holder(allocation);
+            if last.replace(*address) != Some(*address) {
+                self.count(*address, |used| *used += 1);
+            }
+            self.by_key.insert(Arc::clone(allocation));
         }
+        let places = sorted.into_iter().map(|(address, allocation)| {
+            let place = (address, Some(Arc::clone(&allocation.key)));
+            (place, Arc::clone(allocation))
+        });
+        self.by_address = places.collect();
+    }
+
+    fn add(&mut self, allocation: &Arc<Allocation>) {
+        self.count_holder(allocation);
+        let address = allocation.address;
         if !self.is_used(address) {
             self.count(address, |used| *used += 1);
         }
-        let place = (address, Some(key));
+        let place = (address, Some(Arc::clone(&allocation.key)));
         self.by_address.insert(place, Arc::clone(allocation));
         self.by_key.insert(Arc::clone(allocation));
+    }
+
+    fn count_holder(&mut self, allocation: &Allocation) {
+        match self.clusters.get_mut(&allocation.key.cluster) {
+            Some(count) => *count += 1,
+            None => {
+                self.clusters.insert(allocation.key.cluster.clone(), 1);
+            }
+        }
+        if is_stranded(&self.pools, allocation) {
+            *self.stranded.entry(allocation.pool.clone()).or_default() += 1;
+        }
     }
 
     fn remove(&mut self, allocation: &Arc<Allocation>) {

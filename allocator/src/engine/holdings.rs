@@ -1,12 +1,9 @@
 //! What each Service holds: found in O(1), for one pointer of memory each, because
 //! the key is the allocation's own.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-};
+use std::{hash::BuildHasher, sync::Arc};
 
-use hashbrown::{HashTable, hash_table::Entry};
+use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 
 use super::{address::Family, change::Allocation, key::ServiceKey};
 
@@ -14,10 +11,16 @@ use super::{address::Family, change::Allocation, key::ServiceKey};
 #[derive(Clone, Debug, Default)]
 pub struct Holdings {
     table: HashTable<Arc<Allocation>>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
 }
 
 impl Holdings {
+    /// Makes room for so many more.
+    pub fn reserve(&mut self, more: usize) {
+        let Self { table, hasher } = self;
+        table.reserve(more, |held| hasher.hash_one((&*held.key, held.family())));
+    }
+
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
     }

@@ -11,6 +11,7 @@ use super::{
     clusters::Clusters,
     conflicts::Conflicts,
     free::Free,
+    key::ClusterName,
     pools::{Located, Pools},
     quota::Quotas,
     reservations::Reservations,
@@ -51,6 +52,7 @@ impl Engine {
         for record in clusters {
             engine.clusters.set(record);
         }
+        engine.reserve_tables(&allocations);
         for allocation in allocations {
             engine.check(&allocation)?;
             let allocation = engine.in_todays_pool(allocation);
@@ -64,6 +66,19 @@ impl Engine {
             engine.remember(last);
         }
         Ok(engine)
+    }
+
+    /// Tables that grow as they are filled would be made anew twenty times.
+    fn reserve_tables(&mut self, allocations: &[Arc<Allocation>]) {
+        self.held.reserve(allocations.len());
+        let mut clusters: HashMap<&ClusterName, usize> = HashMap::new();
+        for allocation in allocations {
+            *clusters.entry(&allocation.key.cluster).or_default() += 1;
+        }
+        for (cluster, count) in clusters {
+            let holdings = self.holdings.entry(cluster.clone()).or_default();
+            holdings.reserve(count);
+        }
     }
 
     /// What a database would hold.

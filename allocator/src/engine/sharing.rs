@@ -11,12 +11,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
-    hash::{BuildHasher, RandomState},
+    hash::BuildHasher,
     net::IpAddr,
     sync::Arc,
 };
 
-use hashbrown::HashTable;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::{
     address::{Family, PerFamily},
@@ -291,11 +291,18 @@ fn decrement<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
 pub struct Held {
     /// The address is the holders' own: a pointer each.
     by_address: HashTable<Holders>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
     groups: HashMap<(ClusterName, SharingKey), PerFamily<BTreeSet<IpAddr>>>,
 }
 
 impl Held {
+    /// Makes room for so many more addresses.
+    pub fn reserve(&mut self, more: usize) {
+        let hasher = &self.hasher;
+        self.by_address
+            .reserve(more, |holders| hasher.hash_one(holders.address()));
+    }
+
     pub fn get(&self, address: IpAddr) -> Option<&Holders> {
         self.by_address
             .find(self.hash(address), |holders| holders.address() == address)
@@ -364,11 +371,9 @@ impl Held {
             .find_mut(hash, |holders| holders.address() == address)
     }
 
-    /// In place of whoever was there.
+    /// At an address that nobody holds.
     fn put(&mut self, holders: Holders) {
-        let address = holders.address();
-        self.take(address);
-        let hash = self.hash(address);
+        let hash = self.hash(holders.address());
         let hasher = &self.hasher;
         self.by_address
             .insert_unique(hash, holders, |other| hasher.hash_one(other.address()));

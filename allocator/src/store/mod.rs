@@ -44,6 +44,9 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 /// allows.
 const MAX_CHANGES: usize = 1024;
 const COLUMNS: usize = 14;
+/// Bytes of a page of a new database. A change touches a page of each index, wherever
+/// its key is, and the WAL takes whole pages: small ones make a commit smaller.
+const PAGE_SIZE: u32 = 2048;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What went wrong with the database. Every message names the file.
@@ -147,6 +150,7 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
+            .page_size(PAGE_SIZE)
             .busy_timeout(BUSY_TIMEOUT);
         let lock = Lock::take(&path)?;
         let mut writer = SqliteConnection::connect_with(&options)
