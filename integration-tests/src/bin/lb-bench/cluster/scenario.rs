@@ -94,6 +94,7 @@ async fn backlog<'a>(
     let mut site = Site::new(control_plane, part, services).await?;
     let (created, _) = site.bare.create(part, services, USUAL).await?;
     let names = names(&created);
+    let empty = site.database_bytes()?;
     let before = site.before(false).await?;
     let begun = Instant::now();
     site.watcher.start_unready();
@@ -107,6 +108,8 @@ async fn backlog<'a>(
     site.put_costs(&before, sheet, part, services).await?;
     let rpcs = site.rpcs().await? / services as f64;
     sheet.put(part, "calls of lb-allocator a Service", rpcs);
+    let bytes = (site.database_bytes()? - empty) / services as f64;
+    sheet.put(part, "bytes in SQLite a Service", bytes);
     let memory = resident(site.watcher.process().id())? / 1e6;
     sheet.put(part, "MB resident, lb-watcher", memory);
     Ok(Held { site, names })
@@ -139,6 +142,7 @@ impl Held<'_> {
         let writes = now.status_writes(&was) - (few + 1) as f64;
         sheet.put(part, "status writes of those that hold", writes);
         sheet.put(part, "calls of lb-allocator", site.rpcs().await?);
+        sheet.put(part, "s of the Sync of all", site.syncing().await?);
         names.extend(waiting);
         names.extend(fresh);
         Ok(())

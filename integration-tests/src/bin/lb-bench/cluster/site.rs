@@ -29,8 +29,8 @@ pub struct Site<'a> {
     pub watcher: Watcher,
     control_plane: &'a ControlPlane,
     client: Client,
-    /// Under the allocator.
-    _database: OnDisk,
+    /// The allocator's.
+    database: OnDisk,
 }
 
 /// A moment before something is measured.
@@ -62,7 +62,7 @@ impl<'a> Site<'a> {
             allocator,
             client: control_plane.client().await,
             control_plane,
-            _database: database,
+            database,
         })
     }
 
@@ -114,6 +114,26 @@ impl<'a> Site<'a> {
     pub async fn rpcs(&self) -> Result<f64> {
         let admin = self.watcher.admin();
         admin.metric("lb_watcher_allocator_rpcs_total", &[]).await
+    }
+
+    /// Seconds that its Syncs took.
+    ///
+    /// # Errors
+    /// When it does not tell.
+    pub async fn syncing(&self) -> Result<f64> {
+        let admin = self.watcher.admin();
+        let name = "lb_watcher_allocator_rpc_seconds_sum";
+        admin.metric(name, &[("method", "Sync")]).await
+    }
+
+    /// Bytes of the allocator's database, with what is not in its main file yet.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn database_bytes(&self) -> Result<f64> {
+        let database = rusqlite::Connection::open(self.database.path())?;
+        let bytes = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+        Ok(database.query_row(bytes, [], |row| row.get(0))?)
     }
 
     /// Now. A watcher that is about to start has spent nothing.
