@@ -2,7 +2,12 @@
 //! few minutes, and whenever the allocator may have missed something. It learns from
 //! that what it forgot, and takes back what nobody here has any more.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use lb_proto::v1::{self, SyncOutcome, sync_request::Part};
 use prost::Message;
@@ -11,7 +16,7 @@ use tracing::{info, warn};
 use crate::{
     allocator::Allocator, annotations::Peer, key::Key, ledger::Ledger,
     namespace_store::NamespaceStore, reason::Refusal, scope::Scope, service_store::ServiceStore,
-    status, view::View,
+    status, view::View, wish::parse_address,
 };
 
 /// How often it is told even when nothing happened.
@@ -35,8 +40,9 @@ pub struct ClusterSync {
 }
 
 impl ClusterSync {
-    /// Tells all. To be called only when the list of Services is complete.
-    pub async fn tell(&self) -> Result<(), Refusal> {
+    /// Tells all. To be called only when the list of Services is complete. Returns the
+    /// Services of which the allocator confirms that they hold what they show.
+    pub async fn tell(&self) -> Result<BTreeSet<Key>, Refusal> {
         // Before the Services are looked at: what is granted later is not judged.
         let seen = self.allocator.seen();
         let services = self.services();
@@ -46,7 +52,16 @@ impl ClusterSync {
             .sync(messages(self.allocator.cluster(), services, seen))
             .await?;
         self.report(count, &synced);
-        Ok(())
+        let confirmed = synced.iter().filter_map(|one| {
+            let service = one.service.as_ref()?;
+            let key = Key {
+                namespace: service.namespace.clone(),
+                name: service.name.clone(),
+            };
+            let shown = status::shown(&*self.store.get(&key)?);
+            confirms(one, &shown).then_some(key)
+        });
+        Ok(confirmed.collect())
     }
 
     fn services(&self) -> Vec<v1::AcquireRequest> {
@@ -107,7 +122,7 @@ impl ClusterSync {
 
 /// What a Service has, as far as is known here: what was granted, whatever anybody
 /// wrote into its status since; without that, what is in the status as ours.
-fn has(view: &View<'_>) -> Vec<std::net::IpAddr> {
+fn has(view: &View<'_>) -> Vec<IpAddr> {
     let held = view.known.map(|record| record.held.clone());
     if let Some(held) = held.filter(|held| !held.is_empty()) {
         return held;
@@ -118,6 +133,20 @@ fn has(view: &View<'_>) -> Vec<std::net::IpAddr> {
         // Somebody else wrote them.
         Vec::new()
     }
+}
+
+/// Whether exactly what a Service shows is its own, so that nobody else gets it.
+fn confirms(synced: &v1::SyncedService, shown: &[IpAddr]) -> bool {
+    let holds = match synced.outcome() {
+        SyncOutcome::Kept | SyncOutcome::Adopted => true,
+        SyncOutcome::Unspecified
+        | SyncOutcome::ReleasedAfterGrace
+        | SyncOutcome::Conflict
+        | SyncOutcome::Reassign => false,
+    };
+    let held = synced.addresses.iter();
+    let held: Option<HashSet<IpAddr>> = held.map(|held| parse_address(&held.address)).collect();
+    holds && !shown.is_empty() && held == Some(shown.iter().copied().collect())
 }
 
 fn messages(cluster: &str, services: Vec<v1::AcquireRequest>, seen: i64) -> Vec<v1::SyncRequest> {
@@ -150,4 +179,40 @@ fn messages(cluster: &str, services: Vec<v1::AcquireRequest>, seen: i64) -> Vec<
     })));
     messages.push(message(Part::End(v1::sync_request::End { count })));
     messages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_shown_and_held_alike_is_confirmed() {
+        let (a, b) = ("192.0.2.1", "2001:db8::1");
+        let shows = |shown: &[&str]| -> Vec<IpAddr> {
+            shown.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        for (outcome, held, shown, confirmed) in [
+            (SyncOutcome::Kept, vec![a], vec![a], true),
+            (SyncOutcome::Adopted, vec![a, b], vec![b, a], true),
+            (SyncOutcome::Kept, vec![a, b], vec![a], false),
+            (SyncOutcome::Kept, vec![a], vec![], false),
+            (SyncOutcome::Kept, vec![], vec![], false),
+            (SyncOutcome::Reassign, vec![a], vec![a], false),
+            (SyncOutcome::Conflict, vec![a], vec![a], false),
+            (SyncOutcome::ReleasedAfterGrace, vec![a], vec![a], false),
+        ] {
+            let synced = v1::SyncedService {
+                outcome: outcome.into(),
+                addresses: held
+                    .iter()
+                    .map(|address| v1::HeldAddress {
+                        address: (*address).into(),
+                        ..Default::default()
+                    })
+                    .collect(),
+                ..Default::default()
+            };
+            assert_eq!(confirms(&synced, &shows(&shown)), confirmed, "{synced:?}");
+        }
+    }
 }
