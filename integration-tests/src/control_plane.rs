@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
 use kube::{Api, Client, api::PostParams};
 use rustix::process::Signal;
@@ -202,6 +202,16 @@ impl ControlPlane {
     /// Lets a paused API server go on.
     pub fn resume(&self) {
         self.signal(Signal::CONT);
+    }
+
+    /// The process ids of etcd and the API server.
+    ///
+    /// # Errors
+    /// When the API server was killed.
+    pub fn process_ids(&self) -> Result<[u32; 2]> {
+        let apiserver = self.apiserver.as_ref();
+        let apiserver = apiserver.context("the API server does not run")?;
+        Ok([self.etcd.id(), apiserver.id()])
     }
 
     fn signal(&self, signal: Signal) {

@@ -2,7 +2,7 @@
 //! there at all: one task that holds the stream open, and tells the allocator what
 //! this cluster has before anybody asks it for anything.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use lb_proto::v1::{ServiceKey, WatchResponse, watch_response::Event};
@@ -13,12 +13,12 @@ use tracing::{error, info, warn};
 use crate::{
     admin::Health,
     allocator::{Allocator, Connections},
-    cluster_sync::{ClusterSync, EVERY},
+    cluster_sync::{ClusterSync, EVERY, Told},
     key::Key,
     ledger::Ledger,
     metrics::Metrics,
     observed::Observed,
-    queue::Queue,
+    queue::{Queue, Rank},
     rank::rank,
     reason::{Reason, Refusal, Remedy},
     scope::Scope,
@@ -67,6 +67,8 @@ struct Opened {
     resumed: bool,
     /// How many complete lists there were when the allocator was told what there is.
     told_lists: u64,
+    /// The Services of which it said that they hold what they show.
+    confirmed: BTreeSet<Key>,
 }
 
 /// The task's parts.
@@ -107,7 +109,7 @@ impl Announcements {
             let refusal = match self.open(0).await {
                 Ok(opened) => {
                     info!("lb-allocator is there");
-                    self.started(lost_before);
+                    self.started(lost_before, &opened.confirmed);
                     backoff = BACKOFF.build();
                     lost_before = true;
                     let refusal = self.follow(opened, connections).await;
@@ -144,11 +146,12 @@ impl Announcements {
         self.allocator.saw(revision);
         // Without a complete list nothing is known, so nothing is told.
         let told_lists = self.lists.wait_for(|lists| *lists > 0).await;
-        self.tell().await?;
+        let confirmed = self.tell().await?;
         Ok(Opened {
             stream,
             resumed: started.resumed,
             told_lists,
+            confirmed,
         })
     }
 
@@ -173,7 +176,8 @@ impl Announcements {
                             told_lists = moved.told_lists;
                             if !moved.resumed {
                                 // What the old one told last may have gone unread.
-                                self.push_batch(self.ledger.wake(|_| true));
+                                let keys = self.ledger.wake(|_| true);
+                                self.push_batch(keys, &moved.confirmed);
                             }
                         }
                         Err(refusal) => warn!(
@@ -212,16 +216,19 @@ impl Announcements {
         }
     }
 
-    async fn tell(&self) -> Result<(), Refusal> {
-        let differ = self.cluster.tell().await?;
-        self.push_batch(differ);
-        Ok(())
+    /// Returns the Services of which the allocator said that they hold what they show.
+    async fn tell(&self) -> Result<BTreeSet<Key>, Refusal> {
+        let Told { confirmed, differ } = self.cluster.tell().await?;
+        self.push_batch(differ, &confirmed);
+        Ok(confirmed)
     }
 
     /// What happened before is not told, so all that wait ask again. After a loss
-    /// everybody does: the allocator may be another one by now.
-    fn started(&self, lost_before: bool) {
+    /// everybody does: the allocator may be another one by now. Those that are
+    /// confirmed are asked for last, also where they are queued already.
+    fn started(&self, lost_before: bool, confirmed: &BTreeSet<Key>) {
         let mut keys = self.ledger.wake(|_| true);
+        keys.extend(confirmed.iter().cloned());
         if lost_before {
             keys = self.ledger.keys();
             let ours = self.store.ours();
@@ -229,7 +236,7 @@ impl Announcements {
         }
         // Those that were told to wait for this may ask from now on.
         self.link.send_replace(Link::Up);
-        self.push_batch(keys);
+        self.push_batch(keys, confirmed);
         self.health.allocator_answered();
         self.metrics.allocator_up(true);
     }
@@ -275,14 +282,16 @@ impl Announcements {
         keys
     }
 
-    fn push_batch(&self, keys: Vec<Key>) {
+    fn push_batch(&self, keys: Vec<Key>, confirmed: &BTreeSet<Key>) {
         let ranked = keys.into_iter().filter_map(|key| {
-            let concerns = self.ledger.knows(&key)
-                || self
-                    .store
-                    .get(&key)
-                    .is_some_and(|s| self.store.rule().scope(&s) == Scope::Ours);
-            let rank = rank(&self.store, &self.ledger, &key);
+            let service = self.store.get(&key);
+            let ours = service.is_some_and(|s| self.store.rule().scope(&s) == Scope::Ours);
+            let concerns = ours || self.ledger.knows(&key);
+            let rank = match rank(&self.store, &self.ledger, &key) {
+                // What has gone meanwhile gives something back, and that comes first.
+                Rank::Holder if ours && confirmed.contains(&key) => Rank::Confirmed,
+                other => other,
+            };
             concerns.then_some((key, rank))
         });
         self.queue.push_batch(ranked.collect::<Vec<_>>());

@@ -2,7 +2,12 @@
 //! few minutes, and whenever the allocator may have missed something. It learns from
 //! that what it forgot, and takes back what nobody here has any more.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use lb_proto::v1::{self, SyncOutcome, sync_request::Part};
 use prost::Message;
@@ -11,7 +16,7 @@ use tracing::{info, warn};
 use crate::{
     allocator::Allocator, annotations::Peer, key::Key, ledger::Ledger,
     namespace_store::NamespaceStore, reason::Refusal, scope::Scope, service_store::ServiceStore,
-    status, view::View,
+    status, view::View, wish::parse_address,
 };
 
 /// How often it is told even when nothing happened.
@@ -34,10 +39,17 @@ pub struct ClusterSync {
     pub ledger: Arc<Ledger>,
 }
 
-impl ClusterSync {
-    /// Tells all. To be called only when the list of Services is complete. Returns
+/// What the allocator answered.
+pub struct Told {
+    /// Services of which it confirms that they hold what they show.
+    pub confirmed: BTreeSet<Key>,
     /// Services that hold something else than they were granted last.
-    pub async fn tell(&self) -> Result<Vec<Key>, Refusal> {
+    pub differ: Vec<Key>,
+}
+
+impl ClusterSync {
+    /// Tells all. To be called only when the list of Services is complete.
+    pub async fn tell(&self) -> Result<Told, Refusal> {
         // Before the Services are looked at: what is granted later is not judged.
         let seen = self.allocator.seen();
         let services = self.services();
@@ -47,7 +59,19 @@ impl ClusterSync {
             .sync(messages(self.allocator.cluster(), services, seen))
             .await?;
         self.report(count, &synced);
-        Ok(self.ledger.synced(synced.iter().filter_map(held)))
+        let confirmed = synced.iter().filter_map(|one| {
+            let service = one.service.as_ref()?;
+            let key = Key {
+                namespace: service.namespace.clone(),
+                name: service.name.clone(),
+            };
+            let shown = status::shown(&*self.store.get(&key)?);
+            confirms(one, &shown).then_some(key)
+        });
+        Ok(Told {
+            confirmed: confirmed.collect(),
+            differ: self.ledger.synced(synced.iter().filter_map(held)),
+        })
     }
 
     fn services(&self) -> Vec<v1::AcquireRequest> {
@@ -113,7 +137,7 @@ fn held(synced: &v1::SyncedService) -> Option<(Key, Vec<IpAddr>)> {
     }
     let service = synced.service.clone()?;
     let addresses = synced.addresses.iter();
-    let addresses = addresses.filter_map(|held| held.address.parse().ok());
+    let addresses = addresses.filter_map(|held| parse_address(&held.address));
     let key = Key {
         namespace: service.namespace,
         name: service.name,
@@ -134,6 +158,20 @@ fn has(view: &View<'_>) -> Vec<IpAddr> {
         // Somebody else wrote them.
         Vec::new()
     }
+}
+
+/// Whether exactly what a Service shows is its own, so that nobody else gets it.
+fn confirms(synced: &v1::SyncedService, shown: &[IpAddr]) -> bool {
+    let holds = match synced.outcome() {
+        SyncOutcome::Kept | SyncOutcome::Adopted => true,
+        SyncOutcome::Unspecified
+        | SyncOutcome::ReleasedAfterGrace
+        | SyncOutcome::Conflict
+        | SyncOutcome::Reassign => false,
+    };
+    let held = synced.addresses.iter();
+    let held: Option<HashSet<IpAddr>> = held.map(|held| parse_address(&held.address)).collect();
+    holds && !shown.is_empty() && held == Some(shown.iter().copied().collect())
 }
 
 fn messages(cluster: &str, services: Vec<v1::AcquireRequest>, seen: i64) -> Vec<v1::SyncRequest> {
@@ -166,4 +204,40 @@ fn messages(cluster: &str, services: Vec<v1::AcquireRequest>, seen: i64) -> Vec<
     })));
     messages.push(message(Part::End(v1::sync_request::End { count })));
     messages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_shown_and_held_alike_is_confirmed() {
+        let (a, b) = ("192.0.2.1", "2001:db8::1");
+        let shows = |shown: &[&str]| -> Vec<IpAddr> {
+            shown.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        for (outcome, held, shown, confirmed) in [
+            (SyncOutcome::Kept, vec![a], vec![a], true),
+            (SyncOutcome::Adopted, vec![a, b], vec![b, a], true),
+            (SyncOutcome::Kept, vec![a, b], vec![a], false),
+            (SyncOutcome::Kept, vec![a], vec![], false),
+            (SyncOutcome::Kept, vec![], vec![], false),
+            (SyncOutcome::Reassign, vec![a], vec![a], false),
+            (SyncOutcome::Conflict, vec![a], vec![a], false),
+            (SyncOutcome::ReleasedAfterGrace, vec![a], vec![a], false),
+        ] {
+            let synced = v1::SyncedService {
+                outcome: outcome.into(),
+                addresses: held
+                    .iter()
+                    .map(|address| v1::HeldAddress {
+                        address: (*address).into(),
+                        ..Default::default()
+                    })
+                    .collect(),
+                ..Default::default()
+            };
+            assert_eq!(confirms(&synced, &shows(&shown)), confirmed, "{synced:?}");
+        }
+    }
 }

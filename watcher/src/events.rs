@@ -1,6 +1,7 @@
 //! Events for people, sent behind the addresses: from a bounded queue of their
-//! own, one at a time, while no Service waits for a worker. One that cannot be
-//! sent is lost; that is counted, and harms nobody.
+//! own, one at a time, while no Service waits for a worker or is with one. Where the
+//! workers never rest, one a second is sent all the same. One that cannot be sent is
+//! lost; that is counted, and harms nobody.
 //!
 //! They are created as they are and not through kube's `Recorder`: that folds
 //! events of one reason into a series that keeps the note of the first, but here
@@ -29,8 +30,11 @@ use crate::{
 
 /// How many wait at most.
 const CAPACITY: usize = 16_384;
-/// How long one waits at most for the workers to have nothing to do.
+/// How long one waits at most for a lull.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The workers rest when they have had nothing to do for so long: between two
+/// Services of many they have nothing to do for a moment.
+const LULL: Duration = Duration::from_millis(10);
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The API server takes notes of at most 1 kB.
 const NOTE_LIMIT: usize = 1024;
@@ -103,9 +107,9 @@ impl Events {
 impl Sender {
     /// Sends until nobody can put anything any more and all is sent.
     pub async fn run(mut self, mut busy: watch::Receiver<bool>) {
+        busy.mark_changed();
         while let Some(mut event) = self.queue.recv().await {
-            let idle = busy.wait_for(|busy| !busy);
-            let _ = tokio::time::timeout(PATIENCE, idle).await.is_ok();
+            let _ = tokio::time::timeout(PATIENCE, lull(&mut busy)).await;
             event.reporting_instance = Some(self.instance.clone());
             self.send(event).await;
         }
@@ -146,6 +150,22 @@ impl Sender {
     }
 }
 
+/// Ends once the workers rest; at once, if they still do.
+async fn lull(busy: &mut watch::Receiver<bool>) {
+    let mut rests = busy.has_changed().is_ok_and(|changed| !changed) && !*busy.borrow();
+    while !rests {
+        if busy.wait_for(|busy| !busy).await.is_err() {
+            return;
+        }
+        let works = tokio::time::timeout(LULL, busy.wait_for(|busy| *busy)).await;
+        rests = match works {
+            Ok(Ok(_)) => false,
+            // The workers have ended.
+            Ok(Err(_)) | Err(_) => true,
+        };
+    }
+}
+
 fn event(regarding: ObjectReference, kind: &str, reason: &str, mut note: String) -> Event {
     note.truncate(note.floor_char_boundary(NOTE_LIMIT));
     let now = Timestamp::now();
@@ -170,6 +190,60 @@ fn event(regarding: ObjectReference, kind: &str, reason: &str, mut note: String)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    async fn waited(lull: impl Future<Output = ()>) -> u128 {
+        let start = tokio::time::Instant::now();
+        lull.await;
+        start.elapsed().as_millis()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_wait_until_no_status_is_written_and_none_was_for_a_moment() {
+        let (sender, mut busy) = watch::channel(true);
+        busy.mark_changed();
+        let workers = tokio::spawn(async move {
+            // Five Services with gaps of 5 ms between them, then a rest, then one more.
+            for _ in 0..5 {
+                sender.send_replace(true);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                sender.send_replace(false);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            sender.send_replace(true);
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            sender.send_replace(false);
+            sender
+        });
+        assert_eq!(waited(lull(&mut busy)).await, 4 * 105 + 100 + 10);
+        // As long as the workers rest, nothing is waited for.
+        assert_eq!(waited(lull(&mut busy)).await, 0);
+        assert_eq!(waited(lull(&mut busy)).await, 0);
+        let sender = workers.await.unwrap();
+        assert_eq!(waited(lull(&mut busy)).await, 10);
+        sender.send_replace(true);
+        let never = tokio::time::timeout(Duration::from_secs(60), lull(&mut busy));
+        assert!(never.await.is_err());
+        drop(sender);
+        assert_eq!(waited(lull(&mut busy)).await, 0);
+    }
+
+    #[tokio::test]
+    async fn events_that_find_no_room_are_dropped_and_counted() {
+        let (metrics, registry) = Metrics::new();
+        let (queue, _kept) = mpsc::channel(2);
+        let events = Events { queue, metrics };
+        let key = Key {
+            namespace: "ns".into(),
+            name: "svc".into(),
+        };
+        for _ in 0..5 {
+            events.released(&key, "u", &[]);
+        }
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        assert!(text.contains("lb_watcher_events_dropped_total 3"), "{text}");
+    }
 
     #[test]
     fn a_long_note_is_cut_between_characters() {

@@ -8,6 +8,9 @@
 //!   creation. After a batch was pushed, no pending Service is handed out until
 //!   every holder of the batch had its turn: what a Service already has must be
 //!   confirmed before it could be given to one that waits.
+//! - Holders of which the allocator has just confirmed, by Sync, that they hold what
+//!   they show come last: nobody can get it any more, and those that wait need not
+//!   wait for thousands of them.
 //! - While it stands by it takes no keys: nobody works on them, and whoever opens it
 //!   looks at every Service.
 
@@ -39,6 +42,8 @@ pub enum Rank {
     Holder,
     /// It waits for one since then (seconds since 1970).
     Pending(i64),
+    /// It holds an address, and the allocator knows.
+    Confirmed,
 }
 
 /// When a key is to be looked at again.
@@ -397,6 +402,24 @@ mod tests {
         queue.push(key("a"), OLD);
         assert_eq!(pop(&queue).as_deref(), Some("a"));
         assert_eq!(pop(&queue).as_deref(), Some("waits"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn confirmed_holders_come_last_and_an_event_makes_them_holders_again() {
+        let queue = Queue::default();
+        queue.push_batch([
+            (key("a"), Rank::Holder),
+            (key("b"), Rank::Holder),
+            (key("c"), Rank::Holder),
+            (key("waits"), NEW),
+        ]);
+        assert_eq!(pop(&queue).as_deref(), Some("a"));
+        queue.done(&key("a"), Next::Retry);
+        queue.push_batch(["a", "b", "c"].map(|name| (key(name), Rank::Confirmed)));
+        assert_eq!(pop(&queue).as_deref(), Some("waits"));
+        queue.push(key("c"), Rank::Holder);
+        let order: Vec<_> = std::iter::from_fn(|| pop(&queue)).collect();
+        assert_eq!(order, ["c", "a", "b"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,10 +2,11 @@
 //! machine it runs on decides that. Every figure stands beside its own limit,
 //! measured in the same run.
 //!
-//! Start reading at [`allocator`].
+//! Start reading at [`allocator`] and [`cluster`].
 
 mod allocator;
 mod bare_sqlite;
+mod cluster;
 mod figures;
 mod load;
 mod machine;
@@ -26,7 +27,7 @@ use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
 #[command(
-    about = "Measures lb-allocator; run it in release: cargo run --release -p integration-tests --bin lb-bench -- allocator"
+    about = "Measures lb-allocator and lb-watcher; run it in release: cargo build --release --workspace --bins && target/release/lb-bench allocator"
 )]
 struct Args {
     #[command(subcommand)]
@@ -39,6 +40,16 @@ enum Command {
     /// start-up, memory
     Allocator {
         /// Fewer and shorter rounds, within two minutes
+        #[arg(long)]
+        quick: bool,
+        /// Also write every round to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// A watcher and an allocator with a real API server: fresh Services, restart,
+    /// freed addresses
+    Cluster {
+        /// Fewer Services, one round, within two minutes
         #[arg(long)]
         quick: bool,
         /// Also write every round to this file
@@ -58,6 +69,14 @@ async fn main() -> Result<()> {
     match Args::parse().command {
         Command::Allocator { quick, json } => {
             let report = allocator::measure(quick).await?;
+            if let Some(file) = json {
+                std::fs::write(file, report.json())?;
+            }
+            print!("{}", report.text());
+            Ok(())
+        }
+        Command::Cluster { quick, json } => {
+            let report = cluster::measure(quick).await?;
             if let Some(file) = json {
                 std::fs::write(file, report.json())?;
             }

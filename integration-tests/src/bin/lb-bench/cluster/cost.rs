@@ -1,0 +1,69 @@
+//! Processor time of processes, as the kernel accounts for it.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use integration_tests::{allocator::Allocator, control_plane::ControlPlane, watcher::Watcher};
+
+use super::sheet::Sheet;
+
+/// What Linux counts in, on every architecture.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Seconds since the processes began.
+#[derive(Clone, Copy, Debug)]
+pub struct Spent {
+    watcher: f64,
+    allocator: f64,
+    apiserver: f64,
+    etcd: f64,
+}
+
+impl Spent {
+    /// Until now. A watcher that does not run yet has spent nothing.
+    ///
+    /// # Errors
+    /// When a process has ended.
+    pub fn now(
+        control_plane: &ControlPlane,
+        allocator: &mut Allocator,
+        watcher: Option<&mut Watcher>,
+    ) -> Result<Self> {
+        let [etcd, apiserver] = control_plane.process_ids()?;
+        Ok(Self {
+            watcher: watcher.map_or(Ok(0.0), |watcher| seconds(watcher.process().id()))?,
+            allocator: seconds(allocator.process().id())?,
+            apiserver: seconds(apiserver)?,
+            etcd: seconds(etcd)?,
+        })
+    }
+
+    /// Since then, of as many Services.
+    pub fn put(&self, before: &Self, sheet: &mut Sheet, part: &'static str, services: usize) {
+        for (process, now, before) in [
+            ("lb-watcher", self.watcher, before.watcher),
+            ("lb-allocator", self.allocator, before.allocator),
+            ("kube-apiserver", self.apiserver, before.apiserver),
+            ("etcd", self.etcd, before.etcd),
+        ] {
+            let millis = (now - before) * 1e3;
+            let what = format!("CPU ms a Service, {process}");
+            sheet.put(part, what, millis / services as f64);
+        }
+    }
+}
+
+/// User and system time of a process.
+fn seconds(process: u32) -> Result<f64> {
+    let path = format!("/proc/{process}/stat");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    // After the name, which may hold anything: state is the first, utime the 12th.
+    let numbers = text.rsplit_once(')').map(|(_, rest)| rest);
+    let numbers = numbers.unwrap_or_default().split_whitespace();
+    let ticks: Vec<f64> = numbers
+        .skip(11)
+        .take(2)
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    Ok(ticks.iter().sum::<f64>() / TICKS_PER_SECOND)
+}
