@@ -1,0 +1,185 @@
+//! The account of a soak, for people and for programs.
+
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+
+use serde_json::json;
+
+use super::{
+    faults::{Fault, Past},
+    sight::Wait,
+    users::{Count, Operations},
+    verdict::Verdict,
+};
+
+pub struct Account {
+    pub minutes: u32,
+    pub seed: u64,
+    pub operations: Operations,
+    pub faults: Vec<Past>,
+    pub grants: usize,
+    /// Of Services for which there was room at any time.
+    pub waits: Vec<Wait>,
+    /// From the end of the last fault and the last operation until nothing was left to do.
+    pub settled: Option<Duration>,
+    pub verdict: Verdict,
+}
+
+impl Account {
+    pub fn text(&self) -> String {
+        let Self {
+            minutes,
+            seed,
+            verdict,
+            ..
+        } = self;
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let mut line = |what: &str, value: String| {
+            let _ = writeln!(text, "  {what:<34} {value}");
+        };
+        line("", "OPERATIONS of users".to_owned());
+        for (kind, Count { done, unanswered }) in &self.operations {
+            let more = Some(unanswered).filter(|n| **n > 0);
+            let more = more.map(|n| format!(", and {n} without an answer"));
+            line(kind, format!("{done}{}", more.unwrap_or_default()));
+        }
+        line("", "FAULTS".to_owned());
+        for (fault, past) in self.by_fault() {
+            let all: Vec<_> = past.iter().map(|past| past.what.as_str()).collect();
+            line(fault.name(), format!("{}: {}", past.len(), all.join("; ")));
+        }
+        line("", "PROMISES".to_owned());
+        line("acknowledged grants", self.grants.to_string());
+        line("lost", verdict.lost.len().to_string());
+        line("doubled", verdict.doubled.len().to_string());
+        line("leaked", verdict.leaked.len().to_string());
+        line("moving", self.moving());
+        line("", "WAITS where there is room at any time".to_owned());
+        line("Services", self.waits.len().to_string());
+        line("half of them", seconds(self.percentile(50)));
+        line("99 %", seconds(self.percentile(99)));
+        line("longest", self.longest());
+        line(
+            "longest without faults' own time",
+            seconds(self.longest_beside()),
+        );
+        let settled = self.settled.map_or("never".to_owned(), seconds);
+        line("until nothing was left to do", settled);
+        for (what, found) in [
+            ("LOST", &verdict.lost),
+            ("DOUBLED", &verdict.doubled),
+            ("LEAKED", &verdict.leaked),
+            ("UNFINISHED", &verdict.unfinished),
+        ] {
+            for one in found {
+                let _ = writeln!(text, "{what}: {one}");
+            }
+        }
+        let _ = writeln!(
+            text,
+            "again: lb-bench soak --minutes {minutes} --seed {seed}"
+        );
+        text
+    }
+
+    pub fn json(&self) -> String {
+        let Verdict {
+            lost,
+            doubled,
+            leaked,
+            unfinished,
+            moving,
+        } = &self.verdict;
+        let faults = self.faults.iter().map(|past| {
+            json!({
+                "fault": past.fault.name(),
+                "from": past.from.as_secs_f64(),
+                "to": past.to.as_secs_f64(),
+                "what": past.what,
+            })
+        });
+        let all = json!({
+            "minutes": self.minutes,
+            "seed": self.seed,
+            "operations": self.operations,
+            "faults": faults.collect::<Vec<_>>(),
+            "acknowledgedGrants": self.grants,
+            "lost": lost,
+            "doubled": doubled,
+            "leaked": leaked,
+            "unfinished": unfinished,
+            "movingSeconds": moving.iter().map(Duration::as_secs_f64).collect::<Vec<_>>(),
+            "waitSeconds": {
+                "services": self.waits.len(),
+                "p50": self.percentile(50).as_secs_f64(),
+                "p99": self.percentile(99).as_secs_f64(),
+                "longest": self.percentile(100).as_secs_f64(),
+                "longestWithoutFaults": self.longest_beside().as_secs_f64(),
+                "untilNothingWasLeftToDo": self.settled.map(|it| it.as_secs_f64()),
+            },
+        });
+        format!("{all:#}\n")
+    }
+
+    fn by_fault(&self) -> BTreeMap<Fault, Vec<&Past>> {
+        let mut by_fault: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for past in &self.faults {
+            by_fault.entry(past.fault).or_default().push(past);
+        }
+        by_fault
+    }
+
+    /// An address that was given up for another one is given to who waits for it
+    /// before the status of the former holder is written.
+    fn moving(&self) -> String {
+        let moving = &self.verdict.moving;
+        let longest = moving.iter().max().copied().unwrap_or_default();
+        format!(
+            "{} addresses were shown twice while they moved, for {} at most",
+            moving.len(),
+            seconds(longest)
+        )
+    }
+
+    fn percentile(&self, percent: usize) -> Duration {
+        let mut all: Vec<_> = self.waits.iter().map(|wait| wait.to - wait.from).collect();
+        all.sort_unstable();
+        let at = all.len().saturating_sub(1) * percent / 100;
+        all.get(at).copied().unwrap_or_default()
+    }
+
+    fn longest(&self) -> String {
+        let Some(wait) = self.waits.iter().max_by_key(|wait| wait.to - wait.from) else {
+            return "nobody waited".to_owned();
+        };
+        let during = self
+            .faults
+            .iter()
+            .filter(|past| overlap(wait, past) > Duration::ZERO);
+        let during: Vec<_> = during.map(|past| past.fault.name()).collect();
+        let during = if during.is_empty() {
+            "no fault".to_owned()
+        } else {
+            during.join(", ")
+        };
+        format!("{}, during: {during}", seconds(wait.to - wait.from))
+    }
+
+    fn longest_beside(&self) -> Duration {
+        let beside = self.waits.iter().map(|wait| {
+            let faults = self.faults.iter().map(|past| overlap(wait, past)).sum();
+            (wait.to - wait.from).saturating_sub(faults)
+        });
+        beside.max().unwrap_or_default()
+    }
+}
+
+/// Faults never overlap each other.
+fn overlap(wait: &Wait, past: &Past) -> Duration {
+    let from = wait.from.max(past.from);
+    wait.to.min(past.to).saturating_sub(from)
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.2} s", time.as_secs_f64())
+}
