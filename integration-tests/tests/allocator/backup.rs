@@ -309,7 +309,7 @@ async fn what_cannot_be_backed_up_is_named_and_nothing_is_written() {
 #[tokio::test]
 async fn a_backup_that_finds_no_room_leaves_nothing_behind() {
     let disk = SmallDisk::mount(crate::full_disk::KILOBYTES).unwrap();
-    disk.fill();
+    disk.fill().unwrap();
     let allocator = Allocator::start(Options::config(POOLS)).await;
     let refused = back_up(&allocator.database(), &disk.path().join("lb.db")).await;
     let refused = refused.unwrap_err();

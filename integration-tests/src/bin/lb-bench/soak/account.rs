@@ -21,6 +21,8 @@ pub struct Account {
     pub waits: Vec<Wait>,
     /// From the end of the last fault and the last operation until nothing was left to do.
     pub settled: Option<Duration>,
+    /// For an address that somebody has.
+    pub waiting: usize,
     pub verdict: Verdict,
 }
 
@@ -59,12 +61,21 @@ impl Account {
         line("half of them", seconds(self.percentile(50)));
         line("99 %", seconds(self.percentile(99)));
         line("longest", self.longest());
-        line(
-            "longest without faults' own time",
-            seconds(self.longest_beside()),
-        );
+        if let Some((beside, wait)) = self.longest_beside() {
+            let from = wait.from.as_secs_f64();
+            let beside = seconds(beside);
+            line(
+                "longest beside faults' own time",
+                format!("{beside}, {} from {from:.1} s on", wait.key),
+            );
+        }
+        let waiting = self.waiting;
+        line("Services that wait at the end", waiting.to_string());
         let settled = self.settled.map_or("never".to_owned(), seconds);
         line("until nothing was left to do", settled);
+        for (time, what) in &verdict.moving {
+            let _ = writeln!(text, "moving: {what}, for {}", seconds(*time));
+        }
         for (what, found) in [
             ("LOST", &verdict.lost),
             ("DOUBLED", &verdict.doubled),
@@ -108,13 +119,13 @@ impl Account {
             "doubled": doubled,
             "leaked": leaked,
             "unfinished": unfinished,
-            "movingSeconds": moving.iter().map(Duration::as_secs_f64).collect::<Vec<_>>(),
+            "movingSeconds": moving.iter().map(|(time, _)| time.as_secs_f64()).collect::<Vec<_>>(),
             "waitSeconds": {
                 "services": self.waits.len(),
                 "p50": self.percentile(50).as_secs_f64(),
                 "p99": self.percentile(99).as_secs_f64(),
                 "longest": self.percentile(100).as_secs_f64(),
-                "longestWithoutFaults": self.longest_beside().as_secs_f64(),
+                "longestWithoutFaults": self.longest_beside().map(|(beside, _)| beside.as_secs_f64()),
                 "untilNothingWasLeftToDo": self.settled.map(|it| it.as_secs_f64()),
             },
         });
@@ -133,11 +144,11 @@ impl Account {
     /// before the status of the former holder is written.
     fn moving(&self) -> String {
         let moving = &self.verdict.moving;
-        let longest = moving.iter().max().copied().unwrap_or_default();
+        let longest = moving.iter().map(|(time, _)| *time).max();
         format!(
             "{} addresses were shown twice while they moved, for {} at most",
             moving.len(),
-            seconds(longest)
+            seconds(longest.unwrap_or_default())
         )
     }
 
@@ -162,15 +173,17 @@ impl Account {
         } else {
             during.join(", ")
         };
-        format!("{}, during: {during}", seconds(wait.to - wait.from))
+        format!("{} during {during}", seconds(wait.to - wait.from))
     }
 
-    fn longest_beside(&self) -> Duration {
+    /// The longest time that a Service waited while there was no fault: what a fault
+    /// leaves behind when it is over.
+    fn longest_beside(&self) -> Option<(Duration, &Wait)> {
         let beside = self.waits.iter().map(|wait| {
             let faults = self.faults.iter().map(|past| overlap(wait, past)).sum();
-            (wait.to - wait.from).saturating_sub(faults)
+            ((wait.to - wait.from).saturating_sub(faults), wait)
         });
-        beside.max().unwrap_or_default()
+        beside.max_by_key(|(beside, _)| *beside)
     }
 }
 
@@ -181,5 +194,5 @@ fn overlap(wait: &Wait, past: &Past) -> Duration {
 }
 
 fn seconds(time: Duration) -> String {
-    format!("{:.2} s", time.as_secs_f64())
+    format!("{:.3} s", time.as_secs_f64())
 }

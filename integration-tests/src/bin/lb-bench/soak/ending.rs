@@ -115,6 +115,12 @@ impl Ending {
         problems
     }
 
+    /// How many Services want an address and have none.
+    pub fn waiting(&self) -> usize {
+        let waits = |seen: &&Seen| seen.balanced && seen.shown.is_empty();
+        self.services.values().filter(waits).count()
+    }
+
     fn left_to_do(&self, key: &Key, seen: &Seen, held: &BTreeSet<IpAddr>) -> Option<String> {
         if !seen.balanced {
             return seen
@@ -188,5 +194,129 @@ pub async fn history(allocator: &str) -> Result<Vec<HistoryEntry>> {
             return Ok(entries);
         }
         request.page_token = page.next_page_token;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+mod tests {
+    use super::*;
+
+    const PUBLIC: [&str; 2] = ["198.18.1.1", "198.18.1.2"];
+
+    fn key(name: &str) -> Key {
+        let (cluster, name) = name.split_once('/').unwrap();
+        Key {
+            cluster: cluster.to_owned(),
+            namespace: "web".to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    fn addresses(texts: &[&str]) -> BTreeSet<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn service(shown: &[&str]) -> Seen {
+        Seen {
+            uid: "1".to_owned(),
+            balanced: true,
+            shown: addresses(shown),
+            families: vec![true],
+            told: Some("something".to_owned()),
+            ..Seen::default()
+        }
+    }
+
+    /// `held`: who, with which uid, holds what.
+    fn ending(services: Vec<(&str, Seen)>, held: &[(&str, &str, &str)]) -> Ending {
+        let held = held
+            .iter()
+            .map(|(name, uid, held)| (key(name), ((*uid).to_owned(), addresses(&[held]))));
+        Ending {
+            services: services
+                .into_iter()
+                .map(|(name, it)| (key(name), it))
+                .collect(),
+            held: held.collect(),
+        }
+    }
+
+    /// How many problems there are: lost, doubled, leaked, unfinished.
+    fn count(ending: &Ending) -> [usize; 4] {
+        let mut count = [0; 4];
+        for problem in ending.problems() {
+            count[match problem {
+                Problem::Lost(_) => 0,
+                Problem::Doubled(_) => 1,
+                Problem::Leaked(_) => 2,
+                Problem::Unfinished(_) => 3,
+            }] += 1;
+        }
+        count
+    }
+
+    #[test]
+    fn what_is_shown_and_what_is_held_are_compared() {
+        let [first, second] = PUBLIC;
+        let asking = |asked: &str, shown: &[&str]| Seen {
+            asked: Some(asked.parse().unwrap()),
+            ..service(shown)
+        };
+        let other_type = Seen {
+            balanced: false,
+            told: None,
+            ..service(&[])
+        };
+        let holds = ("a/x", "1", first);
+        let rows = [
+            (service(&[first]), vec![holds], [0, 0, 0, 0]),
+            (service(&[first]), vec![], [1, 0, 0, 1]),
+            (service(&[first]), vec![("a/x", "0", first)], [0, 0, 1, 0]),
+            (service(&[]), vec![holds], [0, 0, 0, 1]),
+            (service(&[]), vec![], [0, 0, 0, 1]),
+            (other_type.clone(), vec![], [0, 0, 0, 0]),
+            (other_type, vec![holds], [0, 0, 1, 0]),
+            (asking(second, &[first]), vec![holds], [0, 0, 0, 1]),
+            (
+                asking(second, &[first]),
+                vec![holds, ("a/gone", "1", second)],
+                [0, 0, 1, 0],
+            ),
+            (
+                asking(first, &[]),
+                vec![("a/gone", "1", first)],
+                [0, 0, 1, 0],
+            ),
+        ];
+        for (row, (service, held, expected)) in rows.into_iter().enumerate() {
+            let ending = ending(vec![("a/x", service)], &held);
+            assert_eq!(count(&ending), expected, "{row}: {:?}", ending.problems());
+        }
+    }
+
+    #[test]
+    fn one_address_is_shown_twice_only_by_those_that_share_it() {
+        let keyed = |key: &str, port| Seen {
+            sharing_key: Some(key.to_owned()),
+            ports: BTreeSet::from([port]),
+            ..service(&[PUBLIC[0]])
+        };
+        let rows = [
+            (("a/x", keyed("k", 1)), ("a/y", keyed("k", 2)), 0),
+            (("a/x", keyed("k", 1)), ("a/y", keyed("k", 1)), 1),
+            (("a/x", keyed("k", 1)), ("a/y", keyed("l", 2)), 1),
+            (("a/x", keyed("k", 1)), ("b/y", keyed("k", 2)), 1),
+            (
+                ("a/x", service(&[PUBLIC[0]])),
+                ("a/y", service(&[PUBLIC[0]])),
+                1,
+            ),
+        ];
+        for (row, (one, other, doubled)) in rows.into_iter().enumerate() {
+            let held = [(one.0, "1", PUBLIC[0]), (other.0, "1", PUBLIC[0])];
+            let ending = ending(vec![one, other], &held);
+            assert_eq!(count(&ending), [0, doubled, 0, 0], "{row}");
+        }
     }
 }

@@ -40,7 +40,7 @@ use tokio::{task::JoinSet, time::sleep};
 
 pub use self::account::Account;
 use self::{
-    ending::{Ending, Problem},
+    ending::Ending,
     faults::Faults,
     users::{Count, Operations, Users},
     verdict::verdict,
@@ -92,7 +92,8 @@ pub async fn run(minutes: u32, seed: u64) -> Result<Account> {
         "{:7.1} s  calm: waiting until nothing is left to do",
         begun.elapsed().as_secs_f64()
     );
-    let problems = settle(&world.clients().await, &world.allocator.url()).await?;
+    let ending = settle(&world.clients().await, &world.allocator.url()).await?;
+    let problems = ending.problems();
     let settled = problems.is_empty().then(|| calm.elapsed());
     world.all_run()?;
     let history = ending::history(&world.allocator.url()).await?;
@@ -105,23 +106,18 @@ pub async fn run(minutes: u32, seed: u64) -> Result<Account> {
         grants: testimony.sight.grants.len(),
         waits: testimony.sight.waits.clone(),
         settled,
+        waiting: ending.waiting(),
         verdict: verdict(testimony, &history, problems),
     })
 }
 
-/// What is left to do when there was time for it.
-async fn settle(clusters: &[(&'static str, Client)], allocator: &str) -> Result<Vec<Problem>> {
+/// How it is when nothing is left to do, or when there was time enough for it.
+async fn settle(clusters: &[(&'static str, Client)], allocator: &str) -> Result<Ending> {
     let settled = within(SETTLED, async || {
         match Ending::look(clusters, allocator).await {
-            Ok(ending) => match ending.problems() {
-                problems if problems.is_empty() => Ok(()),
-                problems => Err(Ok(problems)),
-            },
-            Err(error) => Err(Err(error)),
+            Ok(ending) if ending.problems().is_empty() => Ok(ending),
+            ending => Err(ending),
         }
     });
-    match settled.await {
-        Ok(()) => Ok(Vec::new()),
-        Err(problems) => problems,
-    }
+    settled.await.or_else(|unsettled| unsettled)
 }

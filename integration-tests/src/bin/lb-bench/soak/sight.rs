@@ -14,8 +14,9 @@ use super::{
 };
 
 /// From when its user asked for it until a Service was seen with its address.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Wait {
+    pub key: Key,
     pub from: Duration,
     pub to: Duration,
 }
@@ -30,6 +31,9 @@ pub struct Overlap {
     pub from: Duration,
     /// None: for ever.
     pub to: Option<Duration>,
+    /// Whether it ended because the first one was deleted or is of another type: its
+    /// API server may have told so late.
+    pub first_went: bool,
     /// Whether one of the two may move, so that the other may be told sooner that
     /// it has the address than the one that it has it no more.
     pub may_move: bool,
@@ -74,7 +78,7 @@ impl Sight {
     pub fn deleted(&mut self, key: &Key, now: Duration) {
         if let Some(seen) = self.services.remove(key) {
             for address in seen.shown {
-                self.shows_no_more(key, address, now);
+                self.shows_no_more(key, address, now, true);
             }
         }
     }
@@ -94,13 +98,14 @@ impl Sight {
                     seen.uid, seen.shown
                 ));
             }
-            self.shows_no_more(&key, *address, now);
+            self.shows_no_more(&key, *address, now, !seen.balanced);
         }
         for address in seen.shown.difference(&shown) {
             self.shows(&key, &seen, *address, now);
         }
         if !was_served && seen.is_served() && key.namespace == ROOMY && !seen.may_move {
             let wait = Wait {
+                key: key.clone(),
                 from: seen.created,
                 to: now,
             };
@@ -127,13 +132,14 @@ impl Sight {
                 second: (key.clone(), seen.uid.clone()),
                 from: now,
                 to: None,
+                first_went: false,
                 may_move: first.may_move || seen.may_move,
             });
         }
         showing.insert(key.clone());
     }
 
-    fn shows_no_more(&mut self, key: &Key, address: IpAddr, now: Duration) {
+    fn shows_no_more(&mut self, key: &Key, address: IpAddr, now: Duration, went: bool) {
         if let Some(showing) = self.showing.get_mut(&address) {
             showing.remove(key);
         }
@@ -141,6 +147,7 @@ impl Sight {
             let of_it = overlap.first.0 == *key || overlap.second.0 == *key;
             if overlap.address == address && overlap.to.is_none() && of_it {
                 overlap.to = Some(now);
+                overlap.first_went = went && overlap.first.0 == *key;
             }
         }
     }
@@ -214,6 +221,7 @@ mod tests {
             panic!("{:?}", sight.overlaps)
         };
         assert_eq!((overlap.from, overlap.to), (at(5), Some(at(8))));
+        assert!(overlap.first_went);
         assert_eq!(overlap.first.0, key("a/x"));
     }
 

@@ -23,9 +23,9 @@ pub struct Verdict {
     pub doubled: Vec<String>,
     pub leaked: Vec<String>,
     pub unfinished: Vec<String>,
-    /// How long each address was shown by one that had given it up for another one
-    /// that a user asked for, beside the one that it was given to.
-    pub moving: Vec<Duration>,
+    /// Addresses that were shown by one that had given it up for another one that a
+    /// user asked for, beside the one that it was given to, and for how long.
+    pub moving: Vec<(Duration, String)>,
 }
 
 impl Verdict {
@@ -46,7 +46,7 @@ impl Verdict {
 pub fn verdict(testimony: Testimony, history: &[HistoryEntry], problems: Vec<Problem>) -> Verdict {
     let Testimony { sight, looks } = testimony;
     let mut verdict = Verdict {
-        lost: sight.lost,
+        lost: sight.lost.clone(),
         ..Verdict::default()
     };
     for problem in problems {
@@ -66,26 +66,33 @@ pub fn verdict(testimony: Testimony, history: &[HistoryEntry], problems: Vec<Pro
         }
     }
     verdict.doubled.extend(past.doubled.iter().cloned());
-    for (overlap, look) in looks {
+    for (overlap, look) in sight.overlaps.iter().zip(looks) {
         let Overlap {
             address,
             first,
             second,
             from,
             to,
-            ..
-        } = &overlap;
+            first_went,
+            may_move,
+        } = overlap;
         let what = format!(
-            "{address} was shown by {} {} and {} {} from {from:?} to {to:?}",
-            first.0, first.1, second.0, second.1
+            "{address} was shown by {} {} and {} {} from {:.1} s on",
+            first.0,
+            first.1,
+            second.0,
+            second.1,
+            from.as_secs_f64()
         );
         let both = [first, second].map(|(key, _)| (key.clone(), *address));
         let each_was_given_it = both.iter().all(|it| past.given.contains(it));
-        match (look, to) {
-            (Some(Look::Both), _) => verdict.doubled.push(what),
-            (Some(Look::NotBoth), _) => {}
-            (None, Some(to)) if each_was_given_it => verdict.moving.push(*to - *from),
-            (None, _) => verdict.doubled.push(what),
+        let came_late = look == Look::NotBoth && (*first_went || !may_move);
+        match to {
+            _ if came_late => {}
+            Some(to) if *may_move && each_was_given_it => {
+                verdict.moving.push((*to - *from, what));
+            }
+            Some(_) | None => verdict.doubled.push(what),
         }
     }
     verdict
@@ -160,18 +167,21 @@ mod tests {
         }
     }
 
-    fn overlap(may_move: bool, look: Option<Look>) -> Testimony {
+    fn overlap(may_move: bool, first_went: bool, look: Look) -> Testimony {
         let overlap = Overlap {
             address: "10.0.0.1".parse().unwrap(),
             first: (key("a"), "1".to_owned()),
             second: (key("b"), "2".to_owned()),
             from: Duration::from_secs(1),
             to: Some(Duration::from_secs(3)),
+            first_went,
             may_move,
         };
+        let mut sight = Sight::default();
+        sight.overlaps.push(overlap);
         Testimony {
-            sight: Sight::default(),
-            looks: vec![(overlap, look)],
+            sight,
+            looks: vec![look],
         }
     }
 
@@ -186,11 +196,16 @@ mod tests {
 
     #[test]
     fn an_address_that_moved_is_told_apart_from_one_that_is_doubled() {
+        use Look::{Both, NotBoth};
+        let unheard_of = || moved()[2..].to_vec();
         let rows = [
-            (overlap(true, None), moved(), 0, 1),
-            (overlap(true, None), moved()[2..].to_vec(), 1, 0),
-            (overlap(false, Some(Look::Both)), moved(), 1, 0),
-            (overlap(false, Some(Look::NotBoth)), moved(), 0, 0),
+            (overlap(true, false, Both), moved(), 0, 1),
+            (overlap(true, false, NotBoth), moved(), 0, 1),
+            (overlap(true, false, Both), unheard_of(), 1, 0),
+            (overlap(true, true, Both), moved(), 0, 1),
+            (overlap(true, true, NotBoth), moved(), 0, 0),
+            (overlap(false, false, Both), moved(), 1, 0),
+            (overlap(false, false, NotBoth), moved(), 0, 0),
         ];
         for (row, (testimony, history, doubled, moving)) in rows.into_iter().enumerate() {
             let verdict = verdict(testimony, &history, Vec::new());

@@ -35,7 +35,7 @@ const RETRY: Duration = Duration::from_millis(200);
 /// An API server that is away comes back in this time.
 const LOOK_AGAIN: Duration = Duration::from_secs(180);
 
-/// What a closer look at an [`Overlap`] of Services that do not move has shown.
+/// What a closer look at an [`Overlap`] has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
     /// Each API server shows the address, at the same time.
@@ -48,8 +48,8 @@ pub enum Look {
 #[derive(Debug, Default)]
 pub struct Testimony {
     pub sight: Sight,
-    /// Overlaps, and what a closer look has shown at those that may not move.
-    pub looks: Vec<(Overlap, Option<Look>)>,
+    /// What a closer look at each overlap has shown.
+    pub looks: Vec<Look>,
 }
 
 pub struct Witness {
@@ -103,25 +103,19 @@ async fn watch(clusters: Clients, begun: Instant, mut stopped: oneshot::Receiver
         };
         apply(&mut sight, cluster, &event, begun.elapsed());
         for overlap in &sight.overlaps[looked_at..] {
-            if !overlap.may_move {
-                let look = look_closer(clusters.clone(), overlap.clone());
-                let at = looked_at;
-                closer.spawn(async move { (at, look.await) });
-            }
+            let look = look_closer(clusters.clone(), overlap.clone());
+            let at = looked_at;
+            closer.spawn(async move { (at, look.await) });
             looked_at += 1;
         }
     }
     watches.shutdown().await;
-    let mut looks: Vec<_> = sight
-        .overlaps
-        .iter()
-        .cloned()
-        .map(|it| (it, None))
-        .collect();
-    for (at, look) in closer.join_all().await {
-        looks[at].1 = Some(look);
+    let mut looks = closer.join_all().await;
+    looks.sort_unstable_by_key(|(at, _)| *at);
+    Testimony {
+        looks: looks.into_iter().map(|(_, look)| look).collect(),
+        sight,
     }
-    Testimony { sight, looks }
 }
 
 fn apply(sight: &mut Sight, cluster: &str, event: &Event<Service>, now: Duration) {
@@ -157,10 +151,12 @@ async fn look_closer(clusters: Clients, overlap: Overlap) -> Look {
             return Look::NotBoth;
         };
         let asked = (client.clone(), key.clone(), uid.clone());
-        let address = overlap.address;
+        let Overlap {
+            address, may_move, ..
+        } = overlap;
         let shows = within(LOOK_AGAIN, move || {
             let (client, key, uid) = asked.clone();
-            shows(client, key, uid, address)
+            shows(client, key, uid, address, may_move)
         });
         if !shows.await.unwrap_or(false) {
             return Look::NotBoth;
@@ -169,12 +165,20 @@ async fn look_closer(clusters: Clients, overlap: Overlap) -> Look {
     Look::Both
 }
 
-/// Whether a Service shows an address that it may not lose.
-async fn shows(client: Client, key: Key, uid: String, address: IpAddr) -> Result<bool> {
+/// Whether a Service shows an address, and nobody let it move meanwhile.
+async fn shows(
+    client: Client,
+    key: Key,
+    uid: String,
+    address: IpAddr,
+    may_move: bool,
+) -> Result<bool> {
     let services: Api<Service> = Api::namespaced(client, &key.namespace);
     let service = timeout(Duration::from_secs(5), services.get_opt(&key.name)).await??;
     let seen = service.as_ref().map(Seen::of);
-    Ok(seen.is_some_and(|seen| seen.uid == uid && seen.shown.contains(&address) && !seen.may_move))
+    Ok(seen.is_some_and(|seen| {
+        seen.uid == uid && seen.shown.contains(&address) && (may_move || !seen.may_move)
+    }))
 }
 
 struct Soon;
