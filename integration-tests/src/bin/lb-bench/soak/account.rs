@@ -11,6 +11,8 @@ use super::{
     verdict::Verdict,
 };
 
+type Rows = Vec<(&'static str, String)>;
+
 pub struct Account {
     pub minutes: u32,
     pub seed: u64,
@@ -35,44 +37,21 @@ impl Account {
             ..
         } = self;
         let mut text = String::new();
-        // Writing to a String cannot fail.
-        let mut line = |what: &str, value: String| {
-            let _ = writeln!(text, "  {what:<34} {value}");
-        };
-        line("", "OPERATIONS of users".to_owned());
-        for (kind, Count { done, unanswered }) in &self.operations {
-            let more = Some(unanswered).filter(|n| **n > 0);
-            let more = more.map(|n| format!(", and {n} without an answer"));
-            line(kind, format!("{done}{}", more.unwrap_or_default()));
+        for (heading, rows) in [
+            ("operations of users", self.operation_rows()),
+            ("faults", self.fault_rows()),
+            ("promises", self.promise_rows()),
+            (
+                "from create until an address is seen, of a pool that always has one",
+                self.wait_rows(),
+            ),
+        ] {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{heading}");
+            for (what, value) in rows {
+                let _ = writeln!(text, "  {what:<30} {value}");
+            }
         }
-        line("", "FAULTS".to_owned());
-        for (fault, past) in self.by_fault() {
-            let all: Vec<_> = past.iter().map(|past| past.what.as_str()).collect();
-            line(fault.name(), format!("{}: {}", past.len(), all.join("; ")));
-        }
-        line("", "PROMISES".to_owned());
-        line("acknowledged grants", self.grants.to_string());
-        line("lost", verdict.lost.len().to_string());
-        line("doubled", verdict.doubled.len().to_string());
-        line("leaked", verdict.leaked.len().to_string());
-        line("moving", self.moving());
-        line("", "WAITS where there is room at any time".to_owned());
-        line("Services", self.waits.len().to_string());
-        line("half of them", seconds(self.percentile(50)));
-        line("99 %", seconds(self.percentile(99)));
-        line("longest", self.longest());
-        if let Some((beside, wait)) = self.longest_beside() {
-            let from = wait.from.as_secs_f64();
-            let beside = seconds(beside);
-            line(
-                "longest beside faults' own time",
-                format!("{beside}, {} from {from:.1} s on", wait.key),
-            );
-        }
-        let waiting = self.waiting;
-        line("Services that wait at the end", waiting.to_string());
-        let settled = self.settled.map_or("never".to_owned(), seconds);
-        line("until nothing was left to do", settled);
         for (time, what) in &verdict.moving {
             let _ = writeln!(text, "moving: {what}, for {}", seconds(*time));
         }
@@ -91,6 +70,73 @@ impl Account {
             "again: lb-bench soak --minutes {minutes} --seed {seed}"
         );
         text
+    }
+
+    fn operation_rows(&self) -> Rows {
+        let row = |(kind, Count { done, unanswered }): (&&'static str, &Count)| {
+            let more = Some(unanswered).filter(|n| **n > 0);
+            let more = more.map(|n| format!(", and {n} without an answer"));
+            (*kind, format!("{done}{}", more.unwrap_or_default()))
+        };
+        self.operations.iter().map(row).collect()
+    }
+
+    fn fault_rows(&self) -> Rows {
+        let mut by_fault: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for past in &self.faults {
+            by_fault
+                .entry(past.fault)
+                .or_default()
+                .push(past.what.as_str());
+        }
+        let row = |(fault, all): (Fault, Vec<&str>)| {
+            (fault.name(), format!("{}: {}", all.len(), all.join("; ")))
+        };
+        by_fault.into_iter().map(row).collect()
+    }
+
+    fn promise_rows(&self) -> Rows {
+        let Verdict {
+            lost,
+            doubled,
+            leaked,
+            moving,
+            ..
+        } = &self.verdict;
+        let longest = moving.iter().map(|(time, _)| *time).max();
+        // An address that is given up for another one is given to who waits for it
+        // before the status of its former holder is written.
+        let moving = format!(
+            "{}, shown twice for {} at most",
+            moving.len(),
+            seconds(longest.unwrap_or_default())
+        );
+        vec![
+            ("acknowledged grants", self.grants.to_string()),
+            ("lost", lost.len().to_string()),
+            ("doubled", doubled.len().to_string()),
+            ("leaked", leaked.len().to_string()),
+            ("doubled while moving", moving),
+            (
+                "until nothing was left to do",
+                self.settled.map_or("never".to_owned(), seconds),
+            ),
+            ("Services that wait at the end", self.waiting.to_string()),
+        ]
+    }
+
+    fn wait_rows(&self) -> Rows {
+        let beside = self.longest_beside().map(|(beside, wait)| {
+            let from = wait.from.as_secs_f64();
+            format!("{}, {} from {from:.1} s on", seconds(beside), wait.key)
+        });
+        vec![
+            ("Services", self.waits.len().to_string()),
+            ("half of them", seconds(self.percentile(50))),
+            ("99 %", seconds(self.percentile(99))),
+            ("longest", self.longest()),
+            ("longest beside faults", beside.unwrap_or_default()),
+        ]
     }
 
     pub fn json(&self) -> String {
@@ -130,26 +176,6 @@ impl Account {
             },
         });
         format!("{all:#}\n")
-    }
-
-    fn by_fault(&self) -> BTreeMap<Fault, Vec<&Past>> {
-        let mut by_fault: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for past in &self.faults {
-            by_fault.entry(past.fault).or_default().push(past);
-        }
-        by_fault
-    }
-
-    /// An address that was given up for another one is given to who waits for it
-    /// before the status of the former holder is written.
-    fn moving(&self) -> String {
-        let moving = &self.verdict.moving;
-        let longest = moving.iter().map(|(time, _)| *time).max();
-        format!(
-            "{} addresses were shown twice while they moved, for {} at most",
-            moving.len(),
-            seconds(longest.unwrap_or_default())
-        )
     }
 
     fn percentile(&self, percent: usize) -> Duration {

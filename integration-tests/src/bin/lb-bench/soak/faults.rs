@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use integration_tests::eventually::within;
+use integration_tests::eventually::{DEADLINE, within};
 use tokio::time::sleep;
 
 use super::world::World;
@@ -133,11 +133,13 @@ impl Faults {
         let name = world.clusters[at].name;
         match fault {
             Fault::AllocatorKilled => {
+                let killed = Instant::now();
                 world.allocator.kill();
                 self.pause(3).await;
                 world.allocator.try_start_again().await?;
                 world.shim.is_in(world.allocator.process().id())?;
-                Ok("started again".to_owned())
+                let away = killed.elapsed().as_secs_f64();
+                Ok(format!("away for {away:.1} s"))
             }
             Fault::WatcherKilled => {
                 let watcher = &mut world.clusters[at].watcher;
@@ -197,9 +199,8 @@ impl Faults {
     async fn fill_the_disk(&mut self, world: &World) -> Result<String> {
         let admin = world.allocator.admin();
         let failures = async || {
-            admin
-                .metric("lb_allocator_commit_failures_total", &[])
-                .await
+            let metric = "lb_allocator_commit_failures_total";
+            within(DEADLINE, async || admin.metric(metric, &[]).await).await
         };
         let before = failures().await?;
         let ballast = world.disk.fill()?;
