@@ -38,8 +38,8 @@ use integration_tests::eventually::within;
 use kube::Client;
 use tokio::{task::JoinSet, time::sleep};
 
-pub use self::account::Account;
 use self::{
+    account::Account,
     ending::Ending,
     faults::Faults,
     users::{Count, Operations, Users},
@@ -97,7 +97,9 @@ pub async fn run(minutes: u32, seed: u64) -> Result<Account> {
     let settled = problems.is_empty().then(|| calm.elapsed());
     world.all_run()?;
     let history = ending::history(&world.allocator.url()).await?;
-    let testimony = witness.tell().await?;
+    let mut testimony = witness.tell().await?;
+    let sight = &mut testimony.sight;
+    sight.catch_up(&ending.services, begun.elapsed());
     Ok(Account {
         minutes,
         seed,

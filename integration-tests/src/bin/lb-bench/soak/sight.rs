@@ -75,6 +75,19 @@ impl Sight {
         }
     }
 
+    /// What all clusters have now, whatever was not told yet.
+    pub fn catch_up(&mut self, services: &BTreeMap<Key, Seen>, now: Duration) {
+        let known = self.services.keys().chain(services.keys());
+        let clusters: BTreeSet<_> = known.map(|key| key.cluster.clone()).collect();
+        for cluster in clusters {
+            self.begin_list(&cluster);
+            for (key, seen) in services.iter().filter(|(key, _)| key.cluster == cluster) {
+                self.listed(key.clone(), seen.clone(), now);
+            }
+            self.end_list(&cluster, now);
+        }
+    }
+
     pub fn deleted(&mut self, key: &Key, now: Duration) {
         if let Some(seen) = self.services.remove(key) {
             for address in seen.shown {
@@ -250,6 +263,19 @@ mod tests {
         sight.end_list("a", at(2));
         let left: Vec<_> = sight.services.keys().cloned().collect();
         assert_eq!(left, [key("a/stays"), key("b/other")]);
+    }
+
+    #[test]
+    fn what_was_not_told_in_time_is_caught_up_with() {
+        let mut sight = Sight::default();
+        sight.changed(key("a/x"), shows(&[1]), at(1));
+        sight.changed(key("a/gone"), shows(&[2]), at(1));
+        sight.changed(key("b/y"), shows(&[1]), at(2));
+        let after = BTreeMap::from([(key("a/x"), shows(&[3])), (key("c/new"), shows(&[4]))]);
+        sight.catch_up(&after, at(9));
+        assert!(sight.services.keys().eq(after.keys()));
+        assert_eq!(sight.lost.len(), 1);
+        assert_eq!(sight.overlaps[0].to, Some(at(9)));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
-use futures::TryStreamExt;
+use futures::StreamExt;
 use integration_tests::eventually::within;
 use k8s_openapi::api::core::v1::Service;
 use kube::{
@@ -84,9 +84,9 @@ async fn watch(clusters: Clients, begun: Instant, mut stopped: oneshot::Receiver
             let services: Api<Service> = Api::all(client);
             let stream = watcher(services, watcher::Config::default()).backoff(Soon);
             let mut stream = Box::pin(stream);
-            loop {
+            while let Some(event) = stream.next().await {
                 // An error is told again and again while an API server is away.
-                if let Ok(Some(event)) = stream.try_next().await {
+                if let Ok(event) = event {
                     let _ = events.send((cluster, event));
                 }
             }
