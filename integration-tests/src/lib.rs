@@ -37,5 +37,6 @@ pub mod secret;
 pub mod service;
 pub mod settings;
 pub mod site;
+pub mod small_disk;
 pub mod status_writes;
 pub mod watcher;

@@ -1,14 +1,18 @@
 //! The harness itself: what it starts is real, and nothing of it is left over.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, io::ErrorKind, path::Path, process::Command, time::Duration};
 
 use anyhow::Result;
 use integration_tests::{
     control_plane::ControlPlane, eventually::eventually, kubeconfig, namespace::addresses,
-    scratch::Scratch, service::service,
+    relay::Relay, scratch::Scratch, service::service,
 };
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, api::ListParams};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 
 const MINUTES: Duration = Duration::from_secs(180);
 
@@ -85,5 +89,26 @@ async fn a_control_plane_keeps_its_data_when_it_is_killed_and_started_again() ->
     control_plane.start_apiserver().await?;
 
     assert!(namespace.services().get("kept").await.is_ok());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_relay_resets_the_connections_that_are_open_on_both_sides() -> Result<()> {
+    let server = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let relay = Relay::start(server.local_addr()?.port()).await?;
+    for _ in 0..2 {
+        let mut near = TcpStream::connect(("127.0.0.1", relay.port)).await?;
+        let (mut far, _) = server.accept().await?;
+        near.write_all(b"passes").await?;
+        let mut passed = [0; 6];
+        far.read_exact(&mut passed).await?;
+        assert_eq!(&passed, b"passes");
+
+        relay.reset();
+        for side in [&mut near, &mut far] {
+            let ended = side.read_u8().await.map_err(|error| error.kind());
+            assert_eq!(ended, Err(ErrorKind::ConnectionReset));
+        }
+    }
     Ok(())
 }

@@ -17,6 +17,7 @@ use integration_tests::{
     eventually::{DEADLINE, eventually},
     rpc::{Asking, acquire, held, key, release, sync_of},
     scratch::Scratch,
+    small_disk::SmallDisk,
 };
 use lb_proto::v1::{SyncRequest, sync_request::Part};
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
@@ -307,8 +308,8 @@ async fn what_cannot_be_backed_up_is_named_and_nothing_is_written() {
 
 #[tokio::test]
 async fn a_backup_that_finds_no_room_leaves_nothing_behind() {
-    let disk = crate::full_disk::SmallDisk::mount();
-    disk.fill();
+    let disk = SmallDisk::mount(crate::full_disk::KILOBYTES).unwrap();
+    disk.fill().unwrap();
     let allocator = Allocator::start(Options::config(POOLS)).await;
     let refused = back_up(&allocator.database(), &disk.path().join("lb.db")).await;
     let refused = refused.unwrap_err();

@@ -1,69 +1,24 @@
 //! A full disk: nothing is acknowledged that is not durable, reads go on, and
 //! everything works again as soon as there is room.
 
-use std::{
-    fs::{self, File},
-    io::Write,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::fs;
 
 use integration_tests::{
     allocator::{Allocator, Options},
     eventually::{DEADLINE, eventually},
     rpc::{acquire, held, refusal, release},
-    scratch::Scratch,
+    small_disk::SmallDisk,
 };
 use tonic::Code;
 
 const POOLS: &str = "pools: [{name: big, addresses: [10.0.0.0/16]}]";
 
-/// A file system of a few hundred kilobytes.
-pub struct SmallDisk(Scratch);
-
-impl SmallDisk {
-    pub fn mount() -> Self {
-        let scratch = Scratch::new("disk").unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=512k", "tmpfs"])
-            .arg(scratch.path())
-            .status()
-            .unwrap();
-        assert!(
-            mounted.success(),
-            "mounting a small tmpfs takes root; run this test as root"
-        );
-        Self(scratch)
-    }
-
-    pub fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    /// Takes all the room that is left.
-    pub fn fill(&self) -> PathBuf {
-        let ballast = self.path().join("ballast");
-        let mut file = File::options()
-            .create(true)
-            .append(true)
-            .open(&ballast)
-            .unwrap();
-        for size in [4096, 1] {
-            while file.write_all(&vec![0; size]).is_ok() {}
-        }
-        ballast
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
-    }
-}
+/// Enough for a few thousand allocations at most.
+pub const KILOBYTES: u32 = 512;
 
 #[tokio::test]
 async fn a_full_disk_refuses_what_cannot_be_kept_and_recovers_by_itself() {
-    let disk = SmallDisk::mount();
+    let disk = SmallDisk::mount(KILOBYTES).unwrap();
     let database = disk.path().join("allocator.db");
     let mut allocator = Allocator::start(Options::config(POOLS).database(database)).await;
     let mut client = allocator.client().await;
@@ -73,7 +28,7 @@ async fn a_full_disk_refuses_what_cannot_be_kept_and_recovers_by_itself() {
         .unwrap()
         .into_inner();
 
-    let ballast = disk.fill();
+    let ballast = disk.fill().unwrap();
     let mut acknowledged = vec![("before".to_owned(), held(&before)[0].to_owned())];
     let mut refused = Vec::new();
     for number in 0..2000 {
@@ -146,12 +101,12 @@ fn sorted(pairs: &[(String, String)]) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn a_crash_on_a_full_disk_loses_nothing_that_was_acknowledged() {
-    let disk = SmallDisk::mount();
+    let disk = SmallDisk::mount(KILOBYTES).unwrap();
     let database = disk.path().join("allocator.db");
     let mut allocator = Allocator::start(Options::config(POOLS).database(database)).await;
     let mut client = allocator.client().await;
     let mut acknowledged = Vec::new();
-    let ballast = disk.fill();
+    let ballast = disk.fill().unwrap();
     for number in 0..2000 {
         let name = format!("s{number}");
         match client.acquire(acquire("web", &name)).await {
@@ -167,8 +122,8 @@ async fn a_crash_on_a_full_disk_loses_nothing_that_was_acknowledged() {
 
 #[tokio::test]
 async fn a_start_on_a_full_disk_is_refused_with_the_cause() {
-    let disk = SmallDisk::mount();
-    disk.fill();
+    let disk = SmallDisk::mount(KILOBYTES).unwrap();
+    disk.fill().unwrap();
     let options = Options::config(POOLS).database(disk.path().join("allocator.db"));
     let (status, errors) = Allocator::start_refused(options).await;
     assert!(!status.success());

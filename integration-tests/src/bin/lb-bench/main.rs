@@ -16,13 +16,14 @@ mod on_disk;
 mod reading;
 mod report;
 mod running;
+mod soak;
 mod stand_in;
 mod sync;
 mod table;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -56,6 +57,18 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Faults and load on real clusters, and an account of which promises were kept
+    Soak {
+        /// For how long there are faults; each comes at least once
+        #[arg(long)]
+        minutes: u32,
+        /// All choices come from it [default: a new one]
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Also write the account to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// Answers every Acquire at once: the limit of the transport
     #[command(hide = true)]
     Echo { port: u16 },
@@ -73,6 +86,23 @@ async fn main() -> Result<()> {
                 std::fs::write(file, report.json())?;
             }
             print!("{}", report.text());
+            Ok(())
+        }
+        Command::Soak {
+            minutes,
+            seed,
+            json,
+        } => {
+            let seed = seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
+            let account = soak::run(minutes, seed).await?;
+            if let Some(file) = json {
+                std::fs::write(file, account.json())?;
+            }
+            print!("{}", account.text());
+            ensure!(
+                account.verdict.is_good(),
+                "a promise was broken; the logs are in target/integration-logs"
+            );
             Ok(())
         }
         Command::Cluster { quick, json } => {
