@@ -38,4 +38,5 @@ pub mod service;
 pub mod settings;
 pub mod site;
 pub mod status_writes;
+pub mod unfinished;
 pub mod watcher;
