@@ -21,6 +21,7 @@ pub mod auth;
 pub mod backup;
 pub mod certs;
 pub mod config;
+pub mod connections;
 pub mod decision_log;
 pub mod denials;
 pub mod engine;

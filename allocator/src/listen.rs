@@ -9,13 +9,8 @@ use std::{
 use lb_tls::files::Files;
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
-use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
-use tonic::transport::server::TcpIncoming;
 
-use crate::{
-    args::Listen,
-    tls::{self, Connection, Handshakes},
-};
+use crate::{args::Listen, connections::Listener, tls::Handshakes};
 
 /// Why nothing can be answered.
 #[derive(Debug, Error)]
@@ -34,13 +29,6 @@ pub enum ListenError {
     Contradiction,
     #[error("{} exists and is no socket; give another path", path.display())]
     NotASocket { path: PathBuf },
-}
-
-/// Connections to come.
-pub enum Incoming {
-    Tcp(TcpIncoming),
-    Unix(UnixListenerStream),
-    Tls(ReceiverStream<io::Result<Connection>>),
 }
 
 /// What protects the port.
@@ -85,26 +73,23 @@ pub fn protection(
 pub async fn bind(
     listen: &Listen,
     handshakes: Option<Handshakes>,
-) -> Result<Incoming, ListenError> {
+) -> Result<Listener, ListenError> {
     let failed = |source| ListenError::Bind {
         listen: listen.clone(),
         source,
     };
-    match (listen, handshakes) {
-        (Listen::Tcp(address), Some(handshakes)) => {
+    match listen {
+        Listen::Tcp(address) => {
             let listener = TcpListener::bind(address).await.map_err(failed)?;
-            Ok(Incoming::Tls(tls::incoming(listener, handshakes)))
+            Ok(match handshakes {
+                Some(handshakes) => Listener::Tls(listener, handshakes),
+                None => Listener::Tcp(listener),
+            })
         }
-        // Without TCP_NODELAY small answers wait up to 40 ms for a delayed ACK.
-        (Listen::Tcp(address), None) => Ok(Incoming::Tcp(
-            TcpIncoming::bind(*address)
-                .map_err(failed)?
-                .with_nodelay(Some(true)),
-        )),
-        (Listen::Unix(path), _) => {
+        Listen::Unix(path) => {
             remove_stale(path)?;
             let listener = UnixListener::bind(path).map_err(failed)?;
-            Ok(Incoming::Unix(UnixListenerStream::new(listener)))
+            Ok(Listener::Unix(listener))
         }
     }
 }

@@ -219,7 +219,7 @@ impl AuthMetrics {
             failed_handshakes: Family::default(),
         };
         // From zero on: what appears with its first failure has no increase.
-        for why in ["refused", "timeout", "too_many"] {
+        for why in ["refused", "timeout"] {
             let failed = metrics.failed_handshakes.get_or_create(&WhyLabel { why });
             failed.inc_by(0);
         }
@@ -246,6 +246,45 @@ impl AuthMetrics {
         self.failed_handshakes
             .get_or_create(&WhyLabel { why })
             .inc();
+    }
+}
+
+/// Counted for every connection to the gRPC port.
+#[derive(Clone, Debug)]
+pub struct ConnectionMetrics {
+    open: Gauge,
+    refused: Counter,
+}
+
+impl ConnectionMetrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            open: Gauge::default(),
+            refused: Counter::default(),
+        };
+        registry.register(
+            "connections",
+            "Connections to the gRPC port",
+            metrics.open.clone(),
+        );
+        registry.register(
+            "refused_connections",
+            "Connections that were closed because there were too many",
+            metrics.refused.clone(),
+        );
+        metrics
+    }
+
+    pub fn opened(&self) {
+        self.open.inc();
+    }
+
+    pub fn closed(&self) {
+        self.open.dec();
+    }
+
+    pub fn refused(&self) {
+        self.refused.inc();
     }
 }
 

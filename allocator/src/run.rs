@@ -18,10 +18,14 @@ use crate::{
     args::{self, Backup, CheckConfig, Cli, Cluster, Command, Routes, Serve},
     backup, certs,
     config::{self, Source, reload::Reload},
+    connections,
     denials::Denials,
-    listen::{self, Incoming, Protection},
+    listen::{self, Protection},
     log,
-    metrics::{self, AuthMetrics, ConfigMetrics, RpcMetrics, StateCollector, WriterMetrics},
+    metrics::{
+        self, AuthMetrics, ConfigMetrics, ConnectionMetrics, RpcMetrics, StateCollector,
+        WriterMetrics,
+    },
     routes::{self, RoutesFile},
     service::{self, Gate, Parts, Trust},
     silence,
@@ -189,11 +193,11 @@ async fn serve(args: Serve) -> Result<()> {
             (Trust::Certificates, Some(certificates))
         }
     };
-    let handshakes = certificates.as_ref().map(|certificates| Handshakes {
-        config: certificates.current(),
-        scheme: tls.client_identity.into(),
-        metrics: auth_metrics,
+    let handshakes = certificates.as_ref().map(|certificates| {
+        let scheme = tls.client_identity.into();
+        Handshakes::new(certificates.current(), scheme, auth_metrics)
     });
+    let connection_metrics = ConnectionMetrics::register(&mut registry);
 
     let admin = Admin {
         registry: Arc::new(registry),
@@ -207,7 +211,8 @@ async fn serve(args: Serve) -> Result<()> {
     let admin_socket = TcpListener::bind(admin_listen).await.with_context(|| {
         format!("cannot listen on {admin_listen} (--admin-listen); is another process there?")
     })?;
-    let incoming = listen::bind(&listen, handshakes).await?;
+    let listener = listen::bind(&listen, handshakes).await?;
+    let incoming = connections::incoming(listener, connections::limit(), connection_metrics);
     let gate = Gate::new(trust, published.decommissioned().clone(), denials.clone());
     let parts = Parts {
         writer,
@@ -238,13 +243,7 @@ async fn serve(args: Serve) -> Result<()> {
     tracing::info!(%listen, %admin_listen, %database, "serving");
 
     let stop = shutdown.clone().cancelled_owned();
-    let serving = async {
-        match incoming {
-            Incoming::Tcp(tcp) => router.serve_with_incoming_shutdown(tcp, stop).await,
-            Incoming::Unix(unix) => router.serve_with_incoming_shutdown(unix, stop).await,
-            Incoming::Tls(tls) => router.serve_with_incoming_shutdown(tls, stop).await,
-        }
-    };
+    let serving = router.serve_with_incoming_shutdown(incoming, stop);
     let drained = async {
         shutdown.cancelled().await;
         tokio::time::sleep(DRAIN).await;

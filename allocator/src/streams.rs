@@ -12,6 +12,15 @@ use crate::engine::{ClusterName, Family, PoolName, Revision, ServiceKey};
 /// Messages that a reader may be behind.
 const BUFFER: usize = 1024;
 
+/// Open streams of a cluster; every one of its watchers has one.
+const MAX_OF_CLUSTER: usize = 32;
+/// Open streams in all.
+const MAX_OPEN: usize = 4096;
+
+/// As many streams are open as there may be, of the cluster or in all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooMany;
+
 /// Something that may let waiting Services be served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
@@ -67,17 +76,27 @@ impl Streams {
     }
 
     /// Opens a stream.
-    pub fn open(&self, cluster: ClusterName, seen: Option<Revision>) -> Stream {
+    ///
+    /// # Errors
+    /// If there are too many.
+    pub fn open(&self, cluster: ClusterName, seen: Option<Revision>) -> Result<Stream, TooMany> {
         let (sender, messages) = mpsc::channel(BUFFER);
         let mut state = self.0.lock();
-        let streams = state.by_cluster.entry(cluster).or_default();
         // Where nothing is told for long, readers come and go all the same.
-        streams.retain(|stream| !stream.is_closed());
-        streams.push(sender);
-        Stream {
+        state.by_cluster.retain(|_, streams| {
+            streams.retain(|stream| !stream.is_closed());
+            !streams.is_empty()
+        });
+        let open: usize = state.by_cluster.values().map(Vec::len).sum();
+        let of_cluster = state.by_cluster.get(&cluster).map_or(0, Vec::len);
+        if open >= MAX_OPEN || of_cluster >= MAX_OF_CLUSTER {
+            return Err(TooMany);
+        }
+        state.by_cluster.entry(cluster).or_default().push(sender);
+        Ok(Stream {
             messages,
             resumed: seen.is_some_and(|seen| seen >= state.last_told),
-        }
+        })
     }
 
     /// How many streams of a cluster are open.
@@ -138,8 +157,8 @@ mod tests {
     #[test]
     fn a_reader_that_falls_behind_is_cut_off_and_others_are_not() {
         let streams = Streams::new(Revision(0));
-        let mut slow = streams.open(cluster("a"), None).messages;
-        let mut quick = streams.open(cluster("a"), None).messages;
+        let mut slow = streams.open(cluster("a"), None).unwrap().messages;
+        let mut quick = streams.open(cluster("a"), None).unwrap().messages;
         for revision in 0..=BUFFER as i64 {
             assert!(streams.tell(&cluster("a"), &at(revision)));
             assert_eq!(quick.try_recv(), Ok(at(revision)));
@@ -157,12 +176,49 @@ mod tests {
     #[test]
     fn a_stream_is_resumed_when_nothing_was_told_since_in_this_process() {
         let streams = Streams::new(Revision(7));
-        assert!(!streams.open(cluster("a"), None).resumed);
-        assert!(!streams.open(cluster("a"), Some(Revision(7))).resumed);
+        assert!(!streams.open(cluster("a"), None).unwrap().resumed);
+        assert!(
+            !streams
+                .open(cluster("a"), Some(Revision(7)))
+                .unwrap()
+                .resumed
+        );
         streams.tell_all(&at(9));
-        assert!(!streams.open(cluster("a"), Some(Revision(8))).resumed);
-        assert!(streams.open(cluster("a"), Some(Revision(9))).resumed);
+        assert!(
+            !streams
+                .open(cluster("a"), Some(Revision(8)))
+                .unwrap()
+                .resumed
+        );
+        assert!(
+            streams
+                .open(cluster("a"), Some(Revision(9)))
+                .unwrap()
+                .resumed
+        );
         assert!(!streams.tell(&cluster("b"), &at(12)), "nobody listens");
-        assert!(!streams.open(cluster("b"), Some(Revision(9))).resumed);
+        assert!(
+            !streams
+                .open(cluster("b"), Some(Revision(9)))
+                .unwrap()
+                .resumed
+        );
+    }
+
+    #[test]
+    fn one_cluster_cannot_have_all_the_streams_and_closed_ones_do_not_count() {
+        let streams = Streams::new(Revision(0));
+        let open = |name: &str| streams.open(cluster(name), None);
+        let all: Vec<_> = (0..MAX_OF_CLUSTER).map(|_| open("a").unwrap()).collect();
+        assert_eq!(open("a").unwrap_err(), TooMany);
+        open("b").unwrap();
+        drop(all);
+        let clusters = MAX_OPEN / MAX_OF_CLUSTER;
+        let all: Vec<_> = (0..MAX_OPEN)
+            .map(|number| open(&format!("c{}", number % clusters)).unwrap())
+            .collect();
+        assert_eq!(open("another").unwrap_err(), TooMany);
+        drop(all);
+        open("another").unwrap();
     }
 }

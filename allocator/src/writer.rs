@@ -1,5 +1,5 @@
-//! The one task that owns the engine and the store. It takes what is waiting,
-//! lets the engine plan each command, commits all changes in one transaction,
+//! The one task that owns the engine and the store. It takes what is waiting, from
+//! each cluster in turn, lets the engine plan each command, commits all changes in one transaction,
 //! and only then shows them and answers. While one batch commits, the next one
 //! gathers: no timer is needed for that. What ends by itself (a cooldown, a
 //! reservation, an offer to one that waits) wakes the task when it does.
@@ -11,6 +11,7 @@
 //!                                                 probe and reload until it works
 //! ```
 
+mod backlog;
 mod census;
 mod clock;
 mod storage;
@@ -27,6 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug_span};
 
+use self::backlog::Backlog;
 pub use self::{census::Census, clock::Clock, storage::Storage, waiting::Waiting};
 use crate::{
     config::Configuration,
@@ -186,6 +188,7 @@ pub struct WriterTask<S = Store> {
     metrics: WriterMetrics,
     decisions: DecisionLog,
     jobs: mpsc::Receiver<Job>,
+    backlog: Backlog<Job>,
     control: mpsc::Receiver<Control>,
     store_available: watch::Sender<bool>,
     clock: Clock,
@@ -229,6 +232,7 @@ impl<S: Storage> WriterTask<S> {
             metrics,
             decisions,
             jobs,
+            backlog: Backlog::default(),
             control,
             store_available,
             clock,
@@ -259,12 +263,35 @@ impl<S: Storage> WriterTask<S> {
                     self.carry_out(&mut batch).await;
                 }
                 () = sleep_until(next_expiry), if next_expiry.is_some() => self.pass_offers_on(),
-                received = self.jobs.recv_many(&mut batch, MAX_BATCH) => {
-                    if received == 0 {
-                        return self.store.close().await;
-                    }
+                job = self.jobs.recv(), if self.backlog.is_empty() => match job {
+                    Some(job) => self.line_up(job),
+                    None => return self.store.close().await,
+                },
+                () = std::future::ready(()), if !self.backlog.is_empty() => {
+                    self.next_batch(&mut batch);
                     self.carry_out(&mut batch).await;
                 }
+            }
+        }
+    }
+
+    fn line_up(&mut self, job: Job) {
+        self.backlog.push(backlog::line(&job.command), job);
+    }
+
+    /// Takes what is next, after all that has arrived has lined up. What nobody waits
+    /// for any more is left out: who gave up asks again.
+    fn next_batch(&mut self, batch: &mut Vec<Job>) {
+        while self.backlog.len() < QUEUE
+            && let Ok(job) = self.jobs.try_recv()
+        {
+            self.line_up(job);
+        }
+        while batch.len() < MAX_BATCH
+            && let Some(job) = self.backlog.pop()
+        {
+            if !job.answer.is_closed() {
+                batch.push(job);
             }
         }
     }

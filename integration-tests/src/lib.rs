@@ -39,4 +39,5 @@ pub mod settings;
 pub mod site;
 pub mod small_disk;
 pub mod status_writes;
+pub mod unfinished;
 pub mod watcher;

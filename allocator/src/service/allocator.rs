@@ -128,7 +128,8 @@ impl AllocatorService for Allocator {
             .admit(&caller, Rpc::Watch, Target::Cluster(&cluster))?;
         let seen = Some(Revision(resume_revision)).filter(|seen| seen.0 > 0);
         // Opened before the revision is read: nothing falls between the two.
-        let streams::Stream { messages, resumed } = self.published.streams().open(cluster, seen);
+        let opened = self.published.streams().open(cluster, seen);
+        let streams::Stream { messages, resumed } = opened.map_err(fault::too_many_streams)?;
         let revision = self.published.read().revision().0;
         // Who saw more than there is saw another database: this one is new or
         // restored, and all was missed.

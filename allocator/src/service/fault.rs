@@ -5,10 +5,12 @@ use std::{collections::HashMap, error::Error};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::MAX_MESSAGE;
 use crate::{
     auth::{Caller, Denied, Rpc, Target},
     denials::name_and_role,
     engine::{ClusterName, InvalidName, PoolName, Refusal},
+    streams::TooMany,
     writer::WriteError,
 };
 
@@ -58,6 +60,24 @@ pub fn overloaded() -> Status {
         message,
         "OVERLOADED",
         Metadata::new(),
+    )
+}
+
+pub fn too_many_streams(_: TooMany) -> Status {
+    let message = "too many Watch streams are open; close some, or retry with back-off".to_owned();
+    let metadata = Metadata::new();
+    status(Code::ResourceExhausted, message, "OVERLOADED", metadata)
+}
+
+/// A message of the caller that is larger than any may be.
+pub fn too_large() -> Status {
+    let message = format!("a message is larger than {MAX_MESSAGE} bytes");
+    let metadata = Metadata::new();
+    status(
+        Code::ResourceExhausted,
+        message,
+        "INVALID_REQUEST",
+        metadata,
     )
 }
 

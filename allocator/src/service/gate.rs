@@ -7,8 +7,8 @@ use tonic::{Request, Status};
 use super::fault;
 use crate::{
     auth::{Caller, Decommissioned, Rpc, Target, decide},
+    connections::Peer,
     denials::Denials,
-    tls::Peer,
     writer::wall_clock,
 };
 
@@ -44,7 +44,8 @@ impl Gate {
             Trust::Everybody => Caller::Trusted,
             Trust::Certificates => extensions
                 .get::<Peer>()
-                .map_or(Caller::Unknown, |peer| Caller::Certified(peer.0.clone())),
+                .and_then(|peer| peer.certificate.clone())
+                .map_or(Caller::Unknown, Caller::Certified),
         }
     }
 

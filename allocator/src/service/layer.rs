@@ -9,32 +9,56 @@ use std::{
 };
 
 use http::{Request, Response};
-use tokio::sync::Semaphore;
+use parking_lot::Mutex;
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::{Instrument, Span, debug_span, field::Empty};
 
-use super::{fault, gate::Gate};
+use super::{
+    MAX_BYTES, MAX_IN_FLIGHT, MAX_PAGE,
+    body::{Answered, Asked, Taken},
+    fault,
+    gate::Gate,
+    shares::Shares,
+};
 use crate::{
     auth::{Rpc, Target},
+    connections::Peer,
     metrics::RpcMetrics,
 };
 
 /// Makes [`RpcService`]s that share one limit.
 #[derive(Clone)]
 pub struct RpcLayer {
-    permits: Arc<Semaphore>,
+    places: Shares,
+    bytes: Shares,
     metrics: RpcMetrics,
     gate: Gate,
 }
 
 impl RpcLayer {
-    pub fn new(max_in_flight: usize, metrics: RpcMetrics, gate: Gate) -> Self {
+    pub fn new(metrics: RpcMetrics, gate: Gate) -> Self {
         Self {
-            permits: Arc::new(Semaphore::new(max_in_flight)),
+            places: Shares::new(MAX_IN_FLIGHT),
+            bytes: Shares::new(MAX_BYTES),
             metrics,
             gate,
         }
+    }
+
+    /// Room for one more RPC.
+    fn take(&self, request: &Request<Body>, rpc: Option<Rpc>) -> Option<Arc<Taken>> {
+        let peer = request.extensions().get::<Peer>();
+        let sharer = peer.map_or_else(Arc::default, |peer| Arc::clone(&peer.sharer));
+        let mut place = self.places.of(Arc::clone(&sharer));
+        let mut bytes = self.bytes.of(sharer);
+        let taken = place.take(1) && bytes.take(rpc.map_or(0, answer_size));
+        taken.then(|| {
+            Arc::new(Taken {
+                _place: place,
+                bytes: Mutex::new(bytes),
+            })
+        })
     }
 }
 
@@ -75,7 +99,7 @@ where
         let rpc = Rpc::of_path(request.uri().path());
         // A label of few values: whatever else somebody calls is one of them.
         let method = rpc.map_or("other", Rpc::name);
-        let Ok(permit) = Arc::clone(&self.layer.permits).try_acquire_owned() else {
+        let Some(taken) = self.layer.take(&request, rpc) else {
             metrics.answered(method, code_text(Code::ResourceExhausted));
             return Box::pin(async { Ok(fault::overloaded().into_http()) });
         };
@@ -94,19 +118,36 @@ where
             start: Instant::now(),
         };
         let span = rpc.map_or_else(Span::none, |_| span_of(&request));
+        let asked = Arc::clone(&taken);
+        let request = request.map(|body| Body::new(Asked::new(body, asked)));
         let answer = self.inner.call(request).instrument(span.clone());
         Box::pin(async move {
-            let _permit = permit;
             let mut guard = guard;
-            let response = answer.await;
-            guard.code = response.as_ref().map_or(Code::Internal, |response| {
-                // A refusal is in the headers; what comes in trailers is OK, or
-                // the end of a stream that has been counted as begun.
-                Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code())
-            });
+            let mut response = answer.await.inspect_err(|_| guard.code = Code::Internal)?;
+            // A refusal is in the headers; what comes in trailers is OK, or
+            // the end of a stream that has been counted as begun.
+            guard.code = Status::from_header_map(response.headers())
+                .map_or(Code::Ok, |status| status.code());
+            // So tonic says that a message is too large, and nobody else says it.
+            if guard.code == Code::OutOfRange {
+                guard.code = Code::ResourceExhausted;
+                response = fault::too_large().into_http();
+            }
             span.record("rpc.grpc.status_code", guard.code as i32);
-            response
+            if rpc == Some(Rpc::Watch) {
+                return Ok(response);
+            }
+            Ok(response.map(|body| Body::new(Answered::new(body, taken))))
         })
+    }
+}
+
+/// What an answer may have beyond the size of its request.
+const fn answer_size(rpc: Rpc) -> usize {
+    if matches!(rpc, Rpc::Acquire | Rpc::Release | Rpc::Sync | Rpc::Watch) {
+        0
+    } else {
+        MAX_PAGE
     }
 }
 

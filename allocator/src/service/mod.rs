@@ -1,8 +1,16 @@
 //! The only tonic: parse a request, ask the writer or the published state,
 //! answer. One file a service.
+//!
+//! Memory is bounded, whatever is sent. Requests and lists come to [`MAX_BYTES`] on
+//! the wire and about three times as much taken apart. What is told to Watch streams
+//! waits in buffers of 1,024 messages of 64 bytes, of 4,096 streams: 256 MiB. A
+//! connection without requests has about 20 KiB, so 16,384 of them 320 MiB. What HTTP/2
+//! holds of a connection before it is read (512 KiB at most) is read at once, or
+//! thrown away with the request that is refused.
 
 mod admin;
 mod allocator;
+mod body;
 mod convert;
 mod fault;
 mod gate;
@@ -10,6 +18,7 @@ mod layer;
 mod page;
 mod pool;
 mod request;
+mod shares;
 mod sync;
 
 use std::{sync::Arc, time::Duration};
@@ -35,11 +44,26 @@ use crate::{
 
 /// The largest request message, in bytes.
 const MAX_MESSAGE: usize = 256 * 1024;
-/// RPCs that are worked on at one time; one more is RESOURCE_EXHAUSTED.
+/// RPCs at one time, from their headers until their answers are sent; one more is
+/// RESOURCE_EXHAUSTED. Watch streams count only until they begin.
 const MAX_IN_FLIGHT: usize = 4096;
+/// Bytes of the requests of all these, and of the lists that they are answered with.
+const MAX_BYTES: usize = 256 * 1024 * 1024;
+/// Bytes of a page of a list, about.
+const MAX_PAGE: usize = 512 * 1024;
 /// HTTP/2 streams of one connection; tonic's own default of 200 would queue
 /// callers that share a connection.
-const MAX_STREAMS: u32 = 1024;
+const MAX_STREAMS: u32 = 512;
+/// What a stream or connection may send before it is read. HTTP/2 counts small frames
+/// against half of the connection's: with less, a connection whose streams all send at
+/// once would be closed with ENHANCE_YOUR_CALM.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 512 * 1024;
+/// Bytes of a request's headers.
+const MAX_HEADERS: u32 = 8 * 1024;
+/// Streams that a caller may give up before they were looked at. All of them: who
+/// has a deadline gives up all at once when it passes, and means no harm.
+const MAX_GIVEN_UP: usize = MAX_STREAMS as usize;
 /// After this long an RPC ends, so that a caller that never sends its message
 /// holds nothing up. Streams are bounded only until they begin.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,9 +101,13 @@ pub fn server(metrics: RpcMetrics, gate: Gate) -> Server<Layers> {
     Server::builder()
         .timeout(TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_max_header_list_size(MAX_HEADERS)
+        .http2_max_pending_accept_reset_streams(Some(MAX_GIVEN_UP))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
-        .layer(RpcLayer::new(MAX_IN_FLIGHT, metrics, gate))
+        .layer(RpcLayer::new(metrics, gate))
 }
 
 /// Every gRPC service of the allocator: its own, health and reflection.

@@ -271,7 +271,7 @@ async fn a_message_that_is_too_large_is_refused() {
     for size in [300 << 10, 5 << 20] {
         let request = acquire("web", "a").wishing(|wish| wish.pool = "x".repeat(size));
         let status = client.acquire(request).await.unwrap_err();
-        assert_eq!(status.code(), Code::OutOfRange, "{status}");
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     }
     still_serves(&allocator).await;
 }

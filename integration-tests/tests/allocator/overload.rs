@@ -1,17 +1,26 @@
 //! Nobody is held up by a client that is slow, silent or greedy.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use integration_tests::{
     allocator::{Allocator, Options},
     eventually::{DEADLINE, eventually},
     rpc::{acquire, refusal},
+    unfinished,
 };
 use lb_proto::v1::{
     ListPoolsRequest, WatchRequest, allocator_service_client::AllocatorServiceClient,
 };
-use tokio::{io::AsyncWriteExt, net::TcpStream, sync::mpsc};
-use tonic::Code;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+    time::timeout,
+};
+use tonic::{Code, body::Body};
 
 use crate::write_lock::WriteLock;
 
@@ -169,4 +178,147 @@ async fn a_caller_that_hung_up_costs_nothing_but_its_own_answer() {
     is_served_promptly(&allocator, "a").await;
     let mut pools = allocator.pool_client().await;
     pools.list_pools(ListPoolsRequest {}).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_begin_is_closed() {
+    let allocator = Allocator::start(Options::config(POOLS)).await;
+    let preface: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    for spoken in [&b""[..], &preface[..23]] {
+        let mut stream = TcpStream::connect(allocator.address()).await.unwrap();
+        stream.write_all(spoken).await.unwrap();
+        let closed = timeout(DEADLINE, stream.read_to_end(&mut Vec::new())).await;
+        // With a reset or without one.
+        let _ = closed.expect("it is closed");
+    }
+    let admin = allocator.admin();
+    admin
+        .sees("lb_allocator_connections", &[], |open| open == 0.0)
+        .await;
+    let _client = allocator.client().await;
+    admin
+        .sees("lb_allocator_connections", &[], |open| open == 1.0)
+        .await;
+}
+
+/// Streams over connections of their own, whose bodies do not end: what has come back
+/// so far, and comes.
+async fn unfinished_streams(
+    allocator: &Allocator,
+    (connections, streams): (usize, usize),
+    body: fn() -> Body,
+) -> mpsc::UnboundedReceiver<String> {
+    let (answers, answered) = mpsc::unbounded_channel();
+    for _ in 0..connections {
+        let channel = allocator.channel().await;
+        for _ in 0..streams {
+            let (mut channel, answers) = (channel.clone(), answers.clone());
+            tokio::spawn(async move {
+                let ended = unfinished::call(&mut channel, unfinished::ACQUIRE, body());
+                answers.send(ended.await)
+            });
+        }
+    }
+    answered
+}
+
+async fn all(mut answered: mpsc::UnboundedReceiver<String>) -> BTreeMap<String, usize> {
+    let mut all = BTreeMap::new();
+    while let Some(answer) = answered.recv().await {
+        *all.entry(answer).or_default() += 1;
+    }
+    all
+}
+
+#[tokio::test]
+async fn streams_whose_body_never_comes_are_ended() {
+    let allocator = Allocator::start(Options::config(POOLS)).await;
+    let answered = unfinished_streams(&allocator, (1, 20), unfinished::never).await;
+    is_served_promptly(&allocator, "a").await;
+    let ended = timeout(DEADLINE, all(answered)).await.expect("they end");
+    assert_eq!(ended, BTreeMap::from([("CANCELLED".to_owned(), 20)]));
+}
+
+#[tokio::test]
+async fn who_takes_every_place_leaves_some_to_others() {
+    let allocator = Allocator::start(Options::config(POOLS)).await;
+    let mut greedy = unfinished_streams(&allocator, (10, 500), unfinished::never).await;
+    let first = greedy.recv().await.unwrap();
+    assert_eq!(first, "RESOURCE_EXHAUSTED");
+    for name in ["a", "b", "c", "d"] {
+        is_served_promptly(&allocator, name).await;
+    }
+    // The places come back with the end of the streams.
+    let ended = all(greedy).await;
+    assert!(ended["CANCELLED"] >= 3072, "{ended:?}");
+    assert!(ended["CANCELLED"] <= 4096, "{ended:?}");
+    let admin = allocator.admin();
+    admin
+        .sees("lb_allocator_rpc_in_flight", &[], |in_flight| {
+            in_flight == 0.0
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn what_unfinished_messages_may_fill_is_limited_and_others_are_served() {
+    let allocator = Allocator::start(Options::config(POOLS)).await;
+    let body = || unfinished::unfinished(200 * 1024, 199 * 1024);
+    let mut greedy = unfinished_streams(&allocator, (3, 400), body).await;
+    assert_eq!(greedy.recv().await.unwrap(), "RESOURCE_EXHAUSTED");
+    is_served_promptly(&allocator, "a").await;
+    let ended = all(greedy).await;
+    assert!(ended["CANCELLED"] <= 256 * 1024 / 199, "{ended:?}");
+}
+
+#[tokio::test]
+async fn one_cluster_cannot_open_watch_streams_without_end() {
+    let allocator = Allocator::start(Options::config(POOLS)).await;
+    let mut client = allocator.client().await;
+    let watch = |cluster: &str| WatchRequest {
+        cluster: cluster.to_owned(),
+        ..WatchRequest::default()
+    };
+    let mut streams = Vec::new();
+    for _ in 0..32 {
+        streams.push(client.watch(watch("one")).await.unwrap());
+    }
+    let refused = client.watch(watch("one")).await.unwrap_err();
+    let told = refusal(&refused);
+    assert_eq!(
+        (told.code, told.reason.as_str()),
+        (Code::ResourceExhausted, "OVERLOADED")
+    );
+    client.watch(watch("two")).await.unwrap();
+    drop(streams);
+    eventually(DEADLINE, "closed streams do not count", async || {
+        client.watch(watch("one")).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_caller_that_gives_up_much_at_once_keeps_its_connection() {
+    let allocator = Allocator::start(Options::config(POOLS)).await;
+    let mut stream = TcpStream::connect(allocator.address()).await.unwrap();
+    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    for number in 0..100_u32 {
+        let id = (2 * number + 1).to_be_bytes();
+        // HEADERS: POST, http, /; then RST_STREAM: CANCEL.
+        sent.extend([&[0, 0, 3, 1, 4], &id[..], &[0x83, 0x86, 0x84]].concat());
+        sent.extend([&[0, 0, 4, 3, 0], &id[..], &[0, 0, 0, 8]].concat());
+    }
+    // PING
+    sent.extend([0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    stream.write_all(&sent).await.unwrap();
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.expect("it stays open");
+        let mut payload = vec![0; usize::from(head[1]) * 256 + usize::from(head[2])];
+        stream.read_exact(&mut payload).await.unwrap();
+        assert_ne!(head[3], 7, "GOAWAY: {}", String::from_utf8_lossy(&payload));
+        if head[3] == 6 && head[4] == 1 {
+            break;
+        }
+    }
 }

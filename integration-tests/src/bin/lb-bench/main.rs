@@ -13,6 +13,7 @@ mod machine;
 mod million;
 mod naive;
 mod on_disk;
+mod overload;
 mod reading;
 mod report;
 mod running;
@@ -21,7 +22,7 @@ mod stand_in;
 mod sync;
 mod table;
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
@@ -69,6 +70,26 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// What 10,000 connections, 100,000 requests in flight, half-open streams and the
+    /// like cost those who behave
+    Overload {
+        /// Seconds of each instead of half a minute
+        #[arg(long)]
+        quick: bool,
+        /// Also write the table to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Only these; without it all
+        #[arg(value_enum)]
+        only: Vec<overload::Kind>,
+    },
+    /// The abuser
+    #[command(hide = true)]
+    Abuse {
+        kind: overload::Kind,
+        address: SocketAddr,
+        seconds: u64,
+    },
     /// Answers every Acquire at once: the limit of the transport
     #[command(hide = true)]
     Echo { port: u16 },
@@ -88,6 +109,19 @@ async fn main() -> Result<()> {
             print!("{}", report.text());
             Ok(())
         }
+        Command::Overload { quick, json, only } => {
+            let table = overload::measure(quick, &only).await?;
+            if let Some(file) = json {
+                std::fs::write(file, table.json())?;
+            }
+            print!("{}", table.text());
+            Ok(())
+        }
+        Command::Abuse {
+            kind,
+            address,
+            seconds,
+        } => overload::abuse(kind, address, Duration::from_secs(seconds)).await,
         Command::Soak {
             minutes,
             seed,
