@@ -2,7 +2,7 @@
 //! the writer changes it, after a commit; nobody who reads it waits for one.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     ops::Bound,
     sync::Arc,
@@ -16,7 +16,7 @@ use crate::{
     engine::{
         Allocation, Change, ChangeKind, ClusterName, ClusterRecord, ClusterState, Conflict, Engine,
         Family, Located, PerFamily, PoolIndex, PoolName, Pools, Reservation, Revision, ServiceKey,
-        Timestamp, is_stranded,
+        Timestamp, holdings::Holdings, is_stranded,
     },
     streams::Streams,
 };
@@ -41,7 +41,7 @@ pub struct State {
     pools: Arc<Pools>,
     revision: Revision,
     by_address: BTreeMap<Place, Arc<Allocation>>,
-    by_key: HashMap<Arc<ServiceKey>, PerFamily<Option<Arc<Allocation>>>>,
+    by_key: Holdings,
     reservations: BTreeMap<IpAddr, Arc<Reservation>>,
     /// held or reserved addresses of each pool, in the order of [`Pools::indexes`]
     used: Vec<PerFamily<u64>>,
@@ -153,7 +153,7 @@ impl State {
             pools: Arc::clone(pools),
             revision: engine.revision(),
             by_address: BTreeMap::new(),
-            by_key: HashMap::new(),
+            by_key: Holdings::default(),
             reservations: BTreeMap::new(),
             stranded: BTreeMap::new(),
             clusters: BTreeMap::new(),
@@ -209,8 +209,7 @@ impl State {
 
     /// IPv4 first.
     pub fn by_key(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<Allocation>> {
-        let holding = self.by_key.get(key).into_iter();
-        holding.flat_map(|holding| holding.iter().filter_map(|(_, held)| held.as_ref()))
+        self.by_key.of(key)
     }
 
     /// In the order of addresses, IPv4 first, from `start` on.
@@ -261,9 +260,8 @@ impl State {
             ChangeKind::Allocated(allocation) => self.add(allocation),
             ChangeKind::Released(allocation) => self.remove(allocation),
             ChangeKind::Updated(allocation) => {
-                let before = self.by_key.get(&allocation.key);
-                let before = before.and_then(|holding| holding.get(allocation.family()).clone());
-                if let Some(before) = before {
+                let before = self.by_key.get(&allocation.key, allocation.family());
+                if let Some(before) = before.cloned() {
                     self.remove(&before);
                 }
                 self.add(allocation);
@@ -307,10 +305,9 @@ impl State {
         if !self.is_used(address) {
             self.count(address, |used| *used += 1);
         }
-        let place = (address, Some(Arc::clone(&key)));
+        let place = (address, Some(key));
         self.by_address.insert(place, Arc::clone(allocation));
-        let holding = self.by_key.entry(key).or_default();
-        *holding.get_mut(allocation.family()) = Some(Arc::clone(allocation));
+        self.by_key.insert(Arc::clone(allocation));
     }
 
     fn remove(&mut self, allocation: &Arc<Allocation>) {
@@ -334,12 +331,7 @@ impl State {
         if !self.is_used(address) {
             self.count(address, |used| *used -= 1);
         }
-        if let Some(holding) = self.by_key.get_mut(key) {
-            *holding.get_mut(allocation.family()) = None;
-            if holding.iter().all(|(_, held)| held.is_none()) {
-                self.by_key.remove(key);
-            }
-        }
+        self.by_key.remove(key, allocation.family());
     }
 
     fn is_used(&self, address: IpAddr) -> bool {

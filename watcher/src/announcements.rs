@@ -144,7 +144,7 @@ impl Announcements {
         self.allocator.saw(revision);
         // Without a complete list nothing is known, so nothing is told.
         let told_lists = self.lists.wait_for(|lists| *lists > 0).await;
-        self.cluster.tell().await?;
+        self.tell().await?;
         Ok(Opened {
             stream,
             resumed: started.resumed,
@@ -183,17 +183,17 @@ impl Announcements {
                     }
                     None
                 }
-                _ = again.tick() => self.cluster.tell().await.err(),
+                _ = again.tick() => self.tell().await.err(),
                 lists = self.lists.wait_for(|lists| *lists > told_lists) => {
                     told_lists = lists;
-                    self.cluster.tell().await.err()
+                    self.tell().await.err()
                 }
                 message = stream.message() => match message {
                     Ok(Some(WatchResponse { event, revision })) => {
                         reached = revision;
                         self.allocator.saw(revision);
                         if matches!(event, Some(Event::Lagged(_))) {
-                            self.cluster.tell().await.err().or_else(|| {
+                            self.tell().await.err().or_else(|| {
                                 self.told(event);
                                 None
                             })
@@ -210,6 +210,12 @@ impl Announcements {
                 return refusal;
             }
         }
+    }
+
+    async fn tell(&self) -> Result<(), Refusal> {
+        let differ = self.cluster.tell().await?;
+        self.push_batch(differ);
+        Ok(())
     }
 
     /// What happened before is not told, so all that wait ask again. After a loss

@@ -2,7 +2,7 @@
 //! few minutes, and whenever the allocator may have missed something. It learns from
 //! that what it forgot, and takes back what nobody here has any more.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use lb_proto::v1::{self, SyncOutcome, sync_request::Part};
 use prost::Message;
@@ -35,8 +35,9 @@ pub struct ClusterSync {
 }
 
 impl ClusterSync {
-    /// Tells all. To be called only when the list of Services is complete.
-    pub async fn tell(&self) -> Result<(), Refusal> {
+    /// Tells all. To be called only when the list of Services is complete. Returns
+    /// Services that hold something else than they were granted last.
+    pub async fn tell(&self) -> Result<Vec<Key>, Refusal> {
         // Before the Services are looked at: what is granted later is not judged.
         let seen = self.allocator.seen();
         let services = self.services();
@@ -46,7 +47,7 @@ impl ClusterSync {
             .sync(messages(self.allocator.cluster(), services, seen))
             .await?;
         self.report(count, &synced);
-        Ok(())
+        Ok(self.ledger.synced(synced.iter().filter_map(held)))
     }
 
     fn services(&self) -> Vec<v1::AcquireRequest> {
@@ -105,9 +106,24 @@ impl ClusterSync {
     }
 }
 
+/// What the allocator says that a Service holds.
+fn held(synced: &v1::SyncedService) -> Option<(Key, Vec<IpAddr>)> {
+    if synced.outcome() == SyncOutcome::ReleasedAfterGrace {
+        return None;
+    }
+    let service = synced.service.clone()?;
+    let addresses = synced.addresses.iter();
+    let addresses = addresses.filter_map(|held| held.address.parse().ok());
+    let key = Key {
+        namespace: service.namespace,
+        name: service.name,
+    };
+    Some((key, addresses.collect()))
+}
+
 /// What a Service has, as far as is known here: what was granted, whatever anybody
 /// wrote into its status since; without that, what is in the status as ours.
-fn has(view: &View<'_>) -> Vec<std::net::IpAddr> {
+fn has(view: &View<'_>) -> Vec<IpAddr> {
     let held = view.known.map(|record| record.held.clone());
     if let Some(held) = held.filter(|held| !held.is_empty()) {
         return held;

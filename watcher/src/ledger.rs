@@ -48,6 +48,9 @@ struct State {
     /// Grows with each thing the allocator tells: an answer that was under way
     /// meanwhile may be outdated.
     news: u64,
+    /// Grows with each Sync that the allocator answered: what it gave while that was
+    /// under way, the Sync may have changed.
+    syncs: u64,
 }
 
 /// One Service.
@@ -100,6 +103,7 @@ pub struct Waiting {
 pub struct Moment {
     epoch: u64,
     news: u64,
+    syncs: u64,
 }
 
 /// How many Services hold an address, how many wait for one, and since when the
@@ -173,8 +177,10 @@ impl Ledger {
 
     /// Now.
     pub fn moment(&self) -> Moment {
-        let State { epoch, news, .. } = *self.state.lock();
-        Moment { epoch, news }
+        let State {
+            epoch, news, syncs, ..
+        } = *self.state.lock();
+        Moment { epoch, news, syncs }
     }
 
     /// The last answer to this wish of this uid, if it can still be relied on.
@@ -189,10 +195,11 @@ impl Ledger {
     }
 
     /// The allocator granted addresses. Says whether the answer stands: it does not
-    /// when the allocator told something while it was under way.
+    /// when the allocator told something that matters while it was under way.
     pub fn granted(&self, key: &Key, uid: &str, wish: u64, grant: &Grant, asked: Moment) -> bool {
         let mut state = self.state.lock();
-        let stands = state.news == asked.news || grant.unmet.is_empty();
+        let stands =
+            state.syncs == asked.syncs && (state.news == asked.news || grant.unmet.is_empty());
         let lifetime = if stands {
             ANSWER_LIFETIME
         } else {
@@ -330,6 +337,27 @@ impl Ledger {
                 record.reply = None;
             }
         }
+    }
+
+    /// The allocator knows what this cluster has, and told what these Services hold.
+    /// Returns those that hold something else than they were granted last: what the
+    /// Sync said of them was older than that grant.
+    pub fn synced(&self, held: impl IntoIterator<Item = (Key, Vec<IpAddr>)>) -> Vec<Key> {
+        let mut state = self.state.lock();
+        state.news += 1;
+        state.syncs += 1;
+        let mut differ = Vec::new();
+        for (key, held) in held {
+            let record = state.records.get_mut(&key).filter(|r| r.reply.is_some());
+            if let Some(record) = record
+                && !(held.iter().all(|address| record.held.contains(address))
+                    && record.held.len() == held.len())
+            {
+                record.reply = None;
+                differ.push(key);
+            }
+        }
+        differ
     }
 
     /// Counts. Linear in the number of Services: for scrapes.
@@ -475,6 +503,23 @@ mod tests {
         let asked = ledger.moment();
         assert!(freed(&ledger).is_empty());
         assert!(!exhausted(&ledger, asked));
+        assert!(!answered(&ledger, "u", 7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_holds_something_else_after_a_sync_asks_again() {
+        let told = |address: &str| [(key(), vec![address.parse().unwrap()])];
+        let ledger = Ledger::default();
+        let asked = ledger.moment();
+        assert_eq!(ledger.synced(told("192.0.2.1")), [], "nothing was granted");
+        assert!(
+            !ledger.granted(&key(), "u", 7, &grant(), asked),
+            "the Sync may have been later"
+        );
+        assert!(ledger.granted(&key(), "u", 7, &grant(), ledger.moment()));
+        assert_eq!(ledger.synced(told("192.0.2.1")), []);
+        assert!(answered(&ledger, "u", 7));
+        assert_eq!(ledger.synced(told("192.0.2.2")), [key()]);
         assert!(!answered(&ledger, "u", 7));
     }
 

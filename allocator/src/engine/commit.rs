@@ -59,13 +59,11 @@ impl Engine {
         self.free.take(&self.pools, allocation.address);
         self.held.add(Arc::clone(&allocation));
         let key = Arc::clone(&allocation.key);
-        let family = allocation.family();
         if let Some(end) = allocation.holder.release_at {
             self.leaving.insert((end, Arc::clone(&key)));
         }
-        let cluster = self.holdings.entry(key.cluster.clone()).or_default();
-        let holding = cluster.entry(Arc::clone(&key)).or_default();
-        let before = holding.get_mut(family).replace(allocation);
+        let holdings = self.holdings.entry(key.cluster.clone()).or_default();
+        let before = holdings.insert(allocation);
         if let Some(before) = before {
             self.leaves_no_more(&before);
         }
@@ -100,14 +98,9 @@ impl Engine {
         let address = allocation.address;
         self.is_recorded(allocation);
         let cluster = &allocation.key.cluster;
-        if let Some(keys) = self.holdings.get_mut(cluster)
-            && let Some(holding) = keys.get_mut(&allocation.key)
-        {
-            *holding.get_mut(allocation.family()) = None;
-            if holding.iter().all(|(_, held)| held.is_none()) {
-                keys.remove(&allocation.key);
-            }
-            if keys.is_empty() {
+        if let Some(holdings) = self.holdings.get_mut(cluster) {
+            holdings.remove(&allocation.key, allocation.family());
+            if holdings.is_empty() {
                 self.holdings.remove(cluster);
             }
         }

@@ -2,7 +2,9 @@
 
 use std::{fmt, sync::Arc};
 
+use smol_str::SmolStr;
 use thiserror::Error;
+use uuid::Uuid;
 
 /// Why a name was refused.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -50,7 +52,7 @@ fn check_length(what: &'static str, text: &str, limit: usize) -> Result<(), Inva
     }
 }
 
-fn label(what: &'static str, text: &str) -> Result<Arc<str>, InvalidName> {
+fn label(what: &'static str, text: &str) -> Result<(), InvalidName> {
     check_length(what, text, 63)?;
     if !is_label(text) {
         return Err(InvalidName::Malformed {
@@ -60,10 +62,10 @@ fn label(what: &'static str, text: &str) -> Result<Arc<str>, InvalidName> {
             dots: "",
         });
     }
-    Ok(text.into())
+    Ok(())
 }
 
-fn subdomain(what: &'static str, text: &str) -> Result<Arc<str>, InvalidName> {
+fn subdomain(what: &'static str, text: &str) -> Result<(), InvalidName> {
     check_length(what, text, 253)?;
     if !text.split('.').all(is_label) {
         return Err(InvalidName::Malformed {
@@ -73,18 +75,19 @@ fn subdomain(what: &'static str, text: &str) -> Result<Arc<str>, InvalidName> {
             dots: " and '.'",
         });
     }
-    Ok(text.into())
+    Ok(())
 }
 
 macro_rules! name {
-    ($(#[$doc:meta])* $type:ident, $check:ident, $what:literal) => {
+    ($(#[$doc:meta])* $type:ident($text:ty), $check:ident, $what:literal) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $type(Arc<str>);
+        pub struct $type($text);
 
         impl $type {
             pub fn parse(text: &str) -> Result<Self, InvalidName> {
-                $check($what, text).map(Self)
+                $check($what, text)?;
+                Ok(Self(text.into()))
             }
 
             pub fn as_str(&self) -> &str {
@@ -102,44 +105,70 @@ macro_rules! name {
 
 name!(
     /// The name of a pool.
-    PoolName, subdomain, "pool name"
+    PoolName(Arc<str>), subdomain, "pool name"
 );
 name!(
     /// The name that a cluster's watcher was started with.
-    ClusterName, subdomain, "cluster"
+    ClusterName(Arc<str>), subdomain, "cluster"
 );
 name!(
     /// A namespace of some cluster.
-    Namespace, label, "namespace"
+    Namespace(Arc<str>), label, "namespace"
 );
 name!(
-    /// The name of a Service.
-    ServiceName, label, "service name"
-);
-name!(
-    /// `metadata.uid` of a Service.
-    Uid, uid, "uid"
+    /// The name of a Service. Hardly two of them are the same, and most are short.
+    ServiceName(SmolStr), label, "service name"
 );
 
 name!(
     /// Services of one sharing key may share an address.
-    SharingKey, sharing_key, "sharing key"
+    SharingKey(Arc<str>), sharing_key, "sharing key"
 );
 
-fn sharing_key(what: &'static str, text: &str) -> Result<Arc<str>, InvalidName> {
+fn sharing_key(what: &'static str, text: &str) -> Result<(), InvalidName> {
     printable(what, text, 253)
 }
 
-fn uid(what: &'static str, text: &str) -> Result<Arc<str>, InvalidName> {
-    printable(what, text, 128)
-}
-
-fn printable(what: &'static str, text: &str, limit: usize) -> Result<Arc<str>, InvalidName> {
+fn printable(what: &'static str, text: &str, limit: usize) -> Result<(), InvalidName> {
     check_length(what, text, limit)?;
     if !text.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(InvalidName::NotPrintable { what });
     }
-    Ok(text.into())
+    Ok(())
+}
+
+/// `metadata.uid` of a Service: whatever an API server calls unique.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Uid(UidText);
+
+/// A third of the memory for what every API server makes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum UidText {
+    /// In the form of RFC 9562, lower-case.
+    Uuid(Uuid),
+    Other(Arc<str>),
+}
+
+impl Uid {
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        printable("uid", text, 128)?;
+        let mut buffer = Uuid::encode_buffer();
+        let uuid = Uuid::try_parse(text).ok();
+        let uuid = uuid.filter(|uuid| uuid.hyphenated().encode_lower(&mut buffer) == text);
+        Ok(Self(uuid.map_or_else(
+            || UidText::Other(text.into()),
+            UidText::Uuid,
+        )))
+    }
+}
+
+impl fmt::Display for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            UidText::Uuid(uuid) => uuid.hyphenated().fmt(f),
+            UidText::Other(text) => f.write_str(text),
+        }
+    }
 }
 
 /// Who holds an address.
@@ -168,7 +197,23 @@ impl fmt::Display for ServiceKey {
 
 #[cfg(test)]
 mod tests {
-    use super::{ClusterName, Namespace, PoolName};
+    use super::{ClusterName, Namespace, PoolName, Uid};
+
+    #[test]
+    fn a_uid_is_told_as_it_was_given() {
+        for text in [
+            "b1a7c3d0-5f3a-4b6c-8d7e-0123456789ab",
+            "B1A7C3D0-5F3A-4B6C-8D7E-0123456789AB",
+            "b1a7c3d05f3a4b6c8d7e0123456789ab",
+            "{b1a7c3d0-5f3a-4b6c-8d7e-0123456789ab}",
+            "urn:uuid:b1a7c3d0-5f3a-4b6c-8d7e-0123456789ab",
+            "u-1",
+        ] {
+            assert_eq!(Uid::parse(text).unwrap().to_string(), text);
+        }
+        assert!(Uid::parse("").is_err());
+        assert!(Uid::parse("a b").is_err());
+    }
 
     #[test]
     fn names_are_checked_as_kubernetes_checks_them() {

@@ -11,7 +11,7 @@
 //! No request costs more than O(log n) in the size of a pool, the number of
 //! allocations, marks of former holders, or reservations. What pays for that is
 //! said where it is:
-//! - `holdings` finds what a Service, or a whole cluster, holds, O(1) for each;
+//! - [`holdings::Holdings`] finds what a Service, or a whole cluster, holds, O(1) for each;
 //! - [`sharing::Held`] finds who holds an address, and who may join them;
 //! - [`free::Free`] finds the address to give, and what cools down until when;
 //! - [`reservations::Reservations`] finds what is kept for whom;
@@ -34,6 +34,7 @@ pub mod conflicts;
 mod decommission;
 pub mod free;
 mod handover;
+pub mod holdings;
 pub mod key;
 pub mod labels;
 mod limits;
@@ -78,6 +79,7 @@ pub use self::{
 use clusters::Clusters;
 use conflicts::Conflicts;
 use free::Free;
+use holdings::Holdings;
 use quota::Quotas;
 use reservations::Reservations;
 use sharing::Held;
@@ -196,8 +198,6 @@ pub enum Inconsistent {
     },
 }
 
-type Holding = PerFamily<Option<Arc<Allocation>>>;
-
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Engine {
@@ -208,7 +208,7 @@ pub struct Engine {
     /// Time as decisions see it: it never goes back, not even over a restart, so
     /// that what has ended stays ended.
     now: Timestamp,
-    holdings: HashMap<ClusterName, HashMap<Arc<ServiceKey>, Holding>>,
+    holdings: HashMap<ClusterName, Holdings>,
     leaving: BTreeSet<(Timestamp, Arc<ServiceKey>)>,
     held: Held,
     free: Free,
@@ -232,8 +232,7 @@ impl Engine {
 
     /// Everything that is held, in no order.
     pub fn allocations(&self) -> impl Iterator<Item = &Arc<Allocation>> {
-        let holdings = self.holdings.values().flat_map(HashMap::values);
-        holdings.flat_map(|holding| holding.iter().filter_map(|(_, held)| held.as_ref()))
+        self.holdings.values().flat_map(Holdings::iter)
     }
 
     /// Everything that is reserved, in no order.
@@ -361,28 +360,18 @@ impl Engine {
 
     /// What a key holds, IPv4 first.
     fn holding(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<Allocation>> {
-        self.holdings
-            .get(&key.cluster)
-            .and_then(|cluster| cluster.get(key))
-            .into_iter()
-            .flat_map(|holding| holding.iter().filter_map(|(_, held)| held.as_ref()))
+        let holdings = self.holdings.get(&key.cluster).into_iter();
+        holdings.flat_map(|holdings| holdings.of(key))
     }
 
     fn held_by(&self, key: &ServiceKey, family: Family) -> Option<&Arc<Allocation>> {
-        self.holdings
-            .get(&key.cluster)?
-            .get(key)?
-            .get(family)
-            .as_ref()
+        self.holdings.get(&key.cluster)?.get(key, family)
     }
 
     /// What a cluster holds, in the order of keys, IPv4 first.
     fn of_cluster(&self, cluster: &ClusterName) -> Vec<Arc<Allocation>> {
         let holdings = self.holdings.get(cluster).into_iter();
-        let holdings = holdings.flat_map(HashMap::values);
-        let mut held: Vec<_> = holdings
-            .flat_map(|holding| holding.iter().filter_map(|(_, held)| held.clone()))
-            .collect();
+        let mut held: Vec<_> = holdings.flat_map(Holdings::iter).cloned().collect();
         held.sort_by(|a, b| (&a.key, a.address).cmp(&(&b.key, b.address)));
         held
     }

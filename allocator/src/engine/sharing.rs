@@ -11,9 +11,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
+    hash::{BuildHasher, RandomState},
     net::IpAddr,
     sync::Arc,
 };
+
+use hashbrown::HashTable;
 
 use super::{
     address::{Family, PerFamily},
@@ -118,6 +121,7 @@ pub enum Holders {
 /// Services that hold one address together.
 #[derive(Clone, Debug)]
 pub struct Shared {
+    address: IpAddr,
     key: SharingKey,
     cluster: ClusterName,
     backend: Backend,
@@ -128,6 +132,13 @@ pub struct Shared {
 }
 
 impl Holders {
+    fn address(&self) -> IpAddr {
+        match self {
+            Self::One(allocation) => allocation.address,
+            Self::Sharing(shared) => shared.address,
+        }
+    }
+
     /// The holder or holders, in the order of keys.
     pub fn iter(&self) -> Box<dyn Iterator<Item = &Arc<Allocation>> + '_> {
         match self {
@@ -183,6 +194,7 @@ impl Holders {
 impl Shared {
     fn new(first: &Allocation, terms: &Terms) -> Self {
         Self {
+            address: first.address,
             key: terms.key.clone(),
             cluster: first.key.cluster.clone(),
             backend: terms.backend.clone(),
@@ -277,13 +289,16 @@ fn decrement<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
 /// Who holds which address, and which addresses a sharing key has.
 #[derive(Clone, Debug, Default)]
 pub struct Held {
-    by_address: HashMap<IpAddr, Holders>,
+    /// The address is the holders' own: a pointer each.
+    by_address: HashTable<Holders>,
+    hasher: RandomState,
     groups: HashMap<(ClusterName, SharingKey), PerFamily<BTreeSet<IpAddr>>>,
 }
 
 impl Held {
     pub fn get(&self, address: IpAddr) -> Option<&Holders> {
-        self.by_address.get(&address)
+        self.by_address
+            .find(self.hash(address), |holders| holders.address() == address)
     }
 
     /// Addresses that Services of this cluster and key hold, the lowest first.
@@ -305,18 +320,18 @@ impl Held {
         self.remove(&allocation);
         let address = allocation.address;
         let Some(terms) = allocation.holder.sharing.clone() else {
-            self.by_address.insert(address, Holders::One(allocation));
+            self.put(Holders::One(allocation));
             return;
         };
         let group = (allocation.key.cluster.clone(), terms.key.clone());
         let group = self.groups.entry(group).or_default();
         group.get_mut(allocation.family()).insert(address);
-        match self.by_address.get_mut(&address) {
+        match self.get_mut(address) {
             Some(Holders::Sharing(shared)) => shared.add(allocation, &terms),
             Some(Holders::One(_)) | None => {
                 let mut shared = Box::new(Shared::new(&allocation, &terms));
                 shared.add(allocation, &terms);
-                self.by_address.insert(address, Holders::Sharing(shared));
+                self.put(Holders::Sharing(shared));
             }
         }
     }
@@ -324,7 +339,7 @@ impl Held {
     /// Whether nobody holds the address any more.
     pub fn remove(&mut self, allocation: &Allocation) -> bool {
         let address = allocation.address;
-        let Some(holders) = self.by_address.get_mut(&address) else {
+        let Some(holders) = self.get_mut(address) else {
             return true;
         };
         if let Holders::Sharing(shared) = holders {
@@ -335,8 +350,38 @@ impl Held {
             }
             self.leave_group(&key, address);
         }
-        self.by_address.remove(&address);
+        self.take(address);
         true
+    }
+
+    fn hash(&self, address: IpAddr) -> u64 {
+        self.hasher.hash_one(address)
+    }
+
+    fn get_mut(&mut self, address: IpAddr) -> Option<&mut Holders> {
+        let hash = self.hash(address);
+        self.by_address
+            .find_mut(hash, |holders| holders.address() == address)
+    }
+
+    /// In place of whoever was there.
+    fn put(&mut self, holders: Holders) {
+        let address = holders.address();
+        self.take(address);
+        let hash = self.hash(address);
+        let hasher = &self.hasher;
+        self.by_address
+            .insert_unique(hash, holders, |other| hasher.hash_one(other.address()));
+    }
+
+    fn take(&mut self, address: IpAddr) {
+        let hash = self.hash(address);
+        let entry = self
+            .by_address
+            .find_entry(hash, |holders| holders.address() == address);
+        if let Ok(entry) = entry {
+            entry.remove();
+        }
     }
 
     fn leave_group(&mut self, key: &(ClusterName, SharingKey), address: IpAddr) {

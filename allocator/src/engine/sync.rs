@@ -93,7 +93,7 @@ impl Engine {
             .map(|acquire| (&*acquire.key, acquire))
             .collect();
         self.mark_absent(sync, &live, outcome);
-        let conflicts = self.settle_claims(&live, outcome);
+        let conflicts = self.settle_claims(&live, *seen, outcome);
         self.keep_conflicts(cluster, &conflicts, outcome);
         self.heard_of(cluster, outcome);
         Reply::Synced(self.verdicts(cluster, &live, outcome))
@@ -179,9 +179,10 @@ impl Engine {
     fn settle_claims(
         &mut self,
         live: &BTreeMap<&ServiceKey, &Acquire>,
+        seen: Option<Revision>,
         outcome: &mut Outcome,
     ) -> Found {
-        let mut claims = self.claims(live);
+        let mut claims = self.claims(live, seen);
         let mut blocked = Found::new();
         // A Service whose own claim is blocked does not make room for another one's.
         loop {
@@ -219,7 +220,13 @@ impl Engine {
         blocked
     }
 
-    fn claims<'a>(&self, live: &BTreeMap<&ServiceKey, &'a Acquire>) -> Vec<Claim<'a>> {
+    /// What Services show and do not hold. One that was given something after the
+    /// cluster made up its set shows what it had before.
+    fn claims<'a>(
+        &self,
+        live: &BTreeMap<&ServiceKey, &'a Acquire>,
+        seen: Option<Revision>,
+    ) -> Vec<Claim<'a>> {
         let mut claims = Vec::new();
         for acquire in live.values() {
             for family in &acquire.wish.families {
@@ -229,8 +236,9 @@ impl Engine {
                     .filter(|address| !self.gave_up(&acquire.key, *address))
                     .find(|address| self.may_adopt(acquire, *address));
                 let held = self.held_by(&acquire.key, *family);
+                let is_new = |held: &Allocation| seen.is_some_and(|seen| held.revision > seen);
                 if let Some(address) = shown
-                    && held.is_none_or(|held| held.address != address)
+                    && held.is_none_or(|held| held.address != address && !is_new(held))
                 {
                     claims.push(Claim { acquire, address });
                 }

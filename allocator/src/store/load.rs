@@ -7,12 +7,12 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use thiserror::Error;
 
 use super::{
-    StoreError,
+    StoreError, allocations,
     details::{ClusterDetails, HolderDetails, KeyDetails, ReservationDetails},
 };
 use crate::engine::{
-    Allocation, ClusterName, ClusterRecord, Conflict, Holder, InvalidName, LastHeld, PoolName,
-    Reservation, Revision, ServiceKey, SharingKey, Snapshot, Timestamp, Uid,
+    ClusterName, ClusterRecord, Conflict, Holder, InvalidName, LastHeld, Reservation, Revision,
+    ServiceKey, SharingKey, Snapshot, Timestamp, Uid,
 };
 
 /// A value that does not parse.
@@ -22,6 +22,8 @@ pub enum Corrupt {
     Address { text: String },
     #[error(transparent)]
     Name(#[from] InvalidName),
+    #[error("rows as JSON are not what this program asks for")]
+    Rows(#[source] serde_json::Error),
     #[error("details {text:?} are not what this program writes")]
     Details {
         text: String,
@@ -29,7 +31,7 @@ pub enum Corrupt {
     },
 }
 
-enum RowError {
+pub(super) enum RowError {
     Sql(sqlx::Error),
     Corrupt(Corrupt),
 }
@@ -37,6 +39,12 @@ enum RowError {
 impl From<sqlx::Error> for RowError {
     fn from(error: sqlx::Error) -> Self {
         Self::Sql(error)
+    }
+}
+
+impl From<serde_json::Error> for RowError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Corrupt(Corrupt::Rows(error))
     }
 }
 
@@ -72,17 +80,7 @@ async fn rows(connection: &mut SqliteConnection) -> Result<Snapshot, RowError> {
         snapshot.revision = Revision(row.try_get(0)?);
         snapshot.last_change_at = Timestamp(row.try_get(1)?);
     }
-    let allocations = sqlx::query(
-        "SELECT cluster, namespace, name, address, pool, uid, replaced_uid, cluster_ip,
-                sharing_key, details, since, revision
-         FROM allocations",
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    snapshot.allocations = allocations
-        .iter()
-        .map(allocation)
-        .collect::<Result<_, _>>()?;
+    snapshot.allocations = allocations::all(connection).await?;
     let last_held =
         sqlx::query("SELECT cluster, namespace, name, address, released_at FROM last_held")
             .fetch_all(&mut *connection)
@@ -100,8 +98,9 @@ async fn rows(connection: &mut SqliteConnection) -> Result<Snapshot, RowError> {
         .map(reservation)
         .collect::<Result<_, _>>()?;
     let conflicts = sqlx::query(
-        "SELECT cluster, namespace, name, address, uid, replaced_uid, cluster_ip, sharing_key,
-                details, since
+        "SELECT cluster, namespace, name, address, ifnull(uid, '') AS uid,
+                ifnull(replaced_uid, '') AS replaced_uid, ifnull(cluster_ip, '') AS cluster_ip,
+                ifnull(sharing_key, '') AS sharing_key, ifnull(details, '') AS details, since
          FROM conflicts",
     )
     .fetch_all(&mut *connection)
@@ -114,38 +113,31 @@ async fn rows(connection: &mut SqliteConnection) -> Result<Snapshot, RowError> {
     Ok(snapshot)
 }
 
-fn allocation(row: &SqliteRow) -> Result<Arc<Allocation>, RowError> {
-    Ok(Arc::new(Allocation {
-        key: key(row)?,
-        address: address(row.try_get("address")?)?,
-        pool: PoolName::parse(row.try_get("pool")?)?,
-        holder: holder(row)?,
-        since: Timestamp(row.try_get("since")?),
-        revision: Revision(row.try_get("revision")?),
-    }))
-}
-
 fn conflict(row: &SqliteRow) -> Result<Arc<Conflict>, RowError> {
     Ok(Arc::new(Conflict {
         key: key(row)?,
         address: address(row.try_get("address")?)?,
-        holder: holder(row)?,
+        holder: holder([
+            row.try_get("uid")?,
+            row.try_get("replaced_uid")?,
+            row.try_get("cluster_ip")?,
+            row.try_get("sharing_key")?,
+            row.try_get("details")?,
+        ])?,
         since: Timestamp(row.try_get("since")?),
     }))
 }
 
-fn holder(row: &SqliteRow) -> Result<Arc<Holder>, RowError> {
-    let uid = |column: &str| -> Result<Option<Uid>, RowError> {
-        let text: Option<&str> = row.try_get(column)?;
-        Ok(text.map(Uid::parse).transpose()?)
-    };
-    let cluster_ip: Option<&str> = row.try_get("cluster_ip")?;
-    let sharing_key: Option<&str> = row.try_get("sharing_key")?;
+/// `texts`: uid, the uid before it, cluster IP, sharing key, details; each is empty
+/// where it is NULL in the database.
+pub(super) fn holder(texts: [&str; 5]) -> Result<Arc<Holder>, RowError> {
+    let [uid, replaced_uid, cluster_ip, sharing_key, details] =
+        texts.map(|text| Some(text).filter(|text| !text.is_empty()));
     let sharing_key = sharing_key.map(SharingKey::parse).transpose()?;
-    let details: Option<HolderDetails> = details(row)?;
+    let details: Option<HolderDetails> = details.map(parsed).transpose()?;
     Ok(Arc::new(Holder {
-        uid: uid("uid")?,
-        replaced_uid: uid("replaced_uid")?,
+        uid: uid.map(Uid::parse).transpose()?,
+        replaced_uid: replaced_uid.map(Uid::parse).transpose()?,
         cluster_ip: cluster_ip.map(address).transpose()?,
         ..details.unwrap_or_default().into_holder(sharing_key)?
     }))
@@ -203,7 +195,7 @@ fn key(row: &SqliteRow) -> Result<Arc<ServiceKey>, RowError> {
     Ok(Arc::new(key))
 }
 
-fn address(text: &str) -> Result<IpAddr, RowError> {
+pub(super) fn address(text: &str) -> Result<IpAddr, RowError> {
     text.parse().map_err(|_| {
         RowError::Corrupt(Corrupt::Address {
             text: text.to_owned(),

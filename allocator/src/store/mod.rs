@@ -6,6 +6,7 @@
 //! takes the write lock at its start as `BEGIN IMMEDIATE` would, and costs one
 //! hand-over to sqlx's thread however many rows it has.
 
+mod allocations;
 mod backup;
 mod denials;
 mod details;

@@ -318,6 +318,25 @@ fn a_service_that_was_not_told_of_its_move_shows_what_is_not_its_own_any_more() 
 }
 
 #[test]
+fn what_a_service_was_given_after_its_cluster_made_up_the_set_is_not_taken_for_what_it_had() {
+    let mut h = four();
+    h.get(of("a", "s1")).unwrap();
+    let seen = Some(h.engine.revision());
+    let moved = of("a", "s1").asking("192.0.2.3");
+    assert_eq!(h.get(moved).unwrap(), ["192.0.2.3"]);
+    for (seen, holds) in [
+        (seen, "192.0.2.3"),
+        (Some(h.engine.revision()), "192.0.2.1"),
+    ] {
+        let Command::Sync(sync) = sync("a", vec![of("a", "s1").showing("192.0.2.1")]) else {
+            panic!("a Sync is one");
+        };
+        h.run(&Command::Sync(Sync { seen, ..sync }));
+        assert_eq!(h.holder_of(holds), ["a/s1"], "{seen:?}");
+    }
+}
+
+#[test]
 fn a_conflict_is_over_when_the_service_is_gone_or_shows_something_else() {
     let ends: [fn(&mut Harness); 4] = [
         |h| {

@@ -1,33 +1,43 @@
-//! The allocator: acquires on an empty database, beside a million allocations and
-//! in a pool that is nearly full; start-up and memory with a million.
+//! The allocator: acquires on an empty database, beside a million allocations, over
+//! mTLS and in a pool that is nearly full; releases; reads beside writes; a Sync;
+//! start-up and memory with a million.
 //!
 //! Round by round, what is compared is measured one after the other:
 //!
 //! ```text
-//!   each round, each number in flight:  echo, empty, bare SQLite, million
-//!   then, each round, …:                empty in short bursts, nearly full
+//!   each round, each number in flight:  echo, (a), bare SQLite, (b), (d), naive
+//!   then, each round:                   reads and writes; a Sync and bare SQLite
+//!   then, each round, each number:      (a) in short bursts, (c)
 //! ```
 //!
 //! A pool that is nearly full has room for a burst only, and what was taken is
 //! released between two bursts; so it is compared with equal bursts on an empty
 //! database.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use anyhow::Result;
 use integration_tests::allocator::{Allocator, Options};
 
 use crate::{
-    bare_sqlite, echo,
+    bare_sqlite,
     figures::Figures,
     load::{Callers, Seen, Until},
     machine::{Disturbance, resident},
     million,
     on_disk::OnDisk,
+    reading,
     report::Report,
+    running::{Empty, Running, WARM_UP},
+    stand_in, sync,
+    table::{Round, Table},
 };
 
 pub const IN_FLIGHT: [usize; 4] = [1, 16, 64, 256];
+
+const ACQUIRE: &str = "Acquire, each durable before it is answered";
+const RELEASE: &str = "Release, durable likewise";
+const BURSTS: &str = "Acquire in bursts of 1,000, released in between";
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -49,51 +59,17 @@ impl Extent {
         time: Duration::from_secs(2),
         starts: 5,
     };
-}
 
-/// Requests before the first that is measured, in each of two bursts: connections,
-/// caches and the WAL are as they stay from then on. More does not fit in a pool that
-/// is nearly full.
-const WARM_UP: Until = Until {
-    time: Duration::from_secs(1),
-    requests: BURST,
-};
-
-/// A stretch as long as the /12 has room beside its million.
-const ROOM: u64 = 40_000;
-/// A burst as large as the nearly full pool has room.
-const BURST: u64 = million::FREE - 1;
-
-/// What is measured at one number in flight.
-#[derive(Debug, Default)]
-pub struct Row {
-    pub rate: Figures,
-    pub p50: Figures,
-    pub p99: Figures,
-    /// Requests in a transaction.
-    pub batch: Figures,
-}
-
-impl Row {
-    fn push(&mut self, mut seen: Seen, batch: f64) {
-        self.rate.push(seen.rate());
-        self.p50.push(seen.percentile(50));
-        self.p99.push(seen.percentile(99));
-        self.batch.push(batch);
+    pub const fn for_its_time(self) -> Until {
+        Until {
+            time: self.time,
+            requests: u64::MAX / 2,
+        }
     }
 }
 
-/// All rounds at one number in flight.
-#[derive(Debug, Default)]
-pub struct Measured {
-    pub echo: Row,
-    /// Rows per second of bare SQLite, as many a transaction as `empty` had.
-    pub bare: Figures,
-    pub empty: Row,
-    pub million: Row,
-    pub empty_bursts: Row,
-    pub full_bursts: Row,
-}
+/// A stretch as long as the /12 has room beside its million.
+const ROOM: u64 = 40_000;
 
 /// With a million allocations.
 #[derive(Debug, Default)]
@@ -112,8 +88,8 @@ pub async fn measure(quick: bool) -> Result<Report> {
     let extent = if quick { Extent::QUICK } else { Extent::FULL };
     let mut disturbance = Disturbance::default();
     disturbance.look().await?;
+    let mut table = Table::default();
 
-    let mut measured: BTreeMap<usize, Measured> = BTreeMap::new();
     let large = OnDisk::new("million")?;
     eprintln!("making a database of a million allocations");
     million::make(large.path()).await?;
@@ -121,7 +97,7 @@ pub async fn measure(quick: bool) -> Result<Report> {
     let mut allocator = Allocator::start(options.without_routes_file()).await;
     let start = start_up(&mut allocator, extent).await?;
 
-    let (_process, channel) = echo::start().await?;
+    let (_echo, channel) = stand_in::start("echo", &[]).await?;
     let echo = Callers::new(channel);
     echo.acquire(64, WARM_UP).await?;
     let full = Running::of(allocator).await?;
@@ -129,30 +105,10 @@ pub async fn measure(quick: bool) -> Result<Report> {
         eprintln!("round {round} of {}", extent.rounds);
         for in_flight in IN_FLIGHT {
             disturbance.look().await?;
-            let row = measured.entry(in_flight).or_default();
-            let until = Until {
-                time: extent.time,
-                requests: u64::MAX / 2,
-            };
-            row.echo
-                .push(echo.acquire(in_flight, until).await?, f64::NAN);
-            let (seen, batch) = Empty::start("empty")
-                .await?
-                .running
-                .stretch(in_flight, until)
-                .await?;
-            row.empty.push(seen, batch);
-            let rows = tokio::task::spawn_blocking(move || {
-                bare_sqlite::rows_per_second(batch.round().max(1.0) as u64, extent.time)
-            });
-            row.bare.push(rows.await??);
-            let until = Until {
-                requests: ROOM,
-                ..until
-            };
-            let (seen, batch) = full.stretch(in_flight, until).await?;
-            row.million.push(seen, batch);
+            acquires(&mut table, extent, in_flight, &echo, &full).await?;
         }
+        reading::measure(&mut table, extent, &full).await?;
+        sync::measure(&mut table, extent).await?;
     }
     drop(full);
 
@@ -163,20 +119,85 @@ pub async fn measure(quick: bool) -> Result<Report> {
         eprintln!("round {round} of {}, in bursts", extent.rounds);
         for in_flight in IN_FLIGHT {
             disturbance.look().await?;
-            let row = measured.entry(in_flight).or_default();
             let empty = Empty::start("bursts").await?;
             let (seen, batch) = empty.running.bursts(in_flight, extent.time).await?;
-            row.empty_bursts.push(seen, batch);
+            let beside = seen.rate();
+            table.add(BURSTS, in_flight, ("(a) empty", ""), round_of(seen, batch));
             let (seen, batch) = narrow.bursts(in_flight, extent.time).await?;
-            row.full_bursts.push(seen, batch);
+            let full = round_of(seen, batch).of(beside);
+            table.add(BURSTS, in_flight, ("(c) 99.9 % full", "(a)"), full);
         }
     }
     Ok(Report {
         extent,
-        measured,
+        table,
         start,
         disturbance,
     })
+}
+
+async fn acquires(
+    table: &mut Table,
+    extent: Extent,
+    in_flight: usize,
+    echo: &Callers,
+    full: &Running,
+) -> Result<()> {
+    let until = extent.for_its_time();
+    let echoed = round_of(echo.acquire(in_flight, until).await?, f64::NAN);
+    table.add(ACQUIRE, in_flight, ("tonic echo", ""), echoed);
+
+    let empty = Empty::start("empty").await?;
+    let first = empty.running.callers.next();
+    let (seen, batch) = empty.running.stretch_kept(in_flight, until).await?;
+    let released = empty
+        .running
+        .callers
+        .release_since(first, in_flight)
+        .await?;
+    drop(empty);
+    let time = extent.time;
+    let rows = tokio::task::spawn_blocking(move || {
+        bare_sqlite::rows_per_second(batch.round().max(1.0) as u64, time)
+    });
+    let rows = rows.await??;
+    let limit = 1.0 / (1.0 / echoed.rate + 1.0 / rows);
+    let alone = round_of(seen, batch).of(limit);
+    let bare = Round {
+        batch,
+        ..Round::rate(rows)
+    };
+    table.add(ACQUIRE, in_flight, ("bare SQLite", ""), bare);
+    table.add(ACQUIRE, in_flight, ("H", ""), Round::rate(limit));
+    table.add(ACQUIRE, in_flight, ("(a) empty", "H"), alone);
+    let released = round_of(released, f64::NAN).of(alone.rate);
+    table.add(RELEASE, in_flight, ("of what (a) got", "(a)"), released);
+
+    let (seen, batch) = full
+        .stretch(
+            in_flight,
+            Until {
+                requests: ROOM,
+                ..until
+            },
+        )
+        .await?;
+    let beside = round_of(seen, batch).of(alone.rate);
+    table.add(ACQUIRE, in_flight, ("(b) a million held", "(a)"), beside);
+
+    let secure = Empty::start_secure("secure").await?;
+    let (seen, batch) = secure.running.stretch_kept(in_flight, until).await?;
+    let over_tls = round_of(seen, batch).of(alone.rate);
+    table.add(ACQUIRE, in_flight, ("(d) mTLS", "(a)"), over_tls);
+    drop(secure);
+
+    let database = OnDisk::new("naive")?;
+    let path = database.path().display().to_string();
+    let (_naive, channel) = stand_in::start("naive", &[path]).await?;
+    let naive = Callers::new(channel).acquire(in_flight, until).await?;
+    let naive = round_of(naive, 1.0).of(alone.rate);
+    table.add(ACQUIRE, in_flight, ("the naive design", "(a)"), naive);
+    Ok(())
 }
 
 async fn start_up(allocator: &mut Allocator, extent: Extent) -> Result<Start> {
@@ -198,82 +219,12 @@ async fn start_up(allocator: &mut Allocator, extent: Extent) -> Result<Start> {
     Ok(start)
 }
 
-/// An allocator and the callers of one connection to it.
-struct Running {
-    allocator: Allocator,
-    callers: Callers,
-    process: u32,
-}
-
-impl Running {
-    async fn of(mut allocator: Allocator) -> Result<Self> {
-        let callers = Callers::new(allocator.channel().await);
-        let process = allocator.process().id();
-        let this = Self {
-            allocator,
-            callers,
-            process,
-        };
-        for _ in 0..2 {
-            let first = this.callers.next();
-            this.callers.acquire(64, WARM_UP).await?;
-            this.callers.release_since(first).await?;
-        }
-        Ok(this)
-    }
-
-    /// One stretch, and how many requests shared a transaction.
-    async fn stretch(&self, in_flight: usize, until: Until) -> Result<(Seen, f64)> {
-        let first = self.callers.next();
-        let before = self.batches().await?;
-        let seen = self.callers.acquire(in_flight, until).await?;
-        let after = self.batches().await?;
-        self.callers.release_since(first).await?;
-        Ok((seen, (after.0 - before.0) / (after.1 - before.1)))
-    }
-
-    /// Bursts that take `time` together.
-    async fn bursts(&self, in_flight: usize, time: Duration) -> Result<(Seen, f64)> {
-        let until = Until {
-            time,
-            requests: BURST,
-        };
-        let (mut all, mut batch) = self.stretch(in_flight, until).await?;
-        while all.elapsed() < time {
-            let (seen, of_this) = self.stretch(in_flight, until).await?;
-            all = all.and(seen);
-            batch = f64::midpoint(batch, of_this);
-        }
-        Ok((all, batch))
-    }
-
-    /// Requests and transactions so far.
-    async fn batches(&self) -> Result<(f64, f64)> {
-        let admin = self.allocator.admin();
-        let requests = admin
-            .metric("lb_allocator_commit_batch_size_sum", &[])
-            .await?;
-        let transactions = admin
-            .metric("lb_allocator_commit_batch_size_count", &[])
-            .await?;
-        Ok((requests, transactions))
-    }
-}
-
-/// An allocator with nothing in its database.
-struct Empty {
-    running: Running,
-    _database: OnDisk,
-}
-
-impl Empty {
-    async fn start(name: &str) -> Result<Self> {
-        let database = OnDisk::new(name)?;
-        let options = Options::config(million::ROOMY).database(database.path());
-        let allocator = Allocator::start(options.without_routes_file()).await;
-        Ok(Self {
-            running: Running::of(allocator).await?,
-            _database: database,
-        })
+pub fn round_of(mut seen: Seen, batch: f64) -> Round {
+    Round {
+        rate: seen.rate(),
+        p50: seen.percentile(50),
+        p99: seen.percentile(99),
+        batch,
+        ratio: f64::NAN,
     }
 }

@@ -57,7 +57,7 @@ pub fn rows_per_second(batch: u64, time: Duration) -> Result<f64> {
                 "bench",
                 format!("team-{}", rows % 100),
                 format!("service-{rows}"),
-                format!("{rows:036}"),
+                format!("{:08x}-5f3a-4b6c-8d7e-{rows:012x}", rows * 7919),
                 "10.96.0.1",
             ];
             history.execute(row)?;

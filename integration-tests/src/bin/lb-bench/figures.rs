@@ -25,13 +25,6 @@ impl Figures {
         Self(pairs.map(|(one, other)| one / other).collect())
     }
 
-    /// What two things done one after the other come to, round by round:
-    /// `1 / (1 / self + 1 / other)`.
-    pub fn then(&self, other: &Self) -> Self {
-        let pairs = self.0.iter().zip(&other.0);
-        Self(pairs.map(|(a, b)| 1.0 / (1.0 / a + 1.0 / b)).collect())
-    }
-
     pub fn json(&self) -> Value {
         json!({"median": self.median(), "rounds": self.0})
     }

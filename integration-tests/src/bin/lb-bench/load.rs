@@ -16,7 +16,7 @@ use lb_proto::v1::{
 use tonic::transport::Channel;
 
 /// Releases in flight, between what is measured.
-const RELEASES: u64 = 256;
+pub const RELEASES: usize = 256;
 
 /// When a stretch of requests ends: whichever comes first.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +33,10 @@ pub struct Seen {
 }
 
 impl Seen {
+    pub const fn new(took: Vec<Duration>, elapsed: Duration) -> Self {
+        Self { took, elapsed }
+    }
+
     /// Together with a later stretch.
     pub fn and(mut self, later: Self) -> Self {
         self.took.extend(later.took);
@@ -111,30 +115,39 @@ impl Callers {
     ///
     /// # Errors
     /// When a request is refused.
-    pub async fn release_since(&self, first: u64) -> Result<()> {
+    pub async fn release_since(&self, first: u64, in_flight: usize) -> Result<Seen> {
         let end = self.next.load(Ordering::Relaxed);
-        let callers = (0..RELEASES).map(|caller| {
+        let begun = Instant::now();
+        let callers = (0..in_flight).map(|caller| {
             let mut client = self.client.clone();
             tokio::spawn(async move {
-                for number in (first..end)
-                    .skip(caller as usize)
-                    .step_by(RELEASES as usize)
-                {
-                    client.release(release(number)).await?;
+                let mut took = Vec::new();
+                for number in (first..end).skip(caller).step_by(in_flight) {
+                    let request = release(number);
+                    let sent = Instant::now();
+                    client.release(request).await?;
+                    took.push(sent.elapsed());
                 }
-                Ok::<_, tonic::Status>(())
+                Ok::<_, tonic::Status>(took)
             })
         });
+        let mut took = Vec::new();
         for caller in callers.collect::<Vec<_>>() {
-            caller.await??;
+            took.extend(caller.await??);
         }
-        Ok(())
+        Ok(Seen::new(took, begun.elapsed()))
     }
 
     /// The number of the next Service.
     pub fn next(&self) -> u64 {
         self.next.load(Ordering::Relaxed)
     }
+}
+
+/// In the form that API servers give them.
+fn uid(number: u64) -> String {
+    let random = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    format!("{:08x}-5f3a-4b6c-8d7e-{:012x}", random >> 32, number)
 }
 
 fn key(number: u64) -> ServiceKey {
@@ -145,7 +158,7 @@ fn key(number: u64) -> ServiceKey {
     }
 }
 
-fn acquire(number: u64) -> AcquireRequest {
+pub fn acquire(number: u64) -> AcquireRequest {
     let wish = Wish {
         families: vec![IpFamily::Ipv4.into()],
         cluster_ip: "10.96.0.1".to_owned(),
@@ -154,7 +167,7 @@ fn acquire(number: u64) -> AcquireRequest {
     AcquireRequest {
         created_at: None,
         service: Some(key(number)),
-        uid: format!("{number:036}"),
+        uid: uid(number),
         wish: Some(wish),
     }
 }
@@ -162,6 +175,6 @@ fn acquire(number: u64) -> AcquireRequest {
 fn release(number: u64) -> ReleaseRequest {
     ReleaseRequest {
         service: Some(key(number)),
-        uid: format!("{number:036}"),
+        uid: uid(number),
     }
 }

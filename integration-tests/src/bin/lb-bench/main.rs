@@ -6,14 +6,19 @@
 
 mod allocator;
 mod bare_sqlite;
-mod echo;
 mod figures;
 mod load;
 mod machine;
 mod million;
+mod naive;
 mod on_disk;
+mod reading;
 mod report;
+mod running;
 mod soak;
+mod stand_in;
+mod sync;
+mod table;
 
 use std::path::PathBuf;
 
@@ -31,7 +36,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Durable acquires per second over one connection, start-up, memory
+    /// Durable acquires and releases per second over one connection, reads, Sync,
+    /// start-up, memory
     Allocator {
         /// Fewer and shorter rounds, within two minutes
         #[arg(long)]
@@ -55,6 +61,9 @@ enum Command {
     /// Answers every Acquire at once: the limit of the transport
     #[command(hide = true)]
     Echo { port: u16 },
+    /// A row for each address and a transaction for each request
+    #[command(hide = true)]
+    Naive { port: u16, database: String },
 }
 
 #[tokio::main]
@@ -85,6 +94,10 @@ async fn main() -> Result<()> {
             );
             Ok(())
         }
-        Command::Echo { port } => echo::serve(port).await,
+        Command::Echo { port } => stand_in::serve(port, stand_in::Echo).await,
+        Command::Naive { port, database } => {
+            let naive = naive::Naive::open(&database).await?;
+            stand_in::serve(port, naive).await
+        }
     }
 }

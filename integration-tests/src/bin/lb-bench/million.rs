@@ -30,11 +30,21 @@ const ROWS: &str = "
                          uid, cluster_ip)
     SELECT n, 1700000000000 + n, 'ALLOCATED',
            format('10.%d.%d.%d', n >> 16, (n >> 8) & 255, n & 255), 4, 'bench', 'bench',
-           format('team-%d', n % 100), format('held-%d', n), format('%036d', n), '10.96.0.1'
+           format('team-%d', n % 100), format('held-%d', n), format('%08x-5f3a-4b6c-8d7e-%012x', n * 2654435761 % 4294967296, n), '10.96.0.1'
     FROM numbers;
     COMMIT;
     PRAGMA wal_checkpoint(TRUNCATE);
 ";
+
+/// What the Service of this number holds, from 1 on.
+pub fn address(number: u64) -> String {
+    format!(
+        "10.{}.{}.{}",
+        number >> 16,
+        (number >> 8) & 255,
+        number & 255
+    )
+}
 
 /// # Errors
 /// When it cannot be written.
