@@ -53,6 +53,18 @@ impl Spent {
     }
 }
 
+/// What the servers and this process, which watches, have spent; and these processes
+/// besides.
+///
+/// # Errors
+/// When a process has ended.
+pub fn of_all(control_plane: &ControlPlane, besides: &[u32]) -> Result<f64> {
+    let servers = control_plane.process_ids()?;
+    let me = [std::process::id()];
+    let all = servers.iter().chain(besides).chain(&me);
+    all.map(|process| seconds(*process)).sum()
+}
+
 /// User and system time of a process.
 fn seconds(process: u32) -> Result<f64> {
     let path = format!("/proc/{process}/stat");

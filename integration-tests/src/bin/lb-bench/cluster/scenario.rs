@@ -7,6 +7,7 @@ use integration_tests::control_plane::ControlPlane;
 
 use super::{
     bare::Created,
+    cost,
     limit::{Limit, USUAL, rate, then},
     sheet::Sheet,
     site::Site,
@@ -96,12 +97,19 @@ async fn backlog<'a>(
     let names = names(&created);
     let empty = site.database_bytes()?;
     let before = site.before(false).await?;
+    let allocator = site.allocator.process().id();
+    let idle = cost::of_all(control_plane, &[allocator])?;
     let begun = Instant::now();
     site.watcher.start_unready();
     let seen = site.sightings.of(&names).await?;
+    let watcher = site.watcher.process().id();
+    let spent = cost::of_all(control_plane, &[allocator, watcher])? - idle;
     let took = last(&seen) - begun;
     sheet.put(part, "s from start to the last address", took.as_secs_f64());
     sheet.put_beside(part, "Services/s", rate(services, took), limit.writes);
+    let what = "Services a CPU second of all processes";
+    let served = services as f64 / spent;
+    sheet.put_beside(part, what, served, limit.writes_a_cpu_second);
     site.quiet(services).await?;
     let quiet = begun.elapsed() - took;
     sheet.put(part, "s until the Events are out too", quiet.as_secs_f64());

@@ -177,13 +177,9 @@ impl<'a> Site<'a> {
             let create = verb == "POST" && matches!(resource, "services" | "ipaddresses");
             !create && !matches!(resource, "services/status" | "events")
         });
-        for (what, count) in [
-            ("status writes a Service", writes),
-            ("Events a Service", events),
-            ("other API requests, in all", others * services as f64),
-        ] {
-            sheet.put(part, what, count / services as f64);
-        }
+        sheet.put(part, "status writes a Service", writes / services as f64);
+        sheet.put(part, "Events a Service", events / services as f64);
+        sheet.put(part, "other API requests, in all", others);
         let spent = Spent::now(
             self.control_plane,
             &mut self.allocator,
