@@ -290,7 +290,7 @@ impl Announcements {
             let rank = match rank(&self.store, &self.ledger, &key) {
                 // What has gone meanwhile gives something back, and that comes first.
                 Rank::Holder if ours && confirmed.contains(&key) => Rank::Confirmed,
-                other => other,
+                rank @ (Rank::Holder | Rank::Pending(_) | Rank::Confirmed) => rank,
             };
             concerns.then_some((key, rank))
         });

@@ -47,6 +47,9 @@ const COLUMNS: usize = 14;
 /// Bytes of a page of a new database. A change touches a page of each index, wherever
 /// its key is, and the WAL takes whole pages: small ones make a commit smaller.
 const PAGE_SIZE: u32 = 2048;
+/// What a probe writes: more than most batches, which would be refused again one by
+/// one where there is room for a page and not for them.
+const PROBE_BYTES: i64 = 65_536;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What went wrong with the database. Every message names the file.
@@ -250,11 +253,12 @@ impl Store {
     /// # Errors
     /// Why not.
     pub async fn probe(&mut self) -> Result<(), StoreError> {
-        // A value that differs each time, so that a page is really written.
+        // A value that differs each time, so that pages are really written.
         let result = sqlx::query(
-            "INSERT INTO probe (id, writes) VALUES (1, 1)
-             ON CONFLICT (id) DO UPDATE SET writes = writes + 1",
+            "INSERT INTO probe (id, writes, room) VALUES (1, 1, zeroblob(?1))
+             ON CONFLICT (id) DO UPDATE SET writes = writes + 1, room = zeroblob(?1)",
         )
+        .bind(PROBE_BYTES)
         .execute(&mut self.writer)
         .await;
         result.map(drop).map_err(|source| self.write_error(source))
