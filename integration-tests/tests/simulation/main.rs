@@ -22,6 +22,7 @@
 //! replicas elect one that acts.
 //!
 //! - `SIMULATION_SEED=N` runs this seed alone and tells all that happens.
+//! - `SIMULATION_MORE=N` runs so many more fixed seeds.
 //! - `SIMULATION_SECONDS=N` runs new seeds for so long, after the fixed ones.
 #![allow(
     clippy::unwrap_used,
@@ -47,9 +48,10 @@ use std::time::Duration;
 
 use crate::seeds::{Report, number, one};
 
-/// Seeds that every run of the tests goes through; among them those that found
-/// something once.
+/// Seeds that every run of the tests goes through.
 const FIXED: std::ops::Range<u64> = 0..40;
+/// Seeds that found something once.
+const FOUND: [u64; 1] = [5_446_559_812_165_097_950];
 
 #[test]
 fn a_seed_replays_exactly() {
@@ -70,7 +72,10 @@ fn every_promise_is_kept_when_the_faults_have_stopped() {
     let mut report = Report::default();
     match number("SIMULATION_SEED") {
         Some(seed) => report.add(one(seed, true)),
-        None => report.run(FIXED),
+        None => {
+            let more = number("SIMULATION_MORE").unwrap_or_default();
+            report.run((FIXED.start..FIXED.end + more).chain(FOUND));
+        }
     }
     if let Some(seconds) = number("SIMULATION_SECONDS") {
         report.run_new(Duration::from_secs(seconds));

@@ -4,11 +4,7 @@ use std::{
     cell::Cell,
     collections::BTreeMap,
     env, fmt, panic,
-    sync::{
-        Once,
-        atomic::{AtomicU64, Ordering},
-        mpsc,
-    },
+    sync::{Once, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -85,12 +81,9 @@ impl Report {
     }
 
     /// Runs these seeds.
-    pub fn run(&mut self, seeds: std::ops::Range<u64>) {
-        let next = AtomicU64::new(seeds.start);
-        self.in_parallel(|| {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            (seed < seeds.end).then_some(seed)
-        });
+    pub fn run(&mut self, seeds: impl Iterator<Item = u64> + Send) {
+        let seeds = Mutex::new(seeds);
+        self.in_parallel(|| seeds.lock().next());
     }
 
     /// Runs new seeds for so long.
