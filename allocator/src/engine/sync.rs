@@ -88,12 +88,14 @@ impl Engine {
         if seen.is_some_and(|seen| seen > self.revision) {
             self.await_all(cluster, outcome);
         }
+        // What this Sync changes is not news that the cluster has missed.
+        let missed = seen.map(|seen| (seen, self.revision));
         let live: BTreeMap<&ServiceKey, &Acquire> = services
             .iter()
             .map(|acquire| (&*acquire.key, acquire))
             .collect();
         self.mark_absent(sync, &live, outcome);
-        let conflicts = self.settle_claims(&live, *seen, outcome);
+        let conflicts = self.settle_claims(&live, missed, outcome);
         self.keep_conflicts(cluster, &conflicts, outcome);
         self.heard_of(cluster, outcome);
         Reply::Synced(self.verdicts(cluster, &live, outcome))
@@ -179,10 +181,10 @@ impl Engine {
     fn settle_claims(
         &mut self,
         live: &BTreeMap<&ServiceKey, &Acquire>,
-        seen: Option<Revision>,
+        missed: Option<(Revision, Revision)>,
         outcome: &mut Outcome,
     ) -> Found {
-        let mut claims = self.claims(live, seen);
+        let mut claims = self.claims(live, missed);
         let mut blocked = Found::new();
         // A Service whose own claim is blocked does not make room for another one's.
         loop {
@@ -225,7 +227,7 @@ impl Engine {
     fn claims<'a>(
         &self,
         live: &BTreeMap<&ServiceKey, &'a Acquire>,
-        seen: Option<Revision>,
+        missed: Option<(Revision, Revision)>,
     ) -> Vec<Claim<'a>> {
         let mut claims = Vec::new();
         for acquire in live.values() {
@@ -236,7 +238,9 @@ impl Engine {
                     .filter(|address| !self.gave_up(&acquire.key, *address))
                     .find(|address| self.may_adopt(acquire, *address));
                 let held = self.held_by(&acquire.key, *family);
-                let is_new = |held: &Allocation| seen.is_some_and(|seen| held.revision > seen);
+                let is_new = |held: &Allocation| {
+                    missed.is_some_and(|(seen, now)| held.revision > seen && held.revision <= now)
+                };
                 if let Some(address) = shown
                     && held.is_none_or(|held| held.address != address && !is_new(held))
                 {

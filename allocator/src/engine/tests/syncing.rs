@@ -337,6 +337,20 @@ fn what_a_service_was_given_after_its_cluster_made_up_the_set_is_not_taken_for_w
 }
 
 #[test]
+fn a_service_created_again_keeps_what_it_shows_and_not_what_an_old_backup_says() {
+    let mut h = four();
+    let of = |uid, created| of("a", "s1").uid(uid).created(created);
+    h.get(of("old", 1_000)).unwrap();
+    let Command::Sync(sync) = sync("a", vec![of("new", 2_000).showing("192.0.2.3")]) else {
+        panic!("a Sync is one");
+    };
+    let seen = Some(h.engine.revision());
+    h.run(&Command::Sync(Sync { seen, ..sync }));
+    assert_eq!(h.holder_of("192.0.2.3"), ["a/s1"]);
+    assert_eq!(h.holder_of("192.0.2.1"), [""; 0]);
+}
+
+#[test]
 fn a_conflict_is_over_when_the_service_is_gone_or_shows_something_else() {
     let ends: [fn(&mut Harness); 4] = [
         |h| {
