@@ -187,18 +187,23 @@ async fn every_configuration_that_was_in_force_is_kept_for_history_once() {
         })
         .await;
     }
-    allocator.kill();
     let url = format!("sqlite://{}", allocator.database().display());
-    let mut connection = SqliteConnection::connect(&url).await.unwrap();
-    let kept: Vec<(i64, String)> =
-        sqlx::query_as("SELECT revision, pools FROM configurations ORDER BY id")
-            .fetch_all(&mut connection)
-            .await
-            .unwrap();
-    let expected = [(0, "first"), (1, "second"), (1, "first")];
-    assert_eq!(kept.len(), expected.len(), "{kept:?}");
-    for ((revision, pools), (expected, name)) in kept.iter().zip(expected) {
-        assert_eq!(*revision, expected, "{kept:?}");
-        assert!(pools.contains(name), "{kept:?}");
-    }
+    // Pools are in force a moment before that is written down.
+    eventually(DEADLINE, "all are kept, and nothing twice", async || {
+        let mut connection = SqliteConnection::connect(&url).await?;
+        let kept: Vec<(i64, String)> =
+            sqlx::query_as("SELECT revision, pools FROM configurations ORDER BY id")
+                .fetch_all(&mut connection)
+                .await?;
+        let expected = [(0, "first"), (1, "second"), (1, "first")];
+        let is_it = |((revision, pools), (expected, name)): (&(i64, String), (i64, &str))| {
+            *revision == expected && pools.contains(name)
+        };
+        anyhow::ensure!(
+            kept.len() == expected.len() && kept.iter().zip(expected).all(is_it),
+            "{kept:?}"
+        );
+        anyhow::Ok(())
+    })
+    .await;
 }
