@@ -1,6 +1,6 @@
 //! Requests as a watcher sends them, and refusals as it reads them.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, iter};
 
 use lb_proto::v1::{
     AcquireRequest, AcquireResponse, IpFamily, IpFamilyPolicy, ReleaseRequest, ServiceKey,
@@ -45,6 +45,9 @@ pub fn of_cluster(cluster: &str, mut request: AcquireRequest) -> AcquireRequest 
     request
 }
 
+/// Services of one message: within the 256 KiB that lb-allocator takes.
+const SERVICES: usize = 500;
+
 /// The stream of a Sync, from begin to end.
 #[must_use]
 pub fn sync_of(cluster: &str, services: Vec<AcquireRequest>) -> Vec<SyncRequest> {
@@ -55,13 +58,15 @@ pub fn sync_of(cluster: &str, services: Vec<AcquireRequest>) -> Vec<SyncRequest>
     let end = Part::End(sync_request::End {
         count: i64::try_from(services.len()).unwrap_or(i64::MAX),
     });
-    [
-        begin,
-        Part::Services(sync_request::Services { services }),
-        end,
-    ]
-    .map(|part| SyncRequest { part: Some(part) })
-    .into()
+    let mut pages: Vec<_> = services.chunks(SERVICES).map(<[_]>::to_vec).collect();
+    if pages.is_empty() {
+        pages.push(Vec::new());
+    }
+    let pages = pages
+        .into_iter()
+        .map(|services| Part::Services(sync_request::Services { services }));
+    let parts = iter::once(begin).chain(pages).chain(iter::once(end));
+    parts.map(|part| SyncRequest { part: Some(part) }).collect()
 }
 
 /// The release of what [`acquire`] got.

@@ -69,7 +69,7 @@ impl Extent {
 }
 
 /// A stretch as long as the /12 has room beside its million.
-const ROOM: u64 = 40_000;
+pub const ROOM: u64 = 40_000;
 
 /// With a million allocations.
 #[derive(Debug, Default)]

@@ -4,6 +4,12 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
+/// Of values in their order; none of nothing.
+pub fn percentile<T: Copy>(sorted: &[T], percent: usize) -> Option<T> {
+    let at = sorted.len().saturating_sub(1) * percent / 100;
+    sorted.get(at).copied()
+}
+
 /// The rounds of one figure, in the order they were measured.
 #[derive(Clone, Debug, Default)]
 pub struct Figures(Vec<f64>);

@@ -13,7 +13,10 @@ use lb_proto::v1::{
     AcquireRequest, IpFamily, ReleaseRequest, ServiceKey, Wish,
     allocator_service_client::AllocatorServiceClient,
 };
-use tonic::transport::Channel;
+use tokio::task::JoinHandle;
+use tonic::{Status, transport::Channel};
+
+use crate::figures::percentile;
 
 /// Releases in flight, between what is measured.
 pub const RELEASES: usize = 256;
@@ -25,16 +28,30 @@ pub struct Until {
     pub requests: u64,
 }
 
+/// How long each of its requests took.
+pub type Caller = JoinHandle<Result<Vec<Duration>, Status>>;
+
 /// What the callers of one connection saw.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Seen {
     took: Vec<Duration>,
     elapsed: Duration,
 }
 
 impl Seen {
-    pub const fn new(took: Vec<Duration>, elapsed: Duration) -> Self {
-        Self { took, elapsed }
+    /// What all of these saw, which began then.
+    ///
+    /// # Errors
+    /// When a request was refused.
+    pub async fn of(begun: Instant, callers: impl Iterator<Item = Caller>) -> Result<Self> {
+        let mut took = Vec::new();
+        for caller in callers.collect::<Vec<_>>() {
+            took.extend(caller.await??);
+        }
+        Ok(Self {
+            took,
+            elapsed: begun.elapsed(),
+        })
     }
 
     /// Together with a later stretch.
@@ -56,10 +73,7 @@ impl Seen {
     /// In milliseconds.
     pub fn percentile(&mut self, percent: usize) -> f64 {
         self.took.sort_unstable();
-        let at = self.took.len().saturating_sub(1) * percent / 100;
-        self.took
-            .get(at)
-            .map_or(f64::NAN, |took| took.as_secs_f64() * 1e3)
+        percentile(&self.took, percent).map_or(f64::NAN, |took| took.as_secs_f64() * 1e3)
     }
 }
 
@@ -97,14 +111,10 @@ impl Callers {
                     client.acquire(request).await?;
                     took.push(sent.elapsed());
                 }
-                Ok::<_, tonic::Status>(took)
+                Ok(took)
             })
         });
-        let mut seen = Seen::default();
-        for caller in callers.collect::<Vec<_>>() {
-            seen.took.extend(caller.await??);
-        }
-        seen.elapsed = begun.elapsed();
+        let seen = Seen::of(begun, callers).await?;
         if seen.took.is_empty() {
             bail!("nothing was answered within {:?}", until.time);
         }
@@ -128,14 +138,10 @@ impl Callers {
                     client.release(request).await?;
                     took.push(sent.elapsed());
                 }
-                Ok::<_, tonic::Status>(took)
+                Ok(took)
             })
         });
-        let mut took = Vec::new();
-        for caller in callers.collect::<Vec<_>>() {
-            took.extend(caller.await??);
-        }
-        Ok(Seen::new(took, begun.elapsed()))
+        Seen::of(begun, callers).await
     }
 
     /// The number of the next Service.

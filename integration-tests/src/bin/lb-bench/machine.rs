@@ -7,6 +7,9 @@ use anyhow::{Context, Result};
 /// A share of the processors, in use by others before a round, that disturbs it.
 const BUSY: f64 = 0.1;
 
+/// What Linux counts processor time in, on every architecture.
+const TICKS_PER_SECOND: f64 = 100.0;
+
 /// How busy the machine was with other things, at the worst.
 #[derive(Debug, Default)]
 pub struct Disturbance(f64);
@@ -71,4 +74,19 @@ pub fn resident(process: u32) -> Result<f64> {
         .and_then(|word| word.parse().ok())
         .with_context(|| format!("{path} has no VmRSS"))?;
     Ok(kilobytes * 1024.0)
+}
+
+/// User and system time that a process has used, in seconds.
+///
+/// # Errors
+/// When it has ended.
+pub fn processor_seconds(process: u32) -> Result<f64> {
+    let path = format!("/proc/{process}/stat");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    // After the name, which may hold anything: state is the first, utime the 12th.
+    let numbers = text.rsplit_once(')').map(|(_, rest)| rest);
+    let numbers = numbers.unwrap_or_default().split_whitespace();
+    let ticks = numbers.skip(11).take(2);
+    let ticks = ticks.filter_map(|word| word.parse::<f64>().ok());
+    Ok(ticks.sum::<f64>() / TICKS_PER_SECOND)
 }

@@ -103,19 +103,11 @@ async fn main() -> Result<()> {
     match Args::parse().command {
         Command::Allocator { quick, json } => {
             let report = allocator::measure(quick).await?;
-            if let Some(file) = json {
-                std::fs::write(file, report.json())?;
-            }
-            print!("{}", report.text());
-            Ok(())
+            show(json, &report.json(), &report.text())
         }
         Command::Overload { quick, json, only } => {
             let table = overload::measure(quick, &only).await?;
-            if let Some(file) = json {
-                std::fs::write(file, table.json())?;
-            }
-            print!("{}", table.text());
-            Ok(())
+            show(json, &table.json(), &table.text())
         }
         Command::Abuse {
             kind,
@@ -129,10 +121,7 @@ async fn main() -> Result<()> {
         } => {
             let seed = seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
             let account = soak::run(minutes, seed).await?;
-            if let Some(file) = json {
-                std::fs::write(file, account.json())?;
-            }
-            print!("{}", account.text());
+            show(json, &account.json(), &account.text())?;
             ensure!(
                 account.verdict.is_good(),
                 "a promise was broken; the logs are in target/integration-logs"
@@ -141,11 +130,7 @@ async fn main() -> Result<()> {
         }
         Command::Cluster { quick, json } => {
             let report = cluster::measure(quick).await?;
-            if let Some(file) = json {
-                std::fs::write(file, report.json())?;
-            }
-            print!("{}", report.text());
-            Ok(())
+            show(json, &report.json(), &report.text())
         }
         Command::Echo { port } => stand_in::serve(port, stand_in::Echo).await,
         Command::Naive { port, database } => {
@@ -153,4 +138,13 @@ async fn main() -> Result<()> {
             stand_in::serve(port, naive).await
         }
     }
+}
+
+/// Tells programs, where that is asked for, and people.
+fn show(file: Option<PathBuf>, json: &str, text: &str) -> Result<()> {
+    if let Some(file) = file {
+        std::fs::write(file, json)?;
+    }
+    print!("{text}");
+    Ok(())
 }

@@ -9,8 +9,8 @@ use lb_proto::v1::{
 use tonic::transport::Channel;
 
 use crate::{
-    allocator::{Extent, round_of},
-    load::{Seen, Until},
+    allocator::{Extent, ROOM, round_of},
+    load::{RELEASES, Seen, Until},
     million,
     running::Running,
     table::Table,
@@ -19,8 +19,6 @@ use crate::{
 const READING: &str = "GetAllocation of 16 callers, and Acquire of 64, with a million held";
 const READERS: usize = 16;
 const WRITERS: usize = 64;
-/// As many writes as the pool has room for.
-const ROOM: u64 = 40_000;
 
 /// # Errors
 /// When a request is refused.
@@ -38,10 +36,7 @@ pub async fn measure(table: &mut Table, extent: Extent, running: &Running) -> Re
         read(&client, until),
         running.callers.acquire(WRITERS, writes)
     );
-    running
-        .callers
-        .release_since(first, crate::load::RELEASES)
-        .await?;
+    running.callers.release_since(first, RELEASES).await?;
     let alone = round_of(alone, f64::NAN);
     let both = round_of(both?, f64::NAN).of(reads.rate);
     let beside = round_of(beside?, f64::NAN).of(alone.rate);
@@ -80,12 +75,8 @@ async fn read(client: &PoolServiceClient<Channel>, until: Until) -> Result<Seen>
                 client.get_allocation(request).await?;
                 took.push(sent.elapsed());
             }
-            Ok::<_, tonic::Status>(took)
+            Ok(took)
         })
     });
-    let mut took = Vec::new();
-    for caller in callers.collect::<Vec<_>>() {
-        took.extend(caller.await??);
-    }
-    Ok(Seen::new(took, begun.elapsed()))
+    Seen::of(begun, callers).await
 }

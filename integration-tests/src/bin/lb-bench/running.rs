@@ -108,9 +108,7 @@ pub struct Empty {
 
 impl Empty {
     pub async fn start(name: &str) -> Result<Self> {
-        let database = OnDisk::new(name)?;
-        let options = Options::config(million::ROOMY).database(database.path());
-        let allocator = Allocator::start(options.without_routes_file()).await;
+        let (database, allocator) = begin(name, |options| options).await?;
         Ok(Self {
             running: Running::of(allocator).await?,
             _database: database,
@@ -124,10 +122,7 @@ impl Empty {
         let server = Secret::new(&authority.server()?, &authority.certificate);
         let watcher = authority.caller("spiffe://bench/cluster/bench/role/watcher")?;
         let watcher = Secret::new(&watcher, &authority.certificate);
-        let database = OnDisk::new(name)?;
-        let options = Options::config(million::ROOMY).database(database.path());
-        let options = options.without_routes_file().tls(server.files());
-        let allocator = Allocator::start(options).await;
+        let (database, allocator) = begin(name, |options| options.tls(server.files())).await?;
         let channel = connect_with(&allocator.url(), watcher.files()).await?;
         Ok(Self {
             running: Running::with(allocator, Callers::new(channel)).await?,
@@ -135,4 +130,11 @@ impl Empty {
             _secrets: vec![server, watcher],
         })
     }
+}
+
+async fn begin(name: &str, change: impl FnOnce(Options) -> Options) -> Result<(OnDisk, Allocator)> {
+    let database = OnDisk::new(name)?;
+    let options = Options::config(million::ROOMY).database(database.path());
+    let allocator = Allocator::start(change(options.without_routes_file())).await;
+    Ok((database, allocator))
 }

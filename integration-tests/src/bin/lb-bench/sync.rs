@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use integration_tests::rpc::sync_of;
-use lb_proto::v1::{AcquireRequest, SyncRequest, sync_request::Part};
+use lb_proto::v1::AcquireRequest;
 
 use crate::{
     allocator::Extent,
@@ -15,8 +15,6 @@ use crate::{
 
 const SYNC: &str = "Sync of 10,000 Services (Services per second, p50 of the whole)";
 const SERVICES: u64 = 10_000;
-/// Services of one message: within the 256 KiB that the allocator takes.
-const MESSAGE: usize = 500;
 /// Rows of a statement of the allocator.
 const ROWS: u64 = 1024;
 
@@ -28,9 +26,11 @@ pub async fn measure(table: &mut Table, extent: Extent) -> Result<()> {
     let bare = bare.await??;
     table.add(SYNC, 1, ("bare SQLite", ""), Round::rate(bare));
     let empty = Empty::start("sync").await?;
+    let services: Vec<_> = (1..=SERVICES).map(showing).collect();
     for what in ["adopted by an empty one", "told again"] {
+        let messages = sync_of("bench", services.clone());
         let begun = Instant::now();
-        let synced = empty.running.allocator.sync(messages()).await?;
+        let synced = empty.running.allocator.sync(messages).await?;
         let seconds = begun.elapsed().as_secs_f64();
         ensure!(
             synced.len() == SERVICES as usize,
@@ -44,27 +44,6 @@ pub async fn measure(table: &mut Table, extent: Extent) -> Result<()> {
         table.add(SYNC, 1, (what, "bare SQLite"), round.of(bare));
     }
     Ok(())
-}
-
-fn messages() -> Vec<SyncRequest> {
-    let services: Vec<_> = (1..=SERVICES).map(showing).collect();
-    let mut messages = sync_of("bench", services);
-    let parts = messages
-        .iter_mut()
-        .filter_map(|message| match &mut message.part {
-            Some(Part::Services(services)) => Some(std::mem::take(&mut services.services)),
-            Some(Part::Begin(_) | Part::End(_)) | None => None,
-        });
-    let services: Vec<AcquireRequest> = parts.flatten().collect();
-    let end = messages.pop();
-    messages.truncate(1);
-    messages.extend(services.chunks(MESSAGE).map(|services| SyncRequest {
-        part: Some(Part::Services(lb_proto::v1::sync_request::Services {
-            services: services.to_vec(),
-        })),
-    }));
-    messages.extend(end);
-    messages
 }
 
 fn showing(number: u64) -> AcquireRequest {

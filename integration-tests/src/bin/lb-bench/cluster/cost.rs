@@ -1,14 +1,10 @@
 //! Processor time of processes, as the kernel accounts for it.
 
-use std::fs;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use integration_tests::{allocator::Allocator, control_plane::ControlPlane, watcher::Watcher};
 
 use super::sheet::Sheet;
-
-/// What Linux counts in, on every architecture.
-const TICKS_PER_SECOND: f64 = 100.0;
+use crate::machine::processor_seconds;
 
 /// Seconds since the processes began.
 #[derive(Clone, Copy, Debug)]
@@ -31,10 +27,11 @@ impl Spent {
     ) -> Result<Self> {
         let [etcd, apiserver] = control_plane.process_ids()?;
         Ok(Self {
-            watcher: watcher.map_or(Ok(0.0), |watcher| seconds(watcher.process().id()))?,
-            allocator: seconds(allocator.process().id())?,
-            apiserver: seconds(apiserver)?,
-            etcd: seconds(etcd)?,
+            watcher: watcher
+                .map_or(Ok(0.0), |watcher| processor_seconds(watcher.process().id()))?,
+            allocator: processor_seconds(allocator.process().id())?,
+            apiserver: processor_seconds(apiserver)?,
+            etcd: processor_seconds(etcd)?,
         })
     }
 
@@ -62,20 +59,5 @@ pub fn of_all(control_plane: &ControlPlane, besides: &[u32]) -> Result<f64> {
     let servers = control_plane.process_ids()?;
     let me = [std::process::id()];
     let all = servers.iter().chain(besides).chain(&me);
-    all.map(|process| seconds(*process)).sum()
-}
-
-/// User and system time of a process.
-fn seconds(process: u32) -> Result<f64> {
-    let path = format!("/proc/{process}/stat");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    // After the name, which may hold anything: state is the first, utime the 12th.
-    let numbers = text.rsplit_once(')').map(|(_, rest)| rest);
-    let numbers = numbers.unwrap_or_default().split_whitespace();
-    let ticks: Vec<f64> = numbers
-        .skip(11)
-        .take(2)
-        .filter_map(|word| word.parse().ok())
-        .collect();
-    Ok(ticks.iter().sum::<f64>() / TICKS_PER_SECOND)
+    all.map(|process| processor_seconds(*process)).sum()
 }

@@ -12,7 +12,7 @@ use super::{
     sheet::Sheet,
     site::Site,
 };
-use crate::machine::resident;
+use crate::{figures::percentile, machine::resident};
 
 /// What SIGTERM may take.
 const FAREWELL: Duration = Duration::from_secs(20);
@@ -72,7 +72,7 @@ async fn creates(
         .collect();
     waits.sort_unstable_by(f64::total_cmp);
     for percent in [50, 99] {
-        let wait = waits[(waits.len() - 1) * percent / 100];
+        let wait = percentile(&waits, percent).unwrap_or(f64::NAN);
         sheet.put(part, format!("ms behind the create, p{percent}"), wait);
     }
     Ok(names)

@@ -21,8 +21,9 @@ use tonic::{body::Body, transport::Channel};
 use super::{
     outcomes::{Account, Outcomes},
     raw,
-    usage::{self, Watched},
+    usage::Watched,
 };
+use crate::machine::processor_seconds;
 
 const CLUSTER: &str = "abuser";
 const MIB: usize = 1 << 20;
@@ -306,7 +307,7 @@ impl Process {
         loop {
             allocator.look()?;
             match self.0.status()? {
-                None => used = usage::seconds(self.0.id()).unwrap_or(used),
+                None => used = processor_seconds(self.0.id()).unwrap_or(used),
                 Some(status) if status.success() => break,
                 Some(status) => bail!("the abuser ended with {status}\n{}", self.0.tail()),
             }

@@ -14,6 +14,8 @@ use integration_tests::rpc::{acquire, of_cluster, release};
 use lb_proto::v1::allocator_service_client::AllocatorServiceClient;
 use tonic::transport::Channel;
 
+use crate::figures::percentile;
+
 /// Requests in flight.
 const CALLERS: usize = 4;
 const CLUSTER: &str = "neighbour";
@@ -54,10 +56,7 @@ impl Felt {
     pub fn p99(&self) -> f64 {
         let mut sorted = self.took.clone();
         sorted.sort_unstable();
-        let at = sorted.len().saturating_sub(1) * 99 / 100;
-        sorted
-            .get(at)
-            .map_or(f64::NAN, |took| took.as_secs_f64() * 1e3)
+        percentile(&sorted, 99).map_or(f64::NAN, |took| took.as_secs_f64() * 1e3)
     }
 }
 

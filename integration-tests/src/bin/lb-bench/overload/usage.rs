@@ -1,7 +1,6 @@
 //! Memory and processor time of the allocator.
 
 use std::{
-    fs,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,10 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::machine::resident;
-
-/// Ticks of `/proc/PID/stat` in a second; the same on every Linux.
-const TICKS: f64 = 100.0;
+use crate::machine::{processor_seconds, resident};
 
 /// What the allocator used while it was abused.
 #[derive(Clone, Debug)]
@@ -46,7 +42,7 @@ impl Watched {
             process,
             before,
             peak: Arc::new(AtomicU64::new(before as u64)),
-            busy: seconds(process)?,
+            busy: processor_seconds(process)?,
             since: Instant::now(),
         })
     }
@@ -70,24 +66,8 @@ impl Watched {
             before: self.before,
             peak: self.peak.load(Ordering::Relaxed) as f64,
             after: resident(self.process)?,
-            allocator: (seconds(self.process)? - self.busy) / passed,
+            allocator: (processor_seconds(self.process)? - self.busy) / passed,
             abuser: abuser / passed,
         })
     }
-}
-
-/// Processor time that a process has used.
-///
-/// # Errors
-/// When it has ended.
-pub fn seconds(process: u32) -> Result<f64> {
-    let path = format!("/proc/{process}/stat");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    // What follows the name, which may have any characters.
-    let fields = text.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    let ticks = fields.split(' ').skip(11).take(2);
-    Ok(ticks
-        .filter_map(|ticks| ticks.parse::<f64>().ok())
-        .sum::<f64>()
-        / TICKS)
 }

@@ -10,6 +10,7 @@ use super::{
     users::{Count, Operations},
     verdict::Verdict,
 };
+use crate::figures::percentile;
 
 type Rows = Vec<(&'static str, String)>;
 
@@ -181,8 +182,7 @@ impl Account {
     fn percentile(&self, percent: usize) -> Duration {
         let mut all: Vec<_> = self.waits.iter().map(|wait| wait.to - wait.from).collect();
         all.sort_unstable();
-        let at = all.len().saturating_sub(1) * percent / 100;
-        all.get(at).copied().unwrap_or_default()
+        percentile(&all, percent).unwrap_or_default()
     }
 
     fn longest(&self) -> String {
