@@ -25,11 +25,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-use crate::{
-    auth::Certificate,
-    metrics::ConnectionMetrics,
-    tls::{Handshakes, Telling},
-};
+use crate::{auth::Certificate, metrics::ConnectionMetrics, tls::Handshakes};
 
 /// Connections at one time.
 const MAX_CONNECTIONS: u64 = 16_384;
@@ -92,7 +88,6 @@ pub fn incoming(listener: Listener, limit: usize, metrics: ConnectionMetrics) ->
     let acceptor = Acceptor {
         places: Arc::new(Semaphore::new(limit)),
         metrics,
-        telling: Telling::default(),
         sender,
     };
     tokio::spawn(acceptor.run(listener));
@@ -102,7 +97,6 @@ pub fn incoming(listener: Listener, limit: usize, metrics: ConnectionMetrics) ->
 struct Acceptor {
     places: Arc<Semaphore>,
     metrics: ConnectionMetrics,
-    telling: Telling,
     sender: Sender,
 }
 
@@ -142,9 +136,8 @@ impl Acceptor {
                 if let Some(place) = self.place() {
                     without_delay(&stream);
                     let (handshakes, sender) = (handshakes.clone(), self.sender.clone());
-                    let telling = self.telling.clone();
                     tokio::spawn(async move {
-                        let shaken = handshakes.shake(stream, address, &telling).await;
+                        let shaken = handshakes.shake(stream, address).await;
                         if let Some((stream, certificate)) = shaken {
                             let stream = Box::new(stream);
                             let connection = Connection::new(stream, Some(certificate), place);

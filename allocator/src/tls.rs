@@ -37,22 +37,8 @@ pub struct Handshakes {
     scheme: Scheme,
     metrics: AuthMetrics,
     working: Arc<Semaphore>,
-}
-
-/// When a failed handshake was told last.
-#[derive(Clone, Debug, Default)]
-pub struct Telling(Arc<Mutex<Option<Instant>>>);
-
-impl Telling {
-    /// Not told of for a while.
-    fn is_time(&self) -> bool {
-        let mut told = self.0.lock();
-        let is_time = told.is_none_or(|at| at.elapsed() >= TELL_EVERY);
-        if is_time {
-            *told = Some(Instant::now());
-        }
-        is_time
-    }
+    /// When a failed one was told last.
+    told: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Handshakes {
@@ -66,6 +52,7 @@ impl Handshakes {
             scheme,
             metrics,
             working: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            told: Arc::default(),
         }
     }
 
@@ -74,13 +61,12 @@ impl Handshakes {
         &self,
         stream: TcpStream,
         peer: SocketAddr,
-        telling: &Telling,
     ) -> Option<(TlsStream<TcpStream>, Arc<Certificate>)> {
         let why = match timeout(HANDSHAKE, self.try_shake(stream)).await {
             Ok(Ok(shaken)) => return Some(shaken),
             Ok(Err(error)) => {
                 // Who says nothing is a probe; only the metric tells of it.
-                if error.kind() != io::ErrorKind::UnexpectedEof && telling.is_time() {
+                if error.kind() != io::ErrorKind::UnexpectedEof && self.is_time_to_tell() {
                     let error = &error as &dyn std::error::Error;
                     tracing::info!(%peer, error, "a TLS handshake failed");
                 }
@@ -90,6 +76,15 @@ impl Handshakes {
         };
         self.metrics.handshake_failed(why);
         None
+    }
+
+    fn is_time_to_tell(&self) -> bool {
+        let mut told = self.told.lock();
+        let is_time = told.is_none_or(|at| at.elapsed() >= TELL_EVERY);
+        if is_time {
+            *told = Some(Instant::now());
+        }
+        is_time
     }
 
     async fn try_shake(

@@ -273,11 +273,7 @@ impl Announcements {
     }
 
     fn outdated(&self, services: Vec<ServiceKey>) -> Vec<Key> {
-        let keys = services.into_iter().map(|service| Key {
-            namespace: service.namespace,
-            name: service.name,
-        });
-        let keys: Vec<_> = keys.collect();
+        let keys: Vec<_> = services.into_iter().map(Key::from).collect();
         self.ledger.outdate(&keys);
         keys
     }

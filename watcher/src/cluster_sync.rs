@@ -60,11 +60,7 @@ impl ClusterSync {
             .await?;
         self.report(count, &synced);
         let confirmed = synced.iter().filter_map(|one| {
-            let service = one.service.as_ref()?;
-            let key = Key {
-                namespace: service.namespace.clone(),
-                name: service.name.clone(),
-            };
+            let key = Key::from(one.service.clone()?);
             let shown = status::shown(&*self.store.get(&key)?);
             confirms(one, &shown).then_some(key)
         });
@@ -135,13 +131,9 @@ fn held(synced: &v1::SyncedService) -> Option<(Key, Vec<IpAddr>)> {
     if synced.outcome() == SyncOutcome::ReleasedAfterGrace {
         return None;
     }
-    let service = synced.service.clone()?;
+    let key = Key::from(synced.service.clone()?);
     let addresses = synced.addresses.iter();
     let addresses = addresses.filter_map(|held| parse_address(&held.address));
-    let key = Key {
-        namespace: service.namespace,
-        name: service.name,
-    };
     Some((key, addresses.collect()))
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
+use lb_proto::v1;
 
 /// Namespace and name of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,6 +21,16 @@ impl Key {
         Self {
             namespace: service.namespace().unwrap_or_default(),
             name: service.name_any(),
+        }
+    }
+}
+
+/// Of a Service of this cluster.
+impl From<v1::ServiceKey> for Key {
+    fn from(service: v1::ServiceKey) -> Self {
+        Self {
+            namespace: service.namespace,
+            name: service.name,
         }
     }
 }

@@ -200,21 +200,11 @@ impl Ledger {
         let mut state = self.state.lock();
         let stands =
             state.syncs == asked.syncs && (state.news == asked.news || grant.unmet.is_empty());
-        let lifetime = if stands {
-            ANSWER_LIFETIME
-        } else {
-            Duration::ZERO
-        };
         let record = state.record(key, uid);
         record.held = grant.addresses();
         record.lost = false;
         record.granted_in = Some(asked.epoch);
-        record.reply = Some(Reply {
-            wish,
-            outcome: Ok(grant.clone()),
-            epoch: asked.epoch,
-            until: Instant::now() + lifetime,
-        });
+        record.reply = Some(Reply::new(wish, Ok(grant.clone()), asked, stands));
         stands
     }
 

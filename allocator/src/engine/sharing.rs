@@ -346,18 +346,23 @@ impl Held {
     /// Whether nobody holds the address any more.
     pub fn remove(&mut self, allocation: &Allocation) -> bool {
         let address = allocation.address;
-        let Some(holders) = self.get_mut(address) else {
+        let hash = self.hash(address);
+        let entry = self
+            .by_address
+            .find_entry(hash, |holders| holders.address() == address);
+        let Ok(mut entry) = entry else {
             return true;
         };
-        if let Holders::Sharing(shared) = holders {
-            let key = (shared.cluster.clone(), shared.key.clone());
+        if let Holders::Sharing(shared) = entry.get_mut() {
             shared.remove(&allocation.key);
             if !shared.members.is_empty() {
                 return false;
             }
-            self.leave_group(&key, address);
         }
-        self.take(address);
+        let (holders, _) = entry.remove();
+        if let Some(group) = holders.group() {
+            self.leave_group(&group, address);
+        }
         true
     }
 
@@ -377,16 +382,6 @@ impl Held {
         let hasher = &self.hasher;
         self.by_address
             .insert_unique(hash, holders, |other| hasher.hash_one(other.address()));
-    }
-
-    fn take(&mut self, address: IpAddr) {
-        let hash = self.hash(address);
-        let entry = self
-            .by_address
-            .find_entry(hash, |holders| holders.address() == address);
-        if let Ok(entry) = entry {
-            entry.remove();
-        }
     }
 
     fn leave_group(&mut self, key: &(ClusterName, SharingKey), address: IpAddr) {
