@@ -137,19 +137,23 @@ fn held(synced: &v1::SyncedService) -> Option<(Key, Vec<IpAddr>)> {
     Some((key, addresses.collect()))
 }
 
-/// What a Service has, as far as is known here: what was granted, whatever anybody
-/// wrote into its status since; without that, what is in the status as ours.
+/// What a Service has, as far as is known here: what was granted, and what is in the
+/// status as ours. The latter may have been given up since, or it is all that is known.
+/// What somebody else wrote there does not count.
 fn has(view: &View<'_>) -> Vec<IpAddr> {
-    let held = view.known.map(|record| record.held.clone());
-    if let Some(held) = held.filter(|held| !held.is_empty()) {
-        return held;
-    }
+    let mut has = view
+        .known
+        .map(|record| record.held.clone())
+        .unwrap_or_default();
     if status::owns_addresses(view.service) {
-        view.shown.clone()
-    } else {
-        // Somebody else wrote them.
-        Vec::new()
+        let shown = view.shown.iter().copied();
+        has.extend(
+            shown
+                .filter(|shown| !has.contains(shown))
+                .collect::<Vec<_>>(),
+        );
     }
+    has
 }
 
 /// Whether exactly what a Service shows is its own, so that nobody else gets it.

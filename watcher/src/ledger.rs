@@ -329,6 +329,16 @@ impl Ledger {
         }
     }
 
+    /// The allocator has to hear that the status shows no more what the Service gave
+    /// up: nobody else gets it before.
+    pub fn expire(&self, key: &Key) {
+        let mut state = self.state.lock();
+        let record = state.records.get_mut(key);
+        if let Some(reply) = record.and_then(|record| record.reply.as_mut()) {
+            reply.until = Instant::now();
+        }
+    }
+
     /// The allocator knows what this cluster has, and told what these Services hold.
     /// Returns those that hold something else than they were granted last: what the
     /// Sync said of them was older than that grant.

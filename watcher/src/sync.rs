@@ -248,7 +248,12 @@ impl Syncer {
         if let Err(next) = self.writer.write(view, &desired).await {
             return next;
         }
-        if answer.outdated {
+        let held = grant.addresses();
+        let gave_up = view.shown.iter().any(|shown| !held.contains(shown));
+        if gave_up {
+            self.ledger.expire(view.key);
+        }
+        if answer.outdated || gave_up {
             return Next::Again;
         }
         remedy.map_or(Next::Done, after)
@@ -277,10 +282,8 @@ impl Syncer {
         };
         let connecting = matches!(*self.link.borrow(), Link::Connecting);
         let early = connecting && refusal.remedy == Remedy::RetrySoon;
-        if !early
-            && view.is_worth_telling(refusal, failures)
-            && let Err(next) = self.writer.write(view, &desired).await
-        {
+        let is_told = !early && view.is_worth_telling(refusal, failures);
+        if is_told && let Err(next) = self.writer.write(view, &desired).await {
             return next;
         }
         if refusal.lets_go() {
@@ -297,7 +300,11 @@ impl Syncer {
                 }
             };
         }
-        if outdated {
+        let gave_up = is_told && lost && !view.shown.is_empty();
+        if gave_up {
+            self.ledger.expire(view.key);
+        }
+        if outdated || gave_up {
             return Next::Again;
         }
         after(refusal.remedy)

@@ -12,6 +12,7 @@
 //! 4. All that the policy demands is granted, or nothing changes; only an address
 //!    that may not be shared any more is lost in any case, and one of a family that
 //!    the wish does not have: nobody could tell its holder of it.
+//! 5. (See `moves`.) What it gives up and still shows is kept from all others.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -133,10 +134,9 @@ impl Engine {
             return self.unchanged(acquire);
         }
         // Before anything is let go, so that nothing is forgotten of who held it.
-        let mut holder = self.next_holder(acquire);
-        let before: Vec<_> = self.holding(key).map(|held| held.address).collect();
+        let holder = self.next_holder(acquire);
         // And this before the decision: what it frees may be what the wish needs.
-        self.release_other_families(key, wish, outcome);
+        self.release_other_families(acquire, outcome);
         let Decision {
             choices,
             refused,
@@ -151,20 +151,13 @@ impl Engine {
             })
             .filter(|_| satisfied)
             .collect();
-        let given_up = before.into_iter().filter(|address| {
-            let stays = self.holding(key).any(|held| held.address == *address);
-            let family = Family::of(*address);
-            let moves = taken.iter().any(|(taken, _)| Family::of(*taken) == family);
-            wish.current.contains(address) && (!stays || moves)
-        });
-        let given_up: Vec<_> = given_up.collect();
-        if !given_up.is_empty() {
-            Arc::make_mut(&mut holder).moved_from.extend(given_up);
-        }
         for place in taken {
-            self.move_to(key, &holder, place, outcome);
+            self.move_to(acquire, &holder, place, outcome);
         }
         self.update_holder(key, &holder, outcome);
+        for past in self.past_moves(acquire) {
+            self.commit(ChangeKind::Unreserved(past), outcome);
+        }
         self.answer(key, wish, refused, satisfied)
     }
 
@@ -194,7 +187,9 @@ impl Engine {
                 && self.may_not_stay(held, acquire).is_none()
                 && wish.families.contains(&held.family())
         });
-        (stays && !(satisfied && moves)).then(|| self.answer(key, wish, refused, satisfied))
+        let is_over = !self.past_moves(acquire).is_empty();
+        (stays && !is_over && !(satisfied && moves))
+            .then(|| self.answer(key, wish, refused, satisfied))
     }
 
     fn decide(&self, acquire: &Acquire) -> Decision {
@@ -271,14 +266,14 @@ impl Engine {
             .err()
     }
 
-    fn release_other_families(&mut self, key: &ServiceKey, wish: &Wish, outcome: &mut Outcome) {
+    fn release_other_families(&mut self, acquire: &Acquire, outcome: &mut Outcome) {
         let gone: Vec<_> = self
-            .holding(key)
-            .filter(|held| !wish.families.contains(&held.family()))
+            .holding(&acquire.key)
+            .filter(|held| !acquire.wish.families.contains(&held.family()))
             .cloned()
             .collect();
         for allocation in gone {
-            self.commit(ChangeKind::Released(allocation), outcome);
+            self.give_up(allocation, acquire, outcome);
         }
     }
 
@@ -290,19 +285,20 @@ impl Engine {
             .cloned()
             .collect();
         for allocation in gone {
-            self.commit(ChangeKind::Released(allocation), outcome);
+            self.give_up(allocation, acquire, outcome);
         }
     }
 
     fn move_to(
         &mut self,
-        key: &Arc<ServiceKey>,
+        acquire: &Acquire,
         holder: &Arc<Holder>,
         (address, pool): (IpAddr, PoolIndex),
         outcome: &mut Outcome,
     ) {
+        let key = &acquire.key;
         if let Some(held) = self.held_by(key, Family::of(address)).cloned() {
-            self.commit(ChangeKind::Released(held), outcome);
+            self.give_up(held, acquire, outcome);
         }
         self.allocate(key, address, pool, Arc::clone(holder), outcome);
     }
@@ -364,13 +360,8 @@ impl Engine {
             known.replaced_uid
         };
         let Wish {
-            labels,
-            sharing,
-            current,
-            ..
+            labels, sharing, ..
         } = &acquire.wish;
-        let mut moved_from = known.moved_from;
-        moved_from.retain(|address| current.contains(address));
         let created = acquire.created;
         Arc::new(Holder {
             created: created.or(known.created.filter(|_| known_uid == uid)),
@@ -380,7 +371,6 @@ impl Engine {
             labels: Some(Arc::clone(labels)).filter(|labels| !labels.is_empty()),
             sharing: sharing.clone(),
             release_at: None,
-            moved_from,
         })
     }
 

@@ -59,9 +59,6 @@ pub struct Holder {
     /// Its cluster does not have the Service any more: when the address is taken
     /// back, unless the Service is seen again.
     pub release_at: Option<Timestamp>,
-    /// Addresses that it gave up, and showed when it was last heard of: it may not
-    /// have been told yet.
-    pub moved_from: Vec<IpAddr>,
 }
 
 /// An address that a Service holds.
@@ -90,7 +87,15 @@ pub struct Reservation {
     pub expires: Option<Timestamp>,
     pub comment: String,
     /// A handover: who holds the address until it lets go, so that `key` gets it.
+    /// Of a move, this is `key` itself.
     pub from: Option<Arc<ServiceKey>>,
+}
+
+impl Reservation {
+    /// Whether `key` gave the address up, and its status still shows it.
+    pub fn is_of_a_move(&self) -> bool {
+        self.from.is_some() && self.from == self.key
+    }
 }
 
 /// A Service that shows an address which others hold: a backup was restored, say.

@@ -108,7 +108,8 @@ impl Engine {
         self.count_out(allocation);
         let nobody_is_left = self.held.remove(allocation);
         if nobody_is_left {
-            if let Some(reserved) = self.reservations.get(address) {
+            let reserved = self.reservations.get(address);
+            if let Some(reserved) = reserved.filter(|reserved| !reserved.is_of_a_move()) {
                 outcome.ask_again.extend(reserved.key.clone());
             }
             self.remember(LastHeld {

@@ -73,6 +73,9 @@ impl Engine {
             for allocation in self.of_cluster(&cluster) {
                 self.commit(ChangeKind::Released(allocation), outcome);
             }
+            for moved in self.reservations.moves_of(&cluster) {
+                self.commit(ChangeKind::Unreserved(moved), outcome);
+            }
             let conflicts: Vec<_> = self
                 .conflicts
                 .iter()

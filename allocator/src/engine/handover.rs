@@ -204,12 +204,12 @@ impl Engine {
     pub(super) fn handed_over(&self, key: &ServiceKey, family: Family) -> Option<IpAddr> {
         self.reservations.of(key, family).find(|address| {
             let reserved = self.reservations.get(*address);
-            reserved.is_some_and(|reserved| reserved.from.is_some())
+            reserved.is_some_and(|reserved| reserved.from.is_some() && !reserved.is_of_a_move())
                 && self.held.get(*address).is_none()
         })
     }
 
-    /// Ends the handover of an address that has arrived.
+    /// Ends the handover of an address that has arrived, or has come back.
     pub(super) fn arrived(&mut self, allocation: &Allocation, outcome: &mut Outcome) {
         let handover = self.reservations.get(allocation.address).cloned();
         if let Some(handover) = handover.filter(|reserved| {

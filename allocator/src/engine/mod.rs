@@ -38,6 +38,7 @@ pub mod holdings;
 pub mod key;
 pub mod labels;
 mod limits;
+mod moves;
 pub mod pools;
 pub mod quota;
 pub mod ranges;
@@ -312,7 +313,8 @@ impl Engine {
             Command::Acquire(acquire) => self.acquire_without_change(acquire),
             Command::Release(release) => {
                 let nothing = self.to_release(release).next().is_none()
-                    && self.conflicts_to_release(release).is_empty();
+                    && self.conflicts_to_release(release).is_empty()
+                    && self.moves_to_release(release).is_empty();
                 nothing.then(|| Reply::Released(Vec::new()))
             }
             Command::Reserve(reserve) => match self.reservation(reserve) {
@@ -335,11 +337,15 @@ impl Engine {
 
     fn release(&mut self, release: &Release, outcome: &mut Outcome) -> Reply {
         let held: Vec<_> = self.to_release(release).cloned().collect();
+        let moves = self.moves_to_release(release);
         for allocation in &held {
             self.commit(ChangeKind::Released(Arc::clone(allocation)), outcome);
         }
         for conflict in self.conflicts_to_release(release) {
             self.commit(ChangeKind::ConflictEnded(conflict), outcome);
+        }
+        for moved in moves {
+            self.commit(ChangeKind::Unreserved(moved), outcome);
         }
         Reply::Released(held)
     }

@@ -7,6 +7,7 @@ use super::{
     change::{ChangeKind, Reservation},
     pools::Located,
     refusal::Refusal,
+    sharing::Holders,
 };
 
 impl Engine {
@@ -45,17 +46,17 @@ impl Engine {
             }
         };
         let holders = self.held.get(address);
-        let other = holders.and_then(|holders| {
-            let mut others = holders
-                .iter()
-                .filter(|held| Some(&held.key) != key.as_ref());
-            others.next()
-        });
-        if let Some(other) = other {
+        let held = holders.into_iter().flat_map(Holders::iter);
+        let reserved = self.reservations.get(address).into_iter();
+        let moved = reserved.filter(|reserved| reserved.is_of_a_move());
+        let mut users = held
+            .map(|held| &held.key)
+            .chain(moved.flat_map(|reserved| &reserved.key));
+        if let Some(other) = users.find(|other| Some(*other) != key.as_ref()) {
             return Err(Refusal::AddressInUse {
                 address,
                 pool,
-                holder: Some(Arc::clone(&other.key)),
+                holder: Some(Arc::clone(other)),
             });
         }
         Ok(Arc::new(Reservation {

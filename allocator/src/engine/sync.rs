@@ -95,6 +95,7 @@ impl Engine {
             .map(|acquire| (&*acquire.key, acquire))
             .collect();
         self.mark_absent(sync, &live, outcome);
+        self.review_moves(cluster, &live, outcome);
         let conflicts = self.settle_claims(&live, missed, outcome);
         self.keep_conflicts(cluster, &conflicts, outcome);
         self.heard_of(cluster, outcome);
@@ -241,21 +242,15 @@ impl Engine {
                 let is_new = |held: &Allocation| {
                     missed.is_some_and(|(seen, now)| held.revision > seen && held.revision <= now)
                 };
+                let is_shown = |held: &Allocation| acquire.wish.current.contains(&held.address);
                 if let Some(address) = shown
-                    && held.is_none_or(|held| held.address != address && !is_new(held))
+                    && held.is_none_or(|held| !is_shown(held) && !is_new(held))
                 {
                     claims.push(Claim { acquire, address });
                 }
             }
         }
         claims
-    }
-
-    /// Whether a Service that shows an address has only not been told that it gave it
-    /// up: this database knows more than its status.
-    fn gave_up(&self, key: &ServiceKey, address: IpAddr) -> bool {
-        let mut holding = self.holding(key);
-        holding.any(|held| held.holder.moved_from.contains(&address))
     }
 
     /// Whether an address is of a pool that the Service's cluster may use. Other

@@ -1,8 +1,8 @@
 //! What a row says in JSON: labels and terms of sharing of a holder, when it has to go
-//! and what it gave up; comment, expiry and source of a reservation; the state of a
+//! comment, expiry and source of a reservation; the state of a
 //! cluster.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,8 +26,6 @@ pub struct HolderDetails {
     /// Milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     created: Option<i64>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    moved_from: Vec<IpAddr>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -63,16 +61,12 @@ impl HolderDetails {
             sharing,
             release_at,
             created,
-            moved_from,
             uid: _,
             replaced_uid: _,
             cluster_ip: _,
         } = holder;
-        let is_plain = labels.is_none()
-            && sharing.is_none()
-            && release_at.is_none()
-            && created.is_none()
-            && moved_from.is_empty();
+        let is_plain =
+            labels.is_none() && sharing.is_none() && release_at.is_none() && created.is_none();
         if is_plain {
             return None;
         }
@@ -83,7 +77,6 @@ impl HolderDetails {
             sharing: sharing.as_deref().map(SharingDetails::of),
             release_at: release_at.map(|at| at.0),
             created: created.map(|at| at.0),
-            moved_from: moved_from.clone(),
         })
     }
 
@@ -104,7 +97,6 @@ impl HolderDetails {
             sharing,
             release_at: self.release_at.map(Timestamp),
             created: self.created.map(Timestamp),
-            moved_from: self.moved_from,
             ..Holder::default()
         })
     }

@@ -6,7 +6,7 @@ use lb_allocator::engine::{
     Acquire, Acquired, Change, Family, Holder, Policy, PoolName, Refusal, Reply, Unmet,
 };
 
-use crate::book::{Book, Held, Place, Stage};
+use crate::book::{Book, Held, Kept, Place, Stage};
 
 /// What one family gets.
 #[derive(Clone, Debug)]
@@ -31,11 +31,11 @@ impl Book {
         if is_late {
             return (self.acquired(acquire, Vec::new(), true), Vec::new());
         }
-        let mut holder = next_holder(&holding, acquire);
         let mut changes = Vec::new();
+        let holder = next_holder(&holding, acquire);
         for held in &holding {
             if !wish.families.contains(&Family::of(held.address)) {
-                changes.push(self.release(held));
+                self.give_up(held, acquire, &mut changes);
             }
         }
         let choices = self.choices(acquire);
@@ -61,18 +61,7 @@ impl Book {
 
         for held in self.holding(key) {
             if !self.may_stay(&held, acquire) {
-                changes.push(self.release(&held));
-            }
-        }
-        // What its status shows and it will not hold any more.
-        for held in &holding {
-            let family = Family::of(held.address);
-            let moves = choices
-                .iter()
-                .any(|(of, choice)| *of == family && matches!(choice, Choice::Take(_)));
-            let stays = self.held_by(key, family).is_some() && !(moves && satisfied);
-            if !stays && wish.current.contains(&held.address) {
-                holder.moved_from.push(held.address);
+                self.give_up(&held, acquire, &mut changes);
             }
         }
         for (family, choice) in &choices {
@@ -80,9 +69,13 @@ impl Book {
                 && satisfied
             {
                 if let Some(held) = self.held_by(key, *family).cloned() {
-                    changes.push(self.release(&held));
+                    self.give_up(&held, acquire, &mut changes);
                 }
                 changes.push(self.allocate(*address, key, &holder));
+                // It took back what it gave up before.
+                let mut came_back = self.moves(key).into_iter();
+                let came_back = came_back.find(|moved| moved.address == *address);
+                changes.extend(came_back.and_then(|moved| self.unreserve(moved.address)));
             }
         }
         for held in self.holding(key) {
@@ -90,6 +83,7 @@ impl Book {
                 changes.push(self.update(&held, &holder));
             }
         }
+        self.end_moves(acquire, &mut changes);
         let reply = match unmet.first() {
             Some(first) if !satisfied && self.holding(key).is_empty() => {
                 Reply::Refused(first.refusal.clone())
@@ -97,6 +91,37 @@ impl Book {
             Some(_) | None => self.acquired(acquire, unmet, satisfied),
         };
         (reply, changes)
+    }
+
+    /// Who shows all that it holds, and not what it gave up, was told of the move.
+    fn end_moves(&mut self, acquire: &Acquire, changes: &mut Vec<Change>) {
+        let shows = |address| acquire.wish.current.contains(&address);
+        if self
+            .holding(&acquire.key)
+            .iter()
+            .all(|held| shows(held.address))
+        {
+            for moved in self.moves(&acquire.key) {
+                if !shows(moved.address) {
+                    changes.extend(self.unreserve(moved.address));
+                }
+            }
+        }
+    }
+
+    /// What it still shows is kept for it until it does not.
+    fn give_up(&mut self, held: &Held, acquire: &Acquire, changes: &mut Vec<Change>) {
+        let address = held.address;
+        if acquire.wish.current.contains(&address) && self.reservation(address).is_none() {
+            changes.push(self.reserve(Kept {
+                address,
+                key: Some(held.key.clone()),
+                expires: None,
+                comment: "given up, and still in the status of the Service".to_owned(),
+                is_moved: true,
+            }));
+        }
+        changes.push(self.release(held));
     }
 
     fn acquired(&self, acquire: &Acquire, unmet: Vec<Unmet>, satisfied: bool) -> Reply {
@@ -297,10 +322,5 @@ fn next_holder(holding: &[Held], acquire: &Acquire) -> Holder {
         labels: (!labels.is_empty()).then(|| labels.clone()),
         sharing: acquire.wish.sharing.clone(),
         release_at: None,
-        moved_from: known
-            .moved_from
-            .into_iter()
-            .filter(|shown| acquire.wish.current.contains(shown))
-            .collect(),
     }
 }

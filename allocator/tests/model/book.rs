@@ -34,6 +34,8 @@ pub struct Kept {
     pub key: Option<ServiceKey>,
     pub expires: Option<Timestamp>,
     pub comment: String,
+    /// Its Service gave it up, and shows it.
+    pub is_moved: bool,
 }
 
 /// Where an address is.
@@ -171,6 +173,14 @@ impl Book {
         self.kept.iter().find(|kept| kept.address == address)
     }
 
+    /// What a Service gave up and shows, the lowest address first.
+    pub fn moves(&self, key: &ServiceKey) -> Vec<Kept> {
+        let of_key = |kept: &&Kept| kept.is_moved && kept.key.as_ref() == Some(key);
+        let mut moves: Vec<_> = self.kept.iter().filter(of_key).cloned().collect();
+        moves.sort_by_key(|kept| kept.address);
+        moves
+    }
+
     pub fn last_holder(&self, address: IpAddr) -> Option<&Last> {
         self.last.iter().find(|last| last.address == address)
     }
@@ -295,7 +305,7 @@ impl Kept {
             key: self.key.clone().map(Arc::new),
             expires: self.expires,
             comment: self.comment.clone(),
-            from: None,
+            from: self.key.clone().filter(|_| self.is_moved).map(Arc::new),
         })
     }
 }

@@ -33,12 +33,18 @@ impl Book {
     fn release_all(&mut self, release: &Release) -> (Reply, Vec<Change>) {
         let mut released = Vec::new();
         let mut changes = Vec::new();
+        let mut moves = self.moves(&release.key);
         for held in self.holding(&release.key) {
             let (asked, known) = (&release.uid, &held.holder.uid);
             if asked.is_none() || known.is_none() || asked == known {
                 released.push(self.shown(&held));
                 changes.push(self.release(&held));
+            } else {
+                moves.clear();
             }
+        }
+        for moved in moves {
+            changes.extend(self.unreserve(moved.address));
         }
         (Reply::Released(released), changes)
     }
@@ -57,10 +63,11 @@ impl Book {
                 return refused(Refusal::AddressNotInPool { address, pool });
             }
         };
-        let mut others = self.holders(address);
-        others.retain(|held| Some(&held.key) != reserve.key.as_deref());
-        if let Some(other) = others.first() {
-            let holder = Some(other.key.clone().into());
+        let mover = self.reservation(address).filter(|kept| kept.is_moved);
+        let holders = self.holders(address).into_iter().map(|held| &held.key);
+        let mut users = holders.chain(mover.and_then(|kept| kept.key.as_ref()));
+        if let Some(other) = users.find(|other| Some(*other) != reserve.key.as_deref()) {
+            let holder = Some(other.clone().into());
             return refused(Refusal::AddressInUse {
                 address,
                 pool,
@@ -72,6 +79,7 @@ impl Book {
             key: reserve.key.as_deref().cloned(),
             expires: reserve.expires,
             comment: reserve.comment.clone(),
+            is_moved: false,
         };
         let shown = kept.shown();
         if self.reservation(address).map(Kept::shown).as_ref() == Some(&shown) {

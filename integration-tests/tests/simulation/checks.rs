@@ -53,7 +53,12 @@ pub async fn problems(world: &World) -> Vec<String> {
         entry.0 = uid.unwrap_or_default();
         entry.1.insert(allocation.address);
     }
-    let free = |address: &IpAddr| !taken.contains_key(address);
+    let reserved: BTreeMap<_, _> = inspection
+        .engine
+        .reservations()
+        .map(|reserved| (reserved.address, reserved))
+        .collect();
+    let free = |address: &IpAddr| !taken.contains_key(address) && !reserved.contains_key(address);
     let conflicts = inspection.engine.conflicts().map(|conflict| {
         let key = &conflict.key;
         let name = format!("{}/{}/{}", key.cluster, key.namespace, key.name);
@@ -77,6 +82,27 @@ pub async fn problems(world: &World) -> Vec<String> {
                 contested,
                 &mut problems,
             );
+        }
+    }
+    for (address, reserved) in &reserved {
+        let Some(key) = reserved.key.as_ref().filter(|_| reserved.is_of_a_move()) else {
+            continue;
+        };
+        let servers = world.clusters.iter();
+        let server = servers.filter(|server| server.cluster() == key.cluster.as_str());
+        let place = (key.namespace.to_string(), key.name.to_string());
+        let service = server
+            .filter_map(|server| server.objects(|objects| objects.services.get(&place).cloned()))
+            .next();
+        // One whose wish cannot be read does not ask.
+        let is_over = service.is_none_or(|stored| {
+            let reason = &stored.object["status"]["conditions"][0]["reason"];
+            !shown(&stored.object).contains(address) && reason != "INVALID_REQUEST"
+        });
+        if is_over {
+            problems.push(format!(
+                "leaked: {address} is kept for {key}, which gave it up"
+            ));
         }
     }
     for ((cluster, namespace, name), (uid, addresses)) in held {
@@ -118,7 +144,7 @@ fn check(
     }
     // After a restore, a Service may show what another one holds by now: that is told
     // to people, and it keeps working until they decide.
-    if held.is_subset(&shown) && shown.difference(held).any(&contested) {
+    if shown.difference(held).any(&contested) && world.forgets {
         return;
     }
     // One whose wish cannot be read does not ask, and so does not hear of an address

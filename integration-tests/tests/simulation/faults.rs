@@ -125,13 +125,13 @@ pub async fn strike(world: &mut World, cures: &mut Cures) {
         // An excluded address is in no pool, so that a database which does not know
         // of its holder leaves it to nobody.
         15 if !world.backups.is_empty() && !world.has_excluded => {
-            world.forgets = true;
+            world.forget();
             world.restore(fastrand::usize(..world.backups.len()));
             cures.after(minute, Cure::StartAllocator);
             "backup restored"
         }
         16 if !world.has_excluded => {
-            world.forgets = true;
+            world.forget();
             world.lose_disk();
             cures.after(minute, Cure::StartAllocator);
             "disk lost"

@@ -37,6 +37,12 @@ pub fn elects(seed: u64) -> bool {
     seed % 8 == 7
 }
 
+/// Whether users of this seed mostly ask for addresses that others have, while those
+/// ask for other ones.
+fn trades(seed: u64) -> bool {
+    seed % 4 == 1
+}
+
 /// Runs this seed on this thread, with its files in this folder, which is empty.
 pub fn run(seed: u64, folder: &Path, aloud: bool) -> Outcome {
     fastrand::seed(seed);
@@ -68,6 +74,8 @@ async fn live(seed: u64, folder: &Path, aloud: bool) -> Outcome {
         cures.due(&mut world).await;
         if fastrand::u8(..4) == 0 {
             faults::strike(&mut world, &mut cures).await;
+        } else if trades(seed) && fastrand::u8(..3) > 0 {
+            workload::trade(&mut world);
         } else {
             workload::act(&mut world).await;
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    api_server::objects::Key,
+    api_server::objects::{Key, shown},
     chaos::pick,
     pools::{self, NAMESPACES},
     world::World,
@@ -92,6 +92,45 @@ pub async fn act(world: &mut World) {
     world
         .chaos
         .note(format_args!("user: {name}/{namespace}/{service}: {what}"));
+}
+
+/// A Service is told to have another address, and one of any cluster to have the one
+/// that it shows.
+pub fn trade(world: &mut World) {
+    let mut held = Vec::new();
+    let mut services = Vec::new();
+    for server in &world.clusters {
+        server.objects(|objects| {
+            for (key, stored) in &objects.services {
+                let service = &stored.object;
+                let of = |address| (server.clone(), key.clone(), address);
+                held.extend(shown(service).into_iter().map(of));
+                services.push((server.clone(), key.clone(), asks(service).0));
+            }
+        });
+    }
+    if held.is_empty() {
+        return;
+    }
+    let (giver, given, address) = pick(&held);
+    let pool = &world.pools[fastrand::usize(..world.pools.len())];
+    let mut wanted = pool.addresses.clone();
+    wanted.retain(|other| other.is_ipv4() == address.is_ipv4());
+    // The families of a Service do not change.
+    services.retain(|(_, _, families)| families.contains(&address.is_ipv4()));
+    let (taker, taken, _) = pick(&services);
+    for (server, key, asked) in [(giver, given, pick(&wanted)), (taker, taken, address)] {
+        server.change(|objects| {
+            objects.edit(&key, |service| {
+                service["metadata"]["annotations"] = json!({IPS: asked.to_string()});
+            });
+        });
+        let (cluster, (namespace, name)) = (server.cluster(), &key);
+        world.chaos.note(format_args!(
+            "user: {cluster}/{namespace}/{name} asks for {asked}"
+        ));
+    }
+    world.chaos.count("address traded");
 }
 
 fn toggle(service: &mut Value) {

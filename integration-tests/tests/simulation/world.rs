@@ -39,6 +39,7 @@ use crate::{
     network::Network,
     pools::{self, NAMESPACES, Pool},
     rpc::{Grant, Grants, Wire},
+    showing::Showing,
 };
 
 /// 2026-01-01, when every run begins.
@@ -48,6 +49,7 @@ const BEGIN: i64 = 1_767_225_600_000;
 pub struct World {
     pub chaos: Chaos,
     pub network: Network,
+    pub showing: Showing,
     pub clusters: Vec<ApiServer>,
     pub watchers: BTreeMap<String, Watcher>,
     pub allocator: Option<Process>,
@@ -97,13 +99,18 @@ impl World {
     ) -> Self {
         let network = Network::new(chaos.clone());
         let one_acts = elects || replicas == 1;
+        let showing = Showing::default();
         let names = ["c0", "c1", "c2"];
         let servers: Vec<_> = names[..clusters]
             .iter()
-            .map(|name| ApiServer::new(name, &NAMESPACES, one_acts, chaos.clone()))
+            .map(|name| {
+                let (chaos, showing) = (chaos.clone(), showing.clone());
+                ApiServer::new(name, &NAMESPACES, one_acts, chaos, showing)
+            })
             .collect();
         let mut world = Self {
             network,
+            showing,
             clusters: servers,
             watchers: BTreeMap::new(),
             allocator: None,
@@ -232,6 +239,12 @@ impl World {
             disk::copy(&process.database, &self.next_database()).unwrap();
             self.chaos.note("the allocator is killed");
         }
+    }
+
+    /// The database is about to be another one.
+    pub fn forget(&mut self) {
+        self.forgets = true;
+        self.showing.allocator_forgot();
     }
 
     /// Keeps a copy of the database, of which another may be made later.

@@ -20,7 +20,7 @@ use self::{
     answer::{Body, Failure, MODIFIED, cut_short, respond, streamed},
     objects::{Kind, Objects, WATCHER, shown},
 };
-use crate::chaos::Chaos;
+use crate::{chaos::Chaos, showing::Showing};
 
 /// After so long without an answer the watcher's client gives a connection up.
 const READ_TIMEOUT: Duration = Duration::from_secs(70);
@@ -35,6 +35,7 @@ struct Inner {
     /// another one was told before.
     one_acts: bool,
     chaos: Chaos,
+    showing: Showing,
     state: Mutex<State>,
     /// Not a `watch` channel, which wakes in an order that no seed replays.
     news: Notify,
@@ -70,11 +71,18 @@ impl Kind {
 }
 
 impl ApiServer {
-    pub fn new(cluster: &str, namespaces: &[&str], one_acts: bool, chaos: Chaos) -> Self {
+    pub fn new(
+        cluster: &str,
+        namespaces: &[&str],
+        one_acts: bool,
+        chaos: Chaos,
+        showing: Showing,
+    ) -> Self {
         let server = Self(Arc::new(Inner {
             cluster: cluster.to_owned(),
             one_acts,
             chaos,
+            showing,
             state: Mutex::default(),
             news: Notify::new(),
         }));
@@ -105,7 +113,14 @@ impl ApiServer {
 
     /// Changes what is stored.
     pub fn change<T>(&self, change: impl FnOnce(&mut Objects) -> T) -> T {
-        let changed = change(&mut self.0.state.lock().objects);
+        let mut state = self.0.state.lock();
+        let changed = change(&mut state.objects);
+        for problem in self.0.showing.look(&self.0.cluster, &state.objects) {
+            if self.0.one_acts {
+                self.chaos().violated(problem);
+            }
+        }
+        drop(state);
         self.0.news.notify_waiters();
         changed
     }

@@ -53,9 +53,6 @@ impl Account {
                 let _ = writeln!(text, "  {what:<30} {value}");
             }
         }
-        for (time, what) in &verdict.moving {
-            let _ = writeln!(text, "moving: {what}, for {}", seconds(*time));
-        }
         for (what, found) in [
             ("LOST", &verdict.lost),
             ("DOUBLED", &verdict.doubled),
@@ -101,23 +98,17 @@ impl Account {
             lost,
             doubled,
             leaked,
-            moving,
+            late,
             ..
         } = &self.verdict;
-        let longest = moving.iter().map(|(time, _)| *time).max();
-        // An address that is given up for another one is given to who waits for it
-        // before the status of its former holder is written.
-        let moving = format!(
-            "{}, shown twice for {} at most",
-            moving.len(),
-            seconds(longest.unwrap_or_default())
-        );
+        let longest = late.iter().max().copied().unwrap_or_default();
+        let late = format!("{}, for {} at most", late.len(), seconds(longest));
         vec![
             ("acknowledged grants", self.grants.to_string()),
             ("lost", lost.len().to_string()),
             ("doubled", doubled.len().to_string()),
             ("leaked", leaked.len().to_string()),
-            ("doubled while moving", moving),
+            ("told late that one had left", late),
             (
                 "until nothing was left to do",
                 self.settled.map_or("never".to_owned(), seconds),
@@ -146,7 +137,7 @@ impl Account {
             doubled,
             leaked,
             unfinished,
-            moving,
+            late,
         } = &self.verdict;
         let faults = self.faults.iter().map(|past| {
             json!({
@@ -166,7 +157,7 @@ impl Account {
             "doubled": doubled,
             "leaked": leaked,
             "unfinished": unfinished,
-            "movingSeconds": moving.iter().map(|(time, _)| time.as_secs_f64()).collect::<Vec<_>>(),
+            "toldLateSeconds": late.iter().map(Duration::as_secs_f64).collect::<Vec<_>>(),
             "waitSeconds": {
                 "services": self.waits.len(),
                 "p50": self.percentile(50).as_secs_f64(),

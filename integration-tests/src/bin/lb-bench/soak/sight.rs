@@ -31,12 +31,6 @@ pub struct Overlap {
     pub from: Duration,
     /// None: for ever.
     pub to: Option<Duration>,
-    /// Whether it ended because the first one was deleted or is of another type: its
-    /// API server may have told so late.
-    pub first_went: bool,
-    /// Whether one of the two may move, so that the other may be told sooner that
-    /// it has the address than the one that it has it no more.
-    pub may_move: bool,
 }
 
 #[derive(Debug, Default)]
@@ -91,7 +85,7 @@ impl Sight {
     pub fn deleted(&mut self, key: &Key, now: Duration) {
         if let Some(seen) = self.services.remove(key) {
             for address in seen.shown {
-                self.shows_no_more(key, address, now, true);
+                self.shows_no_more(key, address, now);
             }
         }
     }
@@ -111,7 +105,7 @@ impl Sight {
                     seen.uid, seen.shown
                 ));
             }
-            self.shows_no_more(&key, *address, now, !seen.balanced);
+            self.shows_no_more(&key, *address, now);
         }
         for address in seen.shown.difference(&shown) {
             self.shows(&key, &seen, *address, now);
@@ -145,14 +139,12 @@ impl Sight {
                 second: (key.clone(), seen.uid.clone()),
                 from: now,
                 to: None,
-                first_went: false,
-                may_move: first.may_move || seen.may_move,
             });
         }
         showing.insert(key.clone());
     }
 
-    fn shows_no_more(&mut self, key: &Key, address: IpAddr, now: Duration, went: bool) {
+    fn shows_no_more(&mut self, key: &Key, address: IpAddr, now: Duration) {
         if let Some(showing) = self.showing.get_mut(&address) {
             showing.remove(key);
         }
@@ -160,7 +152,6 @@ impl Sight {
             let of_it = overlap.first.0 == *key || overlap.second.0 == *key;
             if overlap.address == address && overlap.to.is_none() && of_it {
                 overlap.to = Some(now);
-                overlap.first_went = went && overlap.first.0 == *key;
             }
         }
     }
@@ -234,7 +225,6 @@ mod tests {
             panic!("{:?}", sight.overlaps)
         };
         assert_eq!((overlap.from, overlap.to), (at(5), Some(at(8))));
-        assert!(overlap.first_went);
         assert_eq!(overlap.first.0, key("a/x"));
     }
 

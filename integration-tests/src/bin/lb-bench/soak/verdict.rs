@@ -23,9 +23,9 @@ pub struct Verdict {
     pub doubled: Vec<String>,
     pub leaked: Vec<String>,
     pub unfinished: Vec<String>,
-    /// Addresses that were shown by one that had given it up for another one that a
-    /// user asked for, beside the one that it was given to, and for how long.
-    pub moving: Vec<(Duration, String)>,
+    /// Addresses that two Services seemed to show, for how long, and one of them did not
+    /// when it was asked at once: its API server's watch was late.
+    pub late: Vec<Duration>,
 }
 
 impl Verdict {
@@ -35,7 +35,7 @@ impl Verdict {
             doubled,
             leaked,
             unfinished,
-            moving: _,
+            late: _,
         } = self;
         [lost, doubled, leaked, unfinished]
             .iter()
@@ -73,8 +73,6 @@ pub fn verdict(testimony: Testimony, history: &[HistoryEntry], problems: Vec<Pro
             second,
             from,
             to,
-            first_went,
-            may_move,
         } = overlap;
         let what = format!(
             "{address} was shown by {} {} and {} {} from {:.1} s on",
@@ -84,14 +82,8 @@ pub fn verdict(testimony: Testimony, history: &[HistoryEntry], problems: Vec<Pro
             second.1,
             from.as_secs_f64()
         );
-        let both = [first, second].map(|(key, _)| (key.clone(), *address));
-        let each_was_given_it = both.iter().all(|it| past.given.contains(it));
-        let came_late = look == Look::NotBoth && (*first_went || !may_move);
         match to {
-            _ if came_late => {}
-            Some(to) if *may_move && each_was_given_it => {
-                verdict.moving.push((*to - *from, what));
-            }
+            Some(to) if look == Look::NotBoth => verdict.late.push(*to - *from),
             Some(_) | None => verdict.doubled.push(what),
         }
     }
@@ -108,24 +100,41 @@ impl Past {
     fn of(history: &[HistoryEntry]) -> Self {
         let mut past = Self::default();
         let mut holders: BTreeMap<IpAddr, BTreeSet<Key>> = BTreeMap::new();
+        let mut kept: BTreeMap<IpAddr, Key> = BTreeMap::new();
         for entry in history {
             let (Some(service), Ok(address)) = (&entry.service, entry.address.parse()) else {
                 continue;
             };
             let key = Key::from(service.clone());
             let holders = holders.entry(address).or_default();
-            if entry.kind() == ChangeKind::Allocated {
-                let elsewhere = holders.iter().find(|it| it.cluster != key.cluster);
-                if let Some(other) = elsewhere {
-                    let revision = entry.revision;
-                    past.doubled.push(format!(
-                        "{address} was given to {key} at {revision} while {other} held it"
-                    ));
+            match entry.kind() {
+                ChangeKind::Allocated => {
+                    let elsewhere = holders.iter().find(|it| it.cluster != key.cluster);
+                    let moving = kept.get(&address).filter(|it| **it != key);
+                    if let Some(other) = elsewhere.or(moving) {
+                        let revision = entry.revision;
+                        past.doubled.push(format!(
+                            "{address} was given to {key} at {revision} while {other} had it"
+                        ));
+                    }
+                    past.given.insert((key.clone(), address));
+                    holders.insert(key);
                 }
-                past.given.insert((key.clone(), address));
-                holders.insert(key);
-            } else if entry.kind() == ChangeKind::Released {
-                holders.remove(&key);
+                ChangeKind::Released => {
+                    holders.remove(&key);
+                }
+                // Users of a soak reserve nothing: it is of one that moves.
+                ChangeKind::Reserved => {
+                    kept.insert(address, key);
+                }
+                ChangeKind::Unreserved => {
+                    kept.remove(&address);
+                }
+                ChangeKind::Unspecified
+                | ChangeKind::Updated
+                | ChangeKind::Conflicted
+                | ChangeKind::ConflictEnded
+                | ChangeKind::Cluster => {}
             }
         }
         past
@@ -167,15 +176,13 @@ mod tests {
         }
     }
 
-    fn overlap(may_move: bool, first_went: bool, look: Look) -> Testimony {
+    fn overlap(to: Option<Duration>, look: Look) -> Testimony {
         let overlap = Overlap {
             address: "10.0.0.1".parse().unwrap(),
             first: (key("a"), "1".to_owned()),
             second: (key("b"), "2".to_owned()),
             from: Duration::from_secs(1),
-            to: Some(Duration::from_secs(3)),
-            first_went,
-            may_move,
+            to,
         };
         let mut sight = Sight::default();
         sight.overlaps.push(overlap);
@@ -195,23 +202,31 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_moved_is_told_apart_from_one_that_is_doubled() {
+    fn an_address_that_two_show_is_told_apart_from_one_that_was_told_of_late() {
         use Look::{Both, NotBoth};
-        let unheard_of = || moved()[2..].to_vec();
-        let rows = [
-            (overlap(true, false, Both), moved(), 0, 1),
-            (overlap(true, false, NotBoth), moved(), 0, 1),
-            (overlap(true, false, Both), unheard_of(), 1, 0),
-            (overlap(true, true, Both), moved(), 0, 1),
-            (overlap(true, true, NotBoth), moved(), 0, 0),
-            (overlap(false, false, Both), moved(), 1, 0),
-            (overlap(false, false, NotBoth), moved(), 0, 0),
-        ];
-        for (row, (testimony, history, doubled, moving)) in rows.into_iter().enumerate() {
-            let verdict = verdict(testimony, &history, Vec::new());
-            let found = (verdict.doubled.len(), verdict.moving.len());
-            assert_eq!(found, (doubled, moving), "{row}: {verdict:?}");
+        let ended = Some(Duration::from_secs(3));
+        for (to, look, doubled, late) in [
+            (ended, Both, 1, 0),
+            (ended, NotBoth, 0, 1),
+            (None, Both, 1, 0),
+            (None, NotBoth, 1, 0),
+        ] {
+            let verdict = verdict(overlap(to, look), &moved(), Vec::new());
+            let found = (verdict.doubled.len(), verdict.late.len());
+            assert_eq!(found, (doubled, late), "{to:?} {look:?}: {verdict:?}");
         }
+    }
+
+    #[test]
+    fn an_address_that_is_given_before_the_one_that_moves_let_go_of_it_is_a_double() {
+        let kept = |revision, kind| entry(revision, kind, "a");
+        let mut history = moved();
+        history.insert(1, kept(2, ChangeKind::Reserved));
+        let found = verdict(Testimony::default(), &history, Vec::new());
+        assert_eq!(found.doubled.len(), 1, "{found:?}");
+        history.insert(3, kept(3, ChangeKind::Unreserved));
+        let found = verdict(Testimony::default(), &history, Vec::new());
+        assert!(found.is_good(), "{found:?}");
     }
 
     #[test]

@@ -142,7 +142,7 @@ fn apply(sight: &mut Sight, cluster: &str, event: &Event<Service>, now: Duration
 }
 
 /// Watches of two API servers are not in step, so that the one may tell that a
-/// Service got an address before the other tells that it was deleted. The first one
+/// Service got an address before the other tells that another one lost it. The first one
 /// showing it before and after the second one is asked, both do.
 async fn look_closer(clusters: Clients, overlap: Overlap) -> Look {
     for (key, uid) in [&overlap.first, &overlap.second, &overlap.first] {
@@ -151,12 +151,10 @@ async fn look_closer(clusters: Clients, overlap: Overlap) -> Look {
             return Look::NotBoth;
         };
         let asked = (client.clone(), key.clone(), uid.clone());
-        let Overlap {
-            address, may_move, ..
-        } = overlap;
+        let address = overlap.address;
         let shows = within(LOOK_AGAIN, move || {
             let (client, key, uid) = asked.clone();
-            shows(client, key, uid, address, may_move)
+            shows(client, key, uid, address)
         });
         if !shows.await.unwrap_or(false) {
             return Look::NotBoth;
@@ -165,20 +163,11 @@ async fn look_closer(clusters: Clients, overlap: Overlap) -> Look {
     Look::Both
 }
 
-/// Whether a Service shows an address, and nobody let it move meanwhile.
-async fn shows(
-    client: Client,
-    key: Key,
-    uid: String,
-    address: IpAddr,
-    may_move: bool,
-) -> Result<bool> {
+async fn shows(client: Client, key: Key, uid: String, address: IpAddr) -> Result<bool> {
     let services: Api<Service> = Api::namespaced(client, &key.namespace);
     let service = timeout(Duration::from_secs(5), services.get_opt(&key.name)).await??;
     let seen = service.as_ref().map(Seen::of);
-    Ok(seen.is_some_and(|seen| {
-        seen.uid == uid && seen.shown.contains(&address) && (may_move || !seen.may_move)
-    }))
+    Ok(seen.is_some_and(|seen| seen.uid == uid && seen.shown.contains(&address)))
 }
 
 struct Soon;
