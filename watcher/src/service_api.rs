@@ -17,7 +17,7 @@ use tracing::{Instrument, debug_span, field::Empty};
 use crate::{
     key::Key,
     metrics::{ApiCall, Metrics},
-    status::{CONDITION, MANAGER},
+    status::MANAGER,
 };
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -41,21 +41,9 @@ pub enum ApiError {
     /// What was written is not valid: the Service is of another type by now.
     #[error("the API server rejects the status: {0}")]
     Invalid(String),
-    /// Other field managers own what was to be written.
-    #[error("other field managers own the fields: {}", .0.manager)]
-    Conflict(Conflict),
     /// Nothing is known: the API server is away, slow or overloaded.
     #[error("the API server does not answer: {0}")]
     Unavailable(String),
-}
-
-/// Who owns what was to be written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conflict {
-    /// Their names.
-    pub manager: String,
-    /// Whether it is only our own condition.
-    pub only_condition: bool,
 }
 
 impl ServiceApi {
@@ -64,22 +52,20 @@ impl ServiceApi {
         Self { client, metrics }
     }
 
-    /// Server-side apply on `/status`. Never creates a Service.
+    /// Strategic merge patch on `/status`.
     ///
-    /// A merge patch asks less of the API server (`lb-bench cluster`: an apply comes to 0.74
-    /// to 0.87 of its writes per second, a strategic merge to 0.99), but writes over the
-    /// list of another controller without a word. An apply is refused then and names who
-    /// owns it, and what it leaves out goes only where it is ours.
-    pub async fn apply_status(
-        &self,
-        key: &Key,
-        body: &Value,
-        force: bool,
-    ) -> Result<Service, ApiError> {
+    /// A server-side apply would refuse what another manager owns by itself, and asks more of
+    /// the API server for it (`lb-bench cluster`: 0.74 to 0.87 of the writes per second, a
+    /// strategic merge 0.99). The owners are in the object that the body was made from, and
+    /// the version in the body tells whether they still are: see
+    /// [`status::other_owners`](crate::status::other_owners).
+    pub async fn patch_status(&self, key: &Key, body: &Value) -> Result<Service, ApiError> {
         let api = self.api(key);
-        let mut params = PatchParams::apply(MANAGER);
-        params.force = force;
-        let patch = Patch::Apply(body);
+        let params = PatchParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::Strategic(body);
         self.call("patch_status", api.patch_status(&key.name, &params, &patch))
             .await
     }
@@ -129,33 +115,13 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     words.join(": ")
 }
 
-/// The name in `conflict with "NAME" …`. The rest may hold a time, which would make
-/// each conflict look new.
-fn manager(message: &str) -> &str {
-    message.split('"').nth(1).unwrap_or(message)
-}
-
 /// The API server's words for a version that is not the present one.
 const MODIFIED: &str = "the object has been modified";
 
 fn classify(status: &Status) -> ApiError {
-    let causes = status.details.iter().flat_map(|details| &details.causes);
-    let conflicts: Vec<_> = causes
-        .filter(|cause| cause.reason == "FieldManagerConflict")
-        .collect();
-    if !conflicts.is_empty() {
-        let mut managers: Vec<&str> = conflicts.iter().map(|c| manager(&c.message)).collect();
-        managers.sort_unstable();
-        managers.dedup();
-        return ApiError::Conflict(Conflict {
-            manager: managers.join(", "),
-            only_condition: conflicts.iter().all(|c| c.field.contains(CONDITION)),
-        });
-    }
     match status.code {
         409 if status.message.contains(MODIFIED) => ApiError::Outdated,
-        // An apply with a uid on a name that is not there is a conflict; with the
-        // uid of an earlier Service of the name, the uid is an immutable field.
+        // The uid of an earlier Service of the name is an immutable field.
         404 | 409 => ApiError::Gone,
         422 if status
             .details
@@ -178,19 +144,6 @@ mod tests {
 
     fn status(value: Value) -> ApiError {
         classify(&serde_json::from_value(value).unwrap())
-    }
-
-    fn conflict(fields: &[&str]) -> Value {
-        let causes: Vec<_> = fields
-            .iter()
-            .map(|field| {
-                json!({
-                    "reason": "FieldManagerConflict", "field": field,
-                    "message": "conflict with \"speaker\" with subresource \"status\" using v1",
-                })
-            })
-            .collect();
-        json!({"code": 409, "reason": "Conflict", "details": {"causes": causes}})
     }
 
     #[test]
@@ -227,23 +180,6 @@ mod tests {
                 status(json!({"code": code})),
                 ApiError::Unavailable(_)
             ));
-        }
-    }
-
-    #[test]
-    fn a_conflict_names_the_other_manager_and_tells_whether_it_is_only_about_our_condition() {
-        let list = ".status.loadBalancer.ingress";
-        let ours = ".status.conditions[type=\"lb-allocator.io/AddressAllocated\"].reason";
-        for (fields, only_condition) in [
-            (vec![list], false),
-            (vec![ours], true),
-            (vec![list, ours], false),
-        ] {
-            let ApiError::Conflict(conflict) = status(conflict(&fields)) else {
-                panic!("no conflict: {fields:?}");
-            };
-            assert_eq!(conflict.only_condition, only_condition);
-            assert_eq!(conflict.manager, "speaker");
         }
     }
 }

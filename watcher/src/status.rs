@@ -5,7 +5,7 @@ use std::{borrow::Cow, net::IpAddr};
 
 use k8s_openapi::{
     api::core::v1::{LoadBalancerIngress, Service},
-    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    apimachinery::pkg::apis::meta::v1::{Condition, ManagedFieldsEntry, Time},
     jiff::Timestamp,
 };
 use kube::ResourceExt;
@@ -144,21 +144,32 @@ pub fn shown(service: &Service) -> Vec<IpAddr> {
 
 /// Whether the address list is (also) ours, as the API server keeps account.
 pub fn owns_addresses(service: &Service) -> bool {
-    service.managed_fields().iter().any(|entry| {
-        entry.manager.as_deref() == Some(MANAGER)
-            && entry
-                .fields_v1
-                .as_ref()
-                .is_some_and(|f| !f.0["f:status"]["f:loadBalancer"].is_null())
-    })
+    let mut owners = service.managed_fields().iter().filter(owns_list);
+    owners.any(|entry| entry.manager.as_deref() == Some(MANAGER))
+}
+
+/// Which other field managers wrote the address list.
+pub fn other_owners(service: &Service) -> Option<String> {
+    let owners = service.managed_fields().iter().filter(owns_list);
+    let mut others: Vec<_> = owners
+        .filter_map(|entry| entry.manager.as_deref())
+        .filter(|manager| *manager != MANAGER)
+        .collect();
+    others.sort_unstable();
+    others.dedup();
+    (!others.is_empty()).then(|| others.join(", "))
+}
+
+fn owns_list(entry: &&ManagedFieldsEntry) -> bool {
+    let fields = entry.fields_v1.as_ref();
+    fields.is_some_and(|f| !f.0["f:status"]["f:loadBalancer"]["f:ingress"].is_null())
 }
 
 /// Drops what is never looked at, to save memory.
 pub fn trim(service: &mut Service) {
-    let ours = |manager: &Option<String>| manager.as_deref() == Some(MANAGER);
     service
         .managed_fields_mut()
-        .retain(|entry| ours(&entry.manager));
+        .retain(|entry| owns_list(&entry));
     service
         .annotations_mut()
         .retain(|name, _| annotations::is_known(name));
@@ -184,42 +195,40 @@ pub fn asks_otherwise(before: &Service, after: &Service) -> bool {
         || before.metadata.deletion_timestamp != after.metadata.deletion_timestamp
 }
 
-/// The body of the server-side apply that makes the status say what it should, or
+/// The body of the strategic merge patch that makes the status say what it should, or
 /// nothing where it says so already.
 pub fn patch(service: &Service, desired: &Desired, now: Timestamp) -> Option<Value> {
-    let current = ingress(service);
-    // Applying without a field that we own would remove it.
-    let addresses = match &desired.addresses {
-        Some(addresses) => addresses.iter().map(entry).collect(),
-        None if owns_addresses(service) && !desired.withdrawn => current.to_vec(),
-        None => Vec::new(),
+    let list = match &desired.addresses {
+        Some(addresses) => {
+            let wanted: Vec<_> = addresses.iter().map(entry).collect();
+            (wanted != ingress(service)).then(|| json!(wanted))
+        }
+        None => withdraws(service, desired).then_some(Value::Null),
     };
     let verdict = &desired.verdict;
     let before = condition(service);
-    let same_list = match &desired.addresses {
-        Some(_) => addresses == current,
-        None => !withdraws(service, desired),
-    };
     let same_words = before.is_some_and(|c| {
         c.status == verdict.status() && c.reason == verdict.reason && c.message == verdict.message
     });
-    if same_list && same_words {
+    if list.is_none() && same_words {
         return None;
     }
     let since = before
         .filter(|c| c.status == verdict.status())
         .map_or(Time(now), |c| c.last_transition_time.clone());
-    let mut status = json!({"conditions": [{
+    let condition = json!({
         "type": CONDITION,
         "status": verdict.status(),
         "reason": verdict.reason,
         "message": verdict.message,
         "lastTransitionTime": since,
-    }]});
-    if !addresses.is_empty() {
-        status["loadBalancer"] = json!({"ingress": addresses});
-    }
-    Some(body(service, status))
+    });
+    Some(body(service, condition, list))
+}
+
+/// Whether a patch changes the address list.
+pub fn changes_addresses(body: &Value) -> bool {
+    !body["status"]["loadBalancer"].is_null()
 }
 
 /// Whether the status says already what an answer of the allocator leads to.
@@ -238,32 +247,34 @@ pub fn says(
 
 /// Whether addresses of ours go.
 fn withdraws(service: &Service, desired: &Desired) -> bool {
-    desired.withdrawn && owns_addresses(service) && !ingress(service).is_empty()
+    desired.withdrawn && may_empty(service)
 }
 
-/// The body of the server-side apply that takes back all we ever wrote.
+/// Whether there is a list, and it is ours alone.
+fn may_empty(service: &Service) -> bool {
+    !ingress(service).is_empty() && owns_addresses(service) && other_owners(service).is_none()
+}
+
+/// The body of the strategic merge patch that takes back all we ever wrote.
 pub fn withdrawal(service: &Service) -> Value {
-    body(service, json!({}))
+    let condition = json!({"type": CONDITION, "$patch": "delete"});
+    let list = may_empty(service).then_some(Value::Null);
+    body(service, condition, list)
 }
 
 /// The uid makes the API server refuse to write to a Service that was created
 /// again under the same name; the version, to one that changed since we looked at
 /// it, as when another replica has taken over.
-fn body(service: &Service, status: Value) -> Value {
-    let mut metadata = json!({
-        "name": service.name_any(),
-        "namespace": service.namespace(),
-        "uid": service.uid(),
-    });
+fn body(service: &Service, condition: Value, list: Option<Value>) -> Value {
+    let mut metadata = json!({"uid": service.uid()});
     if let Some(version) = service.resource_version() {
         metadata["resourceVersion"] = version.into();
     }
-    json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": metadata,
-        "status": status,
-    })
+    let mut status = json!({"conditions": [condition]});
+    if let Some(list) = list {
+        status["loadBalancer"] = json!({"ingress": list});
+    }
+    json!({"metadata": metadata, "status": status})
 }
 
 /// The mode is written out although it is the default, so that what we want
@@ -366,7 +377,7 @@ mod tests {
 
     fn owned(mut service: Service) -> Service {
         service.metadata.managed_fields = serde_json::from_value(json!([{
-            "manager": MANAGER, "operation": "Apply", "subresource": "status",
+            "manager": MANAGER, "operation": "Update", "subresource": "status",
             "fieldsV1": {"f:status": {"f:loadBalancer": {"f:ingress": {}}}},
         }]))
         .unwrap();
@@ -416,8 +427,7 @@ mod tests {
         assert_eq!(
             body,
             json!({
-                "apiVersion": "v1", "kind": "Service",
-                "metadata": {"name": "svc", "namespace": "ns", "uid": "u-1"},
+                "metadata": {"uid": "u-1"},
                 "status": {
                     "loadBalancer": {"ingress": [vip("192.0.2.1"), vip("2001:db8::1")]},
                     "conditions": [{
@@ -456,7 +466,6 @@ mod tests {
             json!({"conditions": [well], "loadBalancer": {"ingress": [vip("192.0.2.9")]}}),
             json!({"conditions": [well], "loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": "Proxy"}]}}),
             json!({"conditions": [well], "loadBalancer": {"ingress": [vip("192.0.2.1"), {"hostname": "a.example"}]}}),
-            json!({"loadBalancer": {"ingress": [vip("192.0.2.1")]}}),
         ] {
             let body = write(&service(wrong), &desired).unwrap();
             assert_eq!(
@@ -464,6 +473,13 @@ mod tests {
                 json!([vip("192.0.2.1")])
             );
         }
+    }
+
+    #[test]
+    fn a_list_that_is_right_is_not_part_of_the_write() {
+        let shows = service(json!({"loadBalancer": {"ingress": [vip("192.0.2.1")]}}));
+        let body = write(&shows, &granted(&["192.0.2.1"])).unwrap();
+        assert!(!changes_addresses(&body), "{body}");
     }
 
     #[test]
@@ -483,10 +499,7 @@ mod tests {
         let body = write(&shows, &refused).unwrap();
         assert_eq!(body["status"]["loadBalancer"], Value::Null);
         let body = write(&owned(shows), &refused).unwrap();
-        assert_eq!(
-            body["status"]["loadBalancer"]["ingress"],
-            json!([vip("198.51.100.7")])
-        );
+        assert!(!changes_addresses(&body), "{body}");
     }
 
     #[test]
@@ -496,7 +509,7 @@ mod tests {
         let lost = Desired::lost(&exhausted());
         let holder = owned(service(shows.clone()));
         let body = write(&holder, &lost).unwrap();
-        assert_eq!(body["status"]["loadBalancer"], Value::Null);
+        assert_eq!(body["status"]["loadBalancer"], json!({"ingress": null}));
         assert_eq!(body["status"]["conditions"][0]["status"], "False");
         let news = transitions(&holder, &lost, &["192.0.2.1".parse().unwrap()]);
         assert!(
@@ -511,6 +524,25 @@ mod tests {
         let done = service(json!({"conditions": [told]}));
         assert_eq!(write(&owned(done.clone()), &lost), None);
         assert_eq!(transitions(&done, &lost, &[]), []);
+    }
+
+    #[test]
+    fn a_list_that_somebody_else_wrote_as_well_is_not_emptied_and_its_writer_is_named() {
+        let shows = json!({"loadBalancer": {"ingress": [vip("192.0.2.1")]}});
+        let mut shared = owned(service(shows));
+        assert_eq!(other_owners(&shared), None);
+        let mut other = shared.managed_fields()[0].clone();
+        for name in ["speaker", "a"] {
+            other.manager = Some(name.into());
+            shared.managed_fields_mut().push(other.clone());
+        }
+        trim(&mut shared);
+        assert_eq!(other_owners(&shared).as_deref(), Some("a, speaker"));
+        let body = write(&shared, &Desired::lost(&exhausted())).unwrap();
+        assert!(!changes_addresses(&body), "{body}");
+        let body = withdrawal(&shared);
+        assert!(!changes_addresses(&body), "{body}");
+        assert_eq!(body["status"]["conditions"][0]["$patch"], "delete");
     }
 
     #[test]

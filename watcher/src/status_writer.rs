@@ -11,7 +11,7 @@ use crate::{
     news::News,
     queue::Next,
     reason::{Reason, Refusal},
-    service_api::{ApiError, Conflict, ServiceApi},
+    service_api::{ApiError, ServiceApi},
     service_store::ServiceStore,
     status::{self, Desired},
     view::View,
@@ -38,42 +38,37 @@ impl StatusWriter {
             self.published(view, desired);
             return Ok(());
         };
-        let mut result = self.api.apply_status(key, &body, false).await;
-        if let Err(ApiError::Conflict(conflict)) = &result
-            && self.may_force(view, conflict)
+        if status::changes_addresses(&body)
+            && let Some(manager) = status::other_owners(service)
         {
-            info!(manager = conflict.manager, "status written over");
-            result = self.api.apply_status(key, &body, true).await;
+            if !self.may_force(view) {
+                return Err(self.yield_to(view, &manager).await);
+            }
+            info!(manager, "status written over");
         }
-        match result {
+        match self.api.patch_status(key, &body).await {
             Ok(updated) => self.written(view, desired, updated),
-            Err(ApiError::Conflict(conflict)) => Err(self.yield_to(view, &conflict).await),
             Err(error) => Err(failed(&error)),
         }
     }
 
-    /// Ours beyond doubt: our own condition, and a Service that names our class.
-    /// Else we put back what we wrote, some times, in case a person edited it.
-    fn may_force(&self, view: &View<'_>, conflict: &Conflict) -> bool {
+    /// Ours beyond doubt is a Service that names our class. Else we put back what we
+    /// wrote, some times, in case a person edited it.
+    fn may_force(&self, view: &View<'_>) -> bool {
         let wrote = !view.published().is_empty() || status::says_satisfied(view.service);
-        conflict.only_condition
-            || self.store.rule().names_us(view.service)
-            || (wrote && self.ledger.may_force(view.key))
+        self.store.rule().names_us(view.service) || (wrote && self.ledger.may_force(view.key))
     }
 
     /// Another controller writes the address list: it stays as it is.
-    async fn yield_to(&self, view: &View<'_>, conflict: &Conflict) -> Next {
+    async fn yield_to(&self, view: &View<'_>, manager: &str) -> Next {
         self.ledger.unpublished(view.key);
         let refusal = Refusal::new(
             Reason::StatusConflict,
-            format_args!(
-                "another controller writes status.loadBalancer: {}",
-                conflict.manager
-            ),
+            format_args!("another controller writes status.loadBalancer: {manager}"),
         );
         let desired = Desired::refused(&refusal);
         if let Some(body) = status::patch(view.service, &desired, Timestamp::now()) {
-            match self.api.apply_status(view.key, &body, false).await {
+            match self.api.patch_status(view.key, &body).await {
                 Ok(updated) => {
                     if let Err(next) = self.written(view, &desired, updated) {
                         return next;
@@ -115,7 +110,7 @@ impl StatusWriter {
     /// Takes back all we ever wrote.
     pub async fn withdraw(&self, key: &Key, service: &Service) -> Result<(), Next> {
         let body = status::withdrawal(service);
-        let result = self.api.apply_status(key, &body, false).await;
+        let result = self.api.patch_status(key, &body).await;
         let mut updated = result.map_err(|error| failed(&error))?;
         status::trim(&mut updated);
         self.store.written(updated);
@@ -138,7 +133,7 @@ fn failed(error: &ApiError) -> Next {
             warn!("not written, and not tried again before the Service changes: {error}");
             Next::Done
         }
-        ApiError::Conflict(_) | ApiError::Unavailable(_) => {
+        ApiError::Unavailable(_) => {
             warn!("not written: {error}");
             Next::Retry
         }

@@ -1,4 +1,4 @@
-//! How status is written: once, by server-side apply, and again only when
+//! How status is written: once, by a strategic merge patch, and again only when
 //! somebody changed it.
 
 use integration_tests::{
@@ -23,7 +23,7 @@ async fn served() -> (Namespace, Site) {
 }
 
 #[tokio::test]
-async fn a_fresh_service_costs_one_status_write_which_is_a_server_side_apply() {
+async fn a_fresh_service_costs_one_status_write_under_a_field_manager_of_ours() {
     let (ns, site) = served().await;
     ns.create(site.service("b")).await;
     ns.gets("b", ["192.0.2.2"]).await;
@@ -42,7 +42,7 @@ async fn a_fresh_service_costs_one_status_write_which_is_a_server_side_apply() {
         .filter(|m| m.manager.as_deref() == Some("lb-watcher"))
         .collect();
     assert_eq!(ours.len(), 1);
-    assert_eq!(ours[0].operation.as_deref(), Some("Apply"));
+    assert_eq!(ours[0].operation.as_deref(), Some("Update"));
     assert_eq!(ours[0].subresource.as_deref(), Some("status"));
 }
 

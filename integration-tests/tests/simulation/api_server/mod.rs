@@ -3,8 +3,8 @@
 //! out by a task of its own, whether or not the one who asked still waits.
 
 mod answer;
-mod apply;
 pub mod objects;
+mod patch;
 mod watching;
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
@@ -220,7 +220,7 @@ impl ApiServer {
                     name,
                     "status",
                 ],
-            ) => self.apply(&((*namespace).to_owned(), (*name).to_owned()), query, body),
+            ) => self.patch(&((*namespace).to_owned(), (*name).to_owned()), query, body),
             (&Method::POST, ["apis", "events.k8s.io", "v1", "namespaces", _, "events"]) => {
                 respond(201, body)
             }
@@ -267,20 +267,19 @@ impl ApiServer {
         failure.response()
     }
 
-    fn apply(
+    fn patch(
         &self,
         key: &objects::Key,
         query: &BTreeMap<String, String>,
         body: &Value,
     ) -> Response<Body> {
         let manager = query.get("fieldManager").map_or("", String::as_str);
-        let force = query.get("force").is_some_and(|force| force == "true");
         let cluster = self.cluster();
         let (namespace, name) = key;
         let uid = body["metadata"]["uid"].as_str().unwrap_or_default();
         let before = self.objects(|objects| objects.services.get(key).cloned());
         let now = self.chaos().time();
-        let written = self.change(|objects| objects.apply_status(key, manager, force, body, &now));
+        let written = self.change(|objects| objects.patch_status(key, manager, body, &now));
         match written {
             Ok(object) => {
                 self.0.state.lock().writes += 1;

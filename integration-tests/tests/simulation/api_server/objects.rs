@@ -172,7 +172,7 @@ fn account(stored: &mut Stored) {
     let entries: Vec<Value> = owners
         .map(|manager| {
             json!({
-                "manager": manager, "operation": "Apply", "apiVersion": "v1",
+                "manager": manager, "operation": "Update", "apiVersion": "v1",
                 "fieldsType": "FieldsV1", "subresource": "status",
                 "fieldsV1": {"f:status": {"f:loadBalancer": {"f:ingress": {}}}},
             })

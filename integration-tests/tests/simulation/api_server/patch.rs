@@ -1,5 +1,7 @@
-//! Server-side apply on a Service's status, as far as a watcher can tell it from
+//! Strategic merge patch on a Service's status, as far as a watcher can tell it from
 //! the real one.
+
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
@@ -10,16 +12,15 @@ use super::{
 
 impl Objects {
     /// What becomes of the Service, or why not.
-    pub fn apply_status(
+    pub fn patch_status(
         &mut self,
         key: &Key,
         manager: &str,
-        force: bool,
         body: &Value,
         now: &str,
     ) -> Result<Value, Failure> {
         let Some(mut stored) = self.services.get(key).cloned() else {
-            return Err(Failure::new(409, "Conflict", "the object does not exist"));
+            return Err(Failure::new(404, "NotFound", "the object does not exist"));
         };
         if body["metadata"]["uid"] != stored.object["metadata"]["uid"] {
             let mut failure = Failure::new(422, "Invalid", "the uid is immutable");
@@ -33,39 +34,30 @@ impl Objects {
         if !version.is_null() && *version != stored.object["metadata"]["resourceVersion"] {
             return Err(Failure::new(409, "Conflict", MODIFIED));
         }
-        let wanted = &body["status"]["loadBalancer"]["ingress"];
+        let list = body["status"]["loadBalancer"].get("ingress");
         let balanced = stored.object["spec"]["type"] == "LoadBalancer";
-        if !wanted.is_null() && !balanced {
+        if list.is_some_and(|list| !list.is_null()) && !balanced {
             return Err(Failure::new(
                 422,
                 "Invalid",
                 "status.loadBalancer.ingress may only be used when type is LoadBalancer",
             ));
         }
-        let current = &stored.object["status"]["loadBalancer"]["ingress"];
-        let others: Vec<_> = stored.owners.iter().filter(|o| *o != manager).collect();
-        if wanted.is_null() {
-            if stored.owners.remove(manager) && stored.owners.is_empty() {
-                stored.object["status"]["loadBalancer"] = json!({});
+        if let Some(wanted) = list {
+            let is_empty = wanted.is_null();
+            stored.object["status"]["loadBalancer"] = if is_empty {
+                json!({})
+            } else {
+                json!({"ingress": wanted})
+            };
+            stored.owners = BTreeSet::new();
+            if !is_empty {
+                stored.owners.insert(manager.to_owned());
             }
-        } else if wanted == current {
-            stored.owners.insert(manager.to_owned());
-        } else if !others.is_empty() && !force {
-            let mut failure = Failure::new(409, "Conflict", "Apply failed with 1 conflict");
-            failure.causes = vec![json!({
-                "reason": "FieldManagerConflict",
-                "message": format!("conflict with {:?}", others[0]),
-                "field": ".status.loadBalancer.ingress",
-            })];
-            return Err(failure);
-        } else {
-            stored.object["status"]["loadBalancer"] = json!({"ingress": wanted});
-            stored.owners.clear();
-            stored.owners.insert(manager.to_owned());
         }
         // There are no conditions but the watcher's.
         match &body["status"]["conditions"] {
-            Value::Null => {
+            conditions if conditions[0]["$patch"] == "delete" => {
                 stored.object["status"]
                     .as_object_mut()
                     .unwrap()
