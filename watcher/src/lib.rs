@@ -56,6 +56,7 @@ pub mod observed;
 pub mod queue;
 pub mod rank;
 pub mod reason;
+pub mod reconnect;
 pub mod run;
 pub mod scope;
 pub mod service_api;

@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     admin::Health, key::Key, ledger::Ledger, metrics::Metrics, namespace_store::NamespaceStore,
-    queue::Queue, rank::rank, service_api::chain, service_store::ServiceStore,
+    queue::Queue, rank::rank, reconnect, service_api::chain, service_store::ServiceStore,
     service_watch::WATCH_SECONDS,
 };
 
@@ -45,7 +45,7 @@ pub struct NamespaceWatch {
 fn events(client: Client) -> BoxStream<'static, Result<Event<Meta>, Error>> {
     let config = watcher::Config::default().timeout(WATCH_SECONDS);
     watcher::watcher(Api::<Meta>::all(client), config)
-        .default_backoff()
+        .backoff(reconnect::backoff())
         .boxed()
 }
 

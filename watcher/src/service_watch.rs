@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::{
     admin::Health, key::Key, ledger::Ledger, metrics::Metrics, observed::Observed, queue::Queue,
-    rank::rank, scope::Scope, service_api::chain, service_store::ServiceStore, status,
+    rank::rank, reconnect, scope::Scope, service_api::chain, service_store::ServiceStore, status,
 };
 
 /// Seconds after which the API server ends a watch, so that a connection that was
@@ -45,7 +45,7 @@ pub struct ServiceWatch {
 fn events(client: Client) -> BoxStream<'static, Result<Event<Service>, Error>> {
     let config = watcher::Config::default().timeout(WATCH_SECONDS);
     watcher::watcher(Api::<Service>::all(client), config)
-        .default_backoff()
+        .backoff(reconnect::backoff())
         .modify(status::trim)
         .boxed()
 }
