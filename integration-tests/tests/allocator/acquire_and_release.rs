@@ -5,8 +5,8 @@ use integration_tests::{
     rpc::{Asking, acquire, held, key, refusal, release, release_of},
 };
 use lb_proto::v1::{
-    GetAllocationRequest, IpFamily, IpFamilyPolicy::RequireDualStack, ReleaseRequest,
-    get_allocation_request::Of,
+    GetAllocationRequest, IpFamily, IpFamilyPolicy::RequireDualStack, ListReservationsRequest,
+    ReleaseRequest, Reservation, get_allocation_request::Of,
 };
 use tonic::Code;
 
@@ -83,6 +83,37 @@ async fn releasing_what_was_never_held_is_ok() {
         .unwrap()
         .into_inner();
     assert!(answer.released.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_service_gave_up_is_reserved_until_it_shows_it_no_more() {
+    let mut allocator = two_addresses().await;
+    let reserved = async |allocator: &Allocator| {
+        let request = ListReservationsRequest::default();
+        let mut admin = allocator.admin_client().await;
+        let listed = admin.list_reservations(request).await.unwrap();
+        let reservations = listed.into_inner().reservations;
+        let one = |one: Reservation| (one.address, one.service == one.from);
+        reservations.into_iter().map(one).collect::<Vec<_>>()
+    };
+    let first = || acquire("web", "a").addresses(&["192.0.2.2"]);
+    let other = || acquire("web", "b").addresses(&["192.0.2.1"]);
+    let mut client = allocator.client().await;
+    client.acquire(acquire("web", "a")).await.unwrap();
+    client.acquire(first().showing("192.0.2.1")).await.unwrap();
+    let refused = client.acquire(other()).await.unwrap_err();
+    assert_eq!(refusal(&refused).reason, "ADDRESS_IN_USE");
+
+    allocator.kill();
+    allocator.start_again().await;
+    let kept = [("192.0.2.1".to_owned(), true)];
+    assert_eq!(reserved(&allocator).await, kept);
+    let mut client = allocator.client().await;
+    client.acquire(other()).await.unwrap_err();
+    client.acquire(first().showing("192.0.2.2")).await.unwrap();
+    assert_eq!(reserved(&allocator).await, []);
+    let answer = client.acquire(other()).await.unwrap().into_inner();
+    assert_eq!(held(&answer), ["192.0.2.1"]);
 }
 
 #[tokio::test]
