@@ -1,6 +1,8 @@
 //! What everybody may read: the state as of the last committed revision. Only
 //! the writer changes it, after a commit; nobody who reads it waits for one.
 
+mod by_address;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -11,6 +13,8 @@ use std::{
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use tokio::sync::watch;
 
+use self::by_address::ByAddress;
+pub use self::by_address::Place;
 use crate::{
     auth::Decommissioned,
     engine::{
@@ -32,15 +36,12 @@ pub struct Published {
     began: Timestamp,
 }
 
-/// An address and one of its holders; an address alone sorts before all of them.
-pub type Place = (IpAddr, Option<Arc<ServiceKey>>);
-
 /// The state at one revision.
 #[derive(Debug)]
 pub struct State {
     pools: Arc<Pools>,
     revision: Revision,
-    by_address: BTreeMap<Place, Arc<Allocation>>,
+    by_address: ByAddress,
     by_key: Holdings,
     reservations: BTreeMap<IpAddr, Arc<Reservation>>,
     /// held or reserved addresses of each pool, in the order of [`Pools::indexes`]
@@ -152,7 +153,7 @@ impl State {
             used: pools.indexes().map(|_| PerFamily::default()).collect(),
             pools: Arc::clone(pools),
             revision: engine.revision(),
-            by_address: BTreeMap::new(),
+            by_address: ByAddress::default(),
             by_key: Holdings::default(),
             reservations: BTreeMap::new(),
             stranded: BTreeMap::new(),
@@ -193,16 +194,13 @@ impl State {
 
     /// In the order of addresses, IPv4 first, and of holders, from `start` on.
     pub fn allocations_from(&self, start: Option<Place>) -> impl Iterator<Item = &Arc<Allocation>> {
-        let start = start.map_or(Bound::Unbounded, Bound::Included);
-        let range = self.by_address.range((start, Bound::Unbounded));
-        range.map(|(_, allocation)| allocation)
+        self.by_address.from(start)
     }
 
     /// Everybody who holds an address, in the order of keys.
     pub fn by_address(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Allocation>> {
-        let from = self.by_address.range((address, None)..);
-        from.map(|(_, allocation)| allocation)
-            .take_while(move |allocation| allocation.address == address)
+        let from = self.by_address.from(Some((address, None)));
+        from.take_while(move |allocation| allocation.address == address)
     }
 
     /// IPv4 first.
@@ -310,11 +308,8 @@ impl State {
             }
             self.by_key.insert(Arc::clone(allocation));
         }
-        let places = sorted.into_iter().map(|(address, allocation)| {
-            let place = (address, Some(Arc::clone(&allocation.key)));
-            (place, Arc::clone(allocation))
-        });
-        self.by_address = places.collect();
+        let held = sorted.into_iter().map(|(_, held)| Arc::clone(held));
+        self.by_address = held.collect();
     }
 
     fn add(&mut self, allocation: &Arc<Allocation>) {
@@ -323,8 +318,7 @@ impl State {
         if !self.is_used(address) {
             self.count(address, |used| *used += 1);
         }
-        let place = (address, Some(Arc::clone(&allocation.key)));
-        self.by_address.insert(place, Arc::clone(allocation));
+        self.by_address.insert(Arc::clone(allocation));
         self.by_key.insert(Arc::clone(allocation));
     }
 
@@ -357,7 +351,7 @@ impl State {
                 self.stranded.remove(&allocation.pool);
             }
         }
-        self.by_address.remove(&(address, Some(Arc::clone(key))));
+        self.by_address.remove(allocation);
         if !self.is_used(address) {
             self.count(address, |used| *used -= 1);
         }
