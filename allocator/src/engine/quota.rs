@@ -64,7 +64,7 @@ impl Weight {
     }
 
     /// What one more holder of an address adds, given who holds it already.
-    pub fn of_joining(key: &ServiceKey, others: Option<&Holders>) -> Self {
+    pub fn of_joining(key: &ServiceKey, others: Option<Holders<'_>>) -> Self {
         let news =
             others.is_none_or(|holders| !holders.has_namespace(&key.cluster, &key.namespace));
         Self {
@@ -74,7 +74,7 @@ impl Weight {
     }
 
     /// What goes when one of the holders of an address lets go.
-    pub fn of_leaving(key: &ServiceKey, holders: &Holders) -> Self {
+    pub fn of_leaving(key: &ServiceKey, holders: Holders<'_>) -> Self {
         let (namespace, cluster) = holders.emptied_by(key);
         Self {
             namespace: u64::from(namespace),

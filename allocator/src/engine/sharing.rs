@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
 };
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 
 use super::{
     address::{Family, PerFamily},
@@ -110,18 +110,17 @@ pub enum Clash {
 }
 
 /// Who holds an address.
-#[derive(Clone, Debug)]
-pub enum Holders {
+#[derive(Clone, Copy, Debug)]
+pub enum Holders<'a> {
     /// One Service, which shares with nobody.
-    One(Arc<Allocation>),
+    One(&'a Arc<Allocation>),
     /// Services of one sharing key.
-    Sharing(Box<Shared>),
+    Sharing(&'a Shared),
 }
 
 /// Services that hold one address together.
 #[derive(Clone, Debug)]
 pub struct Shared {
-    address: IpAddr,
     key: SharingKey,
     cluster: ClusterName,
     backend: Backend,
@@ -131,16 +130,9 @@ pub struct Shared {
     members: BTreeMap<Arc<ServiceKey>, Arc<Allocation>>,
 }
 
-impl Holders {
-    fn address(&self) -> IpAddr {
-        match self {
-            Self::One(allocation) => allocation.address,
-            Self::Sharing(shared) => shared.address,
-        }
-    }
-
+impl<'a> Holders<'a> {
     /// The holder or holders, in the order of keys.
-    pub fn iter(&self) -> Box<dyn Iterator<Item = &Arc<Allocation>> + '_> {
+    pub fn iter(self) -> Box<dyn Iterator<Item = &'a Arc<Allocation>> + 'a> {
         match self {
             Self::One(allocation) => Box::new(std::iter::once(allocation)),
             Self::Sharing(shared) => Box::new(shared.members.values()),
@@ -148,15 +140,15 @@ impl Holders {
     }
 
     /// Under which key of which cluster it is shared.
-    pub fn group(&self) -> Option<(ClusterName, SharingKey)> {
+    pub fn group(self) -> Option<(ClusterName, SharingKey)> {
         match self {
             Self::One(_) => None,
-            Self::Sharing(shared) => Some((shared.cluster.clone(), shared.key.clone())),
+            Self::Sharing(shared) => Some(shared.group()),
         }
     }
 
     /// Whether a Service of this namespace is among them.
-    pub fn has_namespace(&self, cluster: &ClusterName, namespace: &Namespace) -> bool {
+    pub fn has_namespace(self, cluster: &ClusterName, namespace: &Namespace) -> bool {
         match self {
             Self::One(allocation) => {
                 allocation.key.cluster == *cluster && allocation.key.namespace == *namespace
@@ -169,7 +161,7 @@ impl Holders {
 
     /// Whether, when `key` lets go, none of its namespace and none of its cluster
     /// hold the address any more.
-    pub fn emptied_by(&self, key: &ServiceKey) -> (bool, bool) {
+    pub fn emptied_by(self, key: &ServiceKey) -> (bool, bool) {
         match self {
             Self::One(_) => (true, true),
             Self::Sharing(shared) => (
@@ -181,7 +173,7 @@ impl Holders {
 
     /// Whether `key` may hold the address on these terms, together with whoever
     /// else does.
-    pub fn admit(&self, key: &ServiceKey, terms: Option<&Terms>) -> Result<(), Clash> {
+    pub fn admit(self, key: &ServiceKey, terms: Option<&Terms>) -> Result<(), Clash> {
         match self {
             Self::One(allocation) if *allocation.key == *key => Ok(()),
             Self::One(_) if terms.is_none() => Err(Clash::NotShared),
@@ -194,7 +186,6 @@ impl Holders {
 impl Shared {
     fn new(first: &Allocation, terms: &Terms) -> Self {
         Self {
-            address: first.address,
             key: terms.key.clone(),
             cluster: first.key.cluster.clone(),
             backend: terms.backend.clone(),
@@ -203,6 +194,10 @@ impl Shared {
             namespaces: BTreeMap::new(),
             members: BTreeMap::new(),
         }
+    }
+
+    fn group(&self) -> (ClusterName, SharingKey) {
+        (self.cluster.clone(), self.key.clone())
     }
 
     fn admit(&self, key: &ServiceKey, terms: Option<&Terms>) -> Result<(), Clash> {
@@ -289,23 +284,25 @@ fn decrement<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
 /// Who holds which address, and which addresses a sharing key has.
 #[derive(Clone, Debug, Default)]
 pub struct Held {
-    /// The address is the holders' own: a pointer each.
-    by_address: HashTable<Holders>,
+    /// What is not shared. The address is the allocation's own: a pointer each.
+    alone: HashTable<Arc<Allocation>>,
     hasher: DefaultHashBuilder,
+    shared: HashMap<IpAddr, Shared>,
     groups: HashMap<(ClusterName, SharingKey), PerFamily<BTreeSet<IpAddr>>>,
 }
 
 impl Held {
     /// Makes room for so many more addresses.
     pub fn reserve(&mut self, more: usize) {
-        let hasher = &self.hasher;
-        self.by_address
-            .reserve(more, |holders| hasher.hash_one(holders.address()));
+        let Self { alone, hasher, .. } = self;
+        alone.reserve(more, |held| hasher.hash_one(held.address));
     }
 
-    pub fn get(&self, address: IpAddr) -> Option<&Holders> {
-        self.by_address
-            .find(self.hash(address), |holders| holders.address() == address)
+    pub fn get(&self, address: IpAddr) -> Option<Holders<'_>> {
+        let hash = self.hasher.hash_one(address);
+        let alone = self.alone.find(hash, |held| held.address == address);
+        let shared = || self.shared.get(&address).map(Holders::Sharing);
+        alone.map(Holders::One).or_else(shared)
     }
 
     /// Addresses that Services of this cluster and key hold, the lowest first.
@@ -324,64 +321,59 @@ impl Held {
 
     /// Adds a holder, or replaces what is known of it. It must have been admitted.
     pub fn add(&mut self, allocation: Arc<Allocation>) {
-        self.remove(&allocation);
-        let address = allocation.address;
         let Some(terms) = allocation.holder.sharing.clone() else {
-            self.put(Holders::One(allocation));
+            self.leave_shared(&allocation);
+            self.add_alone(allocation);
             return;
         };
+        self.remove(&allocation);
+        let address = allocation.address;
         let group = (allocation.key.cluster.clone(), terms.key.clone());
         let group = self.groups.entry(group).or_default();
         group.get_mut(allocation.family()).insert(address);
-        match self.get_mut(address) {
-            Some(Holders::Sharing(shared)) => shared.add(allocation, &terms),
-            Some(Holders::One(_)) | None => {
-                let mut shared = Box::new(Shared::new(&allocation, &terms));
-                shared.add(allocation, &terms);
-                self.put(Holders::Sharing(shared));
-            }
-        }
+        let shared = self.shared.entry(address);
+        let shared = shared.or_insert_with(|| Shared::new(&allocation, &terms));
+        shared.add(allocation, &terms);
     }
 
     /// Whether nobody holds the address any more.
     pub fn remove(&mut self, allocation: &Allocation) -> bool {
         let address = allocation.address;
-        let hash = self.hash(address);
-        let entry = self
-            .by_address
-            .find_entry(hash, |holders| holders.address() == address);
-        let Ok(mut entry) = entry else {
-            return true;
-        };
-        if let Holders::Sharing(shared) = entry.get_mut() {
-            shared.remove(&allocation.key);
-            if !shared.members.is_empty() {
-                return false;
+        let hash = self.hasher.hash_one(address);
+        let alone = self.alone.find_entry(hash, |held| held.address == address);
+        if let Ok(alone) = alone {
+            alone.remove();
+        }
+        self.leave_shared(allocation)
+    }
+
+    fn add_alone(&mut self, allocation: Arc<Allocation>) {
+        let Self { alone, hasher, .. } = self;
+        let address = allocation.address;
+        let hash_of = |held: &Arc<Allocation>| hasher.hash_one(held.address);
+        let is_it = |held: &Arc<Allocation>| held.address == address;
+        match alone.entry(hash_of(&allocation), is_it, hash_of) {
+            Entry::Occupied(mut entry) => *entry.get_mut() = allocation,
+            Entry::Vacant(entry) => {
+                entry.insert(allocation);
             }
         }
-        let (holders, _) = entry.remove();
-        if let Some(group) = holders.group() {
-            self.leave_group(&group, address);
+    }
+
+    /// Whether nobody shares the address any more.
+    fn leave_shared(&mut self, allocation: &Allocation) -> bool {
+        let address = allocation.address;
+        let Some(shared) = self.shared.get_mut(&address) else {
+            return true;
+        };
+        shared.remove(&allocation.key);
+        if !shared.members.is_empty() {
+            return false;
         }
+        let group = shared.group();
+        self.shared.remove(&address);
+        self.leave_group(&group, address);
         true
-    }
-
-    fn hash(&self, address: IpAddr) -> u64 {
-        self.hasher.hash_one(address)
-    }
-
-    fn get_mut(&mut self, address: IpAddr) -> Option<&mut Holders> {
-        let hash = self.hash(address);
-        self.by_address
-            .find_mut(hash, |holders| holders.address() == address)
-    }
-
-    /// At an address that nobody holds.
-    fn put(&mut self, holders: Holders) {
-        let hash = self.hash(holders.address());
-        let hasher = &self.hasher;
-        self.by_address
-            .insert_unique(hash, holders, |other| hasher.hash_one(other.address()));
     }
 
     fn leave_group(&mut self, key: &(ClusterName, SharingKey), address: IpAddr) {
