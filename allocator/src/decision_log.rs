@@ -200,7 +200,7 @@ fn granted(outcome: &Outcome) -> Vec<(Arc<ServiceKey>, Line)> {
         }
         ChangeKind::Allocated(new) => line("ADDED", new),
         // That it is gone is told when its address is taken back.
-        ChangeKind::Updated(new) if new.holder.release_at.is_some() => None,
+        ChangeKind::Updated(new) if new.holder.transition.release_at().is_some() => None,
         ChangeKind::Updated(new) => line("MODIFIED", new),
         ChangeKind::Released(old) if allocated.contains(&(&old.key, old.family())) => None,
         ChangeKind::Released(old) => line("DELETED", old),

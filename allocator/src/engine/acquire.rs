@@ -19,7 +19,7 @@ use std::{net::IpAddr, sync::Arc};
 use super::{
     Engine, Outcome, Reply,
     address::{Family, PerFamily},
-    change::{Allocation, ChangeKind, Holder, Timestamp},
+    change::{Allocation, ChangeKind, Holder, Timestamp, Transition},
     choose::{Choice, Choices},
     key::{PoolName, ServiceKey, Uid},
     labels::Labels,
@@ -110,7 +110,7 @@ impl Acquire {
             return false;
         }
         self.created_before(holder)
-            .unwrap_or_else(|| holder.replaced_uid == self.uid)
+            .unwrap_or_else(|| holder.transition.replaced_uid() == self.uid.as_ref())
     }
 
     /// `None`: nobody knows, or both were created within one second, which is all that
@@ -292,7 +292,7 @@ impl Engine {
     fn move_to(
         &mut self,
         acquire: &Acquire,
-        holder: &Arc<Holder>,
+        holder: &Holder,
         (address, pool): (IpAddr, PoolIndex),
         outcome: &mut Outcome,
     ) {
@@ -300,7 +300,7 @@ impl Engine {
         if let Some(held) = self.held_by(key, Family::of(address)).cloned() {
             self.give_up(held, acquire, outcome);
         }
-        self.allocate(key, address, pool, Arc::clone(holder), outcome);
+        self.allocate(key, address, pool, holder.clone(), outcome);
     }
 
     pub(super) fn allocate(
@@ -308,7 +308,7 @@ impl Engine {
         key: &Arc<ServiceKey>,
         address: IpAddr,
         pool: PoolIndex,
-        holder: Arc<Holder>,
+        holder: Holder,
         outcome: &mut Outcome,
     ) {
         let allocation = Arc::new(Allocation {
@@ -323,7 +323,7 @@ impl Engine {
         self.arrived(&allocation, outcome);
     }
 
-    pub(super) fn update(&mut self, held: &Allocation, holder: Arc<Holder>, outcome: &mut Outcome) {
+    pub(super) fn update(&mut self, held: &Allocation, holder: Holder, outcome: &mut Outcome) {
         let updated = Arc::new(Allocation {
             holder,
             revision: self.revision.next(),
@@ -333,45 +333,44 @@ impl Engine {
     }
 
     /// Tells every address that the key keeps of what is new about the holder.
-    fn update_holder(&mut self, key: &ServiceKey, holder: &Arc<Holder>, outcome: &mut Outcome) {
+    fn update_holder(&mut self, key: &ServiceKey, holder: &Holder, outcome: &mut Outcome) {
         let stale: Vec<_> = self
             .holding(key)
             .filter(|held| held.holder != *holder)
             .cloned()
             .collect();
         for held in stale {
-            self.update(&held, Arc::clone(holder), outcome);
+            self.update(&held, holder.clone(), outcome);
         }
     }
 
     /// The holder after this request: whoever asks without a uid or a cluster
     /// IP does not erase what is known of it.
-    pub(super) fn next_holder(&self, acquire: &Acquire) -> Arc<Holder> {
+    pub(super) fn next_holder(&self, acquire: &Acquire) -> Holder {
         let known = self
             .holding(&acquire.key)
             .max_by_key(|held| held.revision)
-            .map(|held| Holder::clone(&held.holder))
+            .map(|held| held.holder.clone())
             .unwrap_or_default();
         let known_uid = known.uid.clone();
         let uid = acquire.uid.clone().or_else(|| known.uid.clone());
         let replaced_uid = if known.uid.is_some() && known.uid != uid {
             known.uid
         } else {
-            known.replaced_uid
+            known.transition.replaced_uid().cloned()
         };
         let Wish {
             labels, sharing, ..
         } = &acquire.wish;
         let created = acquire.created;
-        Arc::new(Holder {
+        Holder {
             created: created.or(known.created.filter(|_| known_uid == uid)),
             uid,
-            replaced_uid,
             cluster_ip: acquire.cluster_ip.or(known.cluster_ip),
             labels: Some(Arc::clone(labels)).filter(|labels| !labels.is_empty()),
             sharing: sharing.clone(),
-            release_at: None,
-        })
+            transition: Transition::new(replaced_uid, None),
+        }
     }
 
     fn acquired(&self, key: &ServiceKey, wish: &Wish, unmet: Vec<Unmet>, satisfied: bool) -> Reply {

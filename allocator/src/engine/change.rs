@@ -45,9 +45,6 @@ impl Revision {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holder {
     pub uid: Option<Uid>,
-    /// The uid that `uid` took over from. A request that still names it comes
-    /// from somebody who has not seen the new Service yet.
-    pub replaced_uid: Option<Uid>,
     /// When the Service of `uid` was created.
     pub created: Option<Timestamp>,
     /// For people who read the routes table.
@@ -56,9 +53,47 @@ pub struct Holder {
     pub labels: Option<Arc<Labels>>,
     /// `None`: the Service shares with nobody.
     pub sharing: Option<Arc<Terms>>,
+    pub transition: Transition,
+}
+
+/// Which Service came before this one, and when this one goes. Few have either, so
+/// all others pay one pointer for both.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Transition(Option<Box<Ends>>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ends {
+    replaced_uid: Option<Uid>,
+    release_at: Option<Timestamp>,
+}
+
+impl Transition {
+    pub fn new(replaced_uid: Option<Uid>, release_at: Option<Timestamp>) -> Self {
+        let is_any = replaced_uid.is_some() || release_at.is_some();
+        Self(is_any.then(|| {
+            Box::new(Ends {
+                replaced_uid,
+                release_at,
+            })
+        }))
+    }
+
+    /// The uid that the holder's took over from. A request that still names it comes
+    /// from somebody who has not seen the new Service yet.
+    pub fn replaced_uid(&self) -> Option<&Uid> {
+        self.0.as_ref()?.replaced_uid.as_ref()
+    }
+
     /// Its cluster does not have the Service any more: when the address is taken
     /// back, unless the Service is seen again.
-    pub release_at: Option<Timestamp>,
+    pub fn release_at(&self) -> Option<Timestamp> {
+        self.0.as_ref()?.release_at
+    }
+
+    #[must_use]
+    pub fn with_release_at(&self, release_at: Option<Timestamp>) -> Self {
+        Self::new(self.replaced_uid().cloned(), release_at)
+    }
 }
 
 /// An address that a Service holds.
@@ -67,7 +102,7 @@ pub struct Allocation {
     pub address: IpAddr,
     pub pool: PoolName,
     pub key: Arc<ServiceKey>,
-    pub holder: Arc<Holder>,
+    pub holder: Holder,
     pub since: Timestamp,
     pub revision: Revision,
 }
@@ -106,7 +141,7 @@ pub struct Conflict {
     /// The Service that shows the address without holding it.
     pub key: Arc<ServiceKey>,
     /// As it will be known when it gets the address.
-    pub holder: Arc<Holder>,
+    pub holder: Holder,
     pub since: Timestamp,
 }
 

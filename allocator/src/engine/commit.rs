@@ -59,7 +59,7 @@ impl Engine {
         self.free.take(&self.pools, allocation.address);
         self.held.add(Arc::clone(&allocation));
         let key = Arc::clone(&allocation.key);
-        if let Some(end) = allocation.holder.release_at {
+        if let Some(end) = allocation.holder.transition.release_at() {
             self.leaving.insert((end, Arc::clone(&key)));
         }
         let holdings = self.holdings.entry(key.cluster.clone()).or_default();
@@ -71,10 +71,10 @@ impl Engine {
 
     /// To be called when the state has moved on from `before`.
     fn leaves_no_more(&mut self, before: &Allocation) {
-        if let Some(end) = before.holder.release_at {
+        if let Some(end) = before.holder.transition.release_at() {
             let still = self
                 .holding(&before.key)
-                .any(|held| held.holder.release_at == Some(end));
+                .any(|held| held.holder.transition.release_at() == Some(end));
             if !still {
                 self.leaving.remove(&(end, Arc::clone(&before.key)));
             }

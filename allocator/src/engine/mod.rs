@@ -63,7 +63,7 @@ pub use self::{
     address::{AddressRange, Family, PerFamily},
     change::{
         Allocation, Change, ChangeKind, Conflict, Holder, LastHeld, Reservation, Revision,
-        Snapshot, Timestamp,
+        Snapshot, Timestamp, Transition,
     },
     clusters::{ClusterRecord, ClusterState},
     decommission::Decommission,
@@ -297,7 +297,7 @@ impl Engine {
         {
             let gone = self
                 .holding(&key)
-                .filter(|held| held.holder.release_at == Some(end));
+                .filter(|held| held.holder.transition.release_at() == Some(end));
             for allocation in gone.cloned().collect::<Vec<_>>() {
                 self.commit(ChangeKind::Released(allocation), &mut outcome);
             }

@@ -65,7 +65,7 @@ pub struct Synced {
 }
 
 /// Conflicts of a set, and how the Services that show the address are known.
-type Found = BTreeMap<(IpAddr, Arc<ServiceKey>), Arc<Holder>>;
+type Found = BTreeMap<(IpAddr, Arc<ServiceKey>), Holder>;
 
 /// An address that a Service shows and does not hold.
 struct Claim<'a> {
@@ -166,13 +166,14 @@ impl Engine {
                 self.update(&held, holder, outcome);
                 continue;
             }
-            let is_marked = held.holder.release_at.is_some();
+            let is_marked = held.holder.transition.release_at().is_some();
             if held.holder.uid.is_some() && is_live == is_marked && (is_live || is_known) {
+                let release_at = (!is_live).then_some(release_at);
                 let holder = Holder {
-                    release_at: (!is_live).then_some(release_at),
-                    ..(*held.holder).clone()
+                    transition: held.holder.transition.with_release_at(release_at),
+                    ..held.holder.clone()
                 };
-                self.update(&held, Arc::new(holder), outcome);
+                self.update(&held, holder, outcome);
             }
         }
     }
@@ -215,7 +216,7 @@ impl Engine {
         for claim in &claims {
             let Claim { acquire, address } = *claim;
             let holder = self.next_holder(acquire);
-            if !self.adopt(&acquire.key, address, Arc::clone(&holder), outcome) {
+            if !self.adopt(&acquire.key, address, holder.clone(), outcome) {
                 // Two Services of the set show it, and this one comes second.
                 blocked.insert((address, Arc::clone(&acquire.key)), holder);
             }
@@ -284,7 +285,7 @@ impl Engine {
             .admit(&acquire.key, acquire.wish.sharing.as_deref())
             .is_ok()
             || holders.iter().all(|held| {
-                held.holder.release_at.is_some()
+                held.holder.transition.release_at().is_some()
                     || leaving.contains(&(address, Arc::clone(&held.key)))
             })
     }
@@ -300,7 +301,7 @@ impl Engine {
                 .is_ok();
             holders
                 .iter()
-                .filter(move |held| !shares && held.holder.release_at.is_some())
+                .filter(move |held| !shares && held.holder.transition.release_at().is_some())
         });
         let gone: Vec<_> = gone.cloned().chain(own).collect();
         for held in gone {
@@ -313,7 +314,7 @@ impl Engine {
         &mut self,
         key: &Arc<ServiceKey>,
         address: IpAddr,
-        holder: Arc<Holder>,
+        holder: Holder,
         outcome: &mut Outcome,
     ) -> bool {
         let Located::In(pool) = self.pools.locate(address) else {
@@ -359,7 +360,7 @@ impl Engine {
                 let conflict = Conflict {
                     address: *address,
                     key: Arc::clone(key),
-                    holder: Arc::clone(holder),
+                    holder: holder.clone(),
                     since: self.now,
                 };
                 self.commit(ChangeKind::Conflicted(Arc::new(conflict)), outcome);
@@ -408,7 +409,7 @@ impl Engine {
         let leaving = self.of_cluster(cluster).into_iter().filter_map(|held| {
             Some(Synced {
                 key: Arc::clone(&held.key),
-                verdict: Verdict::Leaving(held.holder.release_at?),
+                verdict: Verdict::Leaving(held.holder.transition.release_at()?),
                 held: vec![held],
             })
         });
@@ -435,7 +436,7 @@ impl Engine {
                 | ChangeKind::Cluster(_) => continue,
             };
             if let Some(conflict) = self.conflicts.about(left).first().cloned() {
-                let holder = Arc::clone(&conflict.holder);
+                let holder = conflict.holder.clone();
                 if self.adopt(&conflict.key, left, holder, outcome) {
                     outcome.ask_again.push(Arc::clone(&conflict.key));
                 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{
     Backend, ClusterState, Holder, InvalidName, LabelMap, Labels, Namespace, Permitted, Port,
-    Protocol, Reservation, ServiceKey, SharingKey, Terms, Timestamp,
+    Protocol, Reservation, ServiceKey, SharingKey, Terms, Timestamp, Transition, Uid,
 };
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -59,12 +59,12 @@ impl HolderDetails {
         let Holder {
             labels,
             sharing,
-            release_at,
             created,
+            transition,
             uid: _,
-            replaced_uid: _,
             cluster_ip: _,
         } = holder;
+        let release_at = transition.release_at();
         let is_plain =
             labels.is_none() && sharing.is_none() && release_at.is_none() && created.is_none();
         if is_plain {
@@ -80,9 +80,13 @@ impl HolderDetails {
         })
     }
 
-    /// All of a holder but the columns of its row, one of which is the key of the
-    /// terms of sharing.
-    pub fn into_holder(self, key: Option<SharingKey>) -> Result<Holder, InvalidName> {
+    /// All of a holder but the other columns of its row, two of which are parts of what
+    /// is here: the key of the terms of sharing, and the uid before.
+    pub fn into_holder(
+        self,
+        key: Option<SharingKey>,
+        replaced_uid: Option<Uid>,
+    ) -> Result<Holder, InvalidName> {
         let labels = Labels {
             service: self.service_labels,
             namespace: self.namespace_labels,
@@ -95,7 +99,7 @@ impl HolderDetails {
         Ok(Holder {
             labels,
             sharing,
-            release_at: self.release_at.map(Timestamp),
+            transition: Transition::new(replaced_uid, self.release_at.map(Timestamp)),
             created: self.created.map(Timestamp),
             ..Holder::default()
         })

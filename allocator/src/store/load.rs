@@ -130,17 +130,18 @@ fn conflict(row: &SqliteRow) -> Result<Arc<Conflict>, RowError> {
 
 /// `texts`: uid, the uid before it, cluster IP, sharing key, details; each is empty
 /// where it is NULL in the database.
-pub(super) fn holder(texts: [&str; 5]) -> Result<Arc<Holder>, RowError> {
+pub(super) fn holder(texts: [&str; 5]) -> Result<Holder, RowError> {
     let [uid, replaced_uid, cluster_ip, sharing_key, details] =
         texts.map(|text| Some(text).filter(|text| !text.is_empty()));
     let sharing_key = sharing_key.map(SharingKey::parse).transpose()?;
     let details: Option<HolderDetails> = details.map(parsed).transpose()?;
-    Ok(Arc::new(Holder {
+    let replaced_uid = replaced_uid.map(Uid::parse).transpose()?;
+    let details = details.unwrap_or_default();
+    Ok(Holder {
         uid: uid.map(Uid::parse).transpose()?,
-        replaced_uid: replaced_uid.map(Uid::parse).transpose()?,
         cluster_ip: cluster_ip.map(address).transpose()?,
-        ..details.unwrap_or_default().into_holder(sharing_key)?
-    }))
+        ..details.into_holder(sharing_key, replaced_uid)?
+    })
 }
 
 fn cluster(row: &SqliteRow) -> Result<Arc<ClusterRecord>, RowError> {

@@ -77,7 +77,7 @@ impl HistoryInsert {
             namespace: key.namespace.to_string(),
             name: key.name.to_string(),
             uid: holder.uid.as_ref().map(ToString::to_string),
-            replaced_uid: holder.replaced_uid.as_ref().map(ToString::to_string),
+            replaced_uid: holder.transition.replaced_uid().map(ToString::to_string),
             cluster_ip: holder.cluster_ip.map(|address| address.to_string()),
             sharing_key: holder.sharing.as_ref().map(|terms| terms.key.to_string()),
             details: details.transpose()?,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use lb_allocator::engine::{
-    Acquire, Acquired, Change, Family, Holder, Policy, PoolName, Refusal, Reply, Unmet,
+    Acquire, Acquired, Change, Family, Holder, Policy, PoolName, Refusal, Reply, Transition, Unmet,
 };
 
 use crate::book::{Book, Held, Kept, Place, Stage};
@@ -27,7 +27,7 @@ impl Book {
         let uid = acquire.uid.as_ref();
         let is_late = holding
             .iter()
-            .any(|held| uid.is_some() && held.holder.replaced_uid.as_ref() == uid);
+            .any(|held| uid.is_some() && held.holder.transition.replaced_uid() == uid);
         if is_late {
             return (self.acquired(acquire, Vec::new(), true), Vec::new());
         }
@@ -310,17 +310,17 @@ fn next_holder(holding: &[Held], acquire: &Acquire) -> Holder {
     let uid = acquire.uid.clone().or_else(|| known.uid.clone());
     let is_new = known.uid.is_some() && known.uid != uid;
     let labels = &acquire.wish.labels;
+    let replaced_uid = if is_new {
+        known.uid
+    } else {
+        known.transition.replaced_uid().cloned()
+    };
     Holder {
         created: None,
-        replaced_uid: if is_new {
-            known.uid
-        } else {
-            known.replaced_uid
-        },
         uid,
         cluster_ip: acquire.cluster_ip.or(known.cluster_ip),
         labels: (!labels.is_empty()).then(|| labels.clone()),
         sharing: acquire.wish.sharing.clone(),
-        release_at: None,
+        transition: Transition::new(replaced_uid, None),
     }
 }

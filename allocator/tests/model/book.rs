@@ -227,7 +227,7 @@ impl Book {
             address: held.address,
             pool: pool.unwrap_or_else(|| held.pool.clone()),
             key: Arc::new(held.key.clone()),
-            holder: Arc::new(held.holder.clone()),
+            holder: held.holder.clone(),
             since: held.since,
             revision: held.revision,
         })
