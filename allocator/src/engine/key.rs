@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use arcstr::ArcStr;
 use smol_str::SmolStr;
 use thiserror::Error;
 use uuid::Uuid;
@@ -105,15 +106,15 @@ macro_rules! name {
 
 name!(
     /// The name of a pool.
-    PoolName(Arc<str>), subdomain, "pool name"
+    PoolName(ArcStr), subdomain, "pool name"
 );
 name!(
     /// The name that a cluster's watcher was started with.
-    ClusterName(Arc<str>), subdomain, "cluster"
+    ClusterName(ArcStr), subdomain, "cluster"
 );
 name!(
     /// A namespace of some cluster.
-    Namespace(Arc<str>), label, "namespace"
+    Namespace(ArcStr), label, "namespace"
 );
 name!(
     /// The name of a Service. Hardly two of them are the same, and most are short.
