@@ -154,7 +154,7 @@ impl State {
             pools: Arc::clone(pools),
             revision: engine.revision(),
             by_address: ByAddress::default(),
-            by_key: Holdings::default(),
+            by_key: engine.holdings().clone(),
             reservations: BTreeMap::new(),
             stranded: BTreeMap::new(),
             clusters: BTreeMap::new(),
@@ -299,14 +299,12 @@ impl State {
         sorted.sort_unstable_by(|(a, one), (b, other)| {
             a.cmp(b).then_with(|| one.key.cmp(&other.key))
         });
-        self.by_key.reserve(sorted.len());
         let mut last = None;
         for (address, allocation) in &sorted {
             self.count_holder(allocation);
             if last.replace(*address) != Some(*address) {
                 self.count(*address, |used| *used += 1);
             }
-            self.by_key.insert(Arc::clone(allocation));
         }
         let held = sorted.into_iter().map(|(_, held)| Arc::clone(held));
         self.by_address = held.collect();

@@ -56,17 +56,20 @@ impl Engine {
     }
 
     pub(super) fn hold(&mut self, allocation: Arc<Allocation>) {
-        self.free.take(&self.pools, allocation.address);
-        self.held.add(Arc::clone(&allocation));
-        let key = Arc::clone(&allocation.key);
-        if let Some(end) = allocation.holder.transition.release_at() {
-            self.leaving.insert((end, Arc::clone(&key)));
-        }
-        let holdings = self.holdings.entry(key.cluster.clone()).or_default();
-        let before = holdings.insert(allocation);
+        let before = self.holdings.insert(Arc::clone(&allocation));
+        self.occupy(allocation);
         if let Some(before) = before {
             self.leaves_no_more(&before);
         }
+    }
+
+    /// All of holding that has nothing to do with what the key held before.
+    pub(super) fn occupy(&mut self, allocation: Arc<Allocation>) {
+        self.free.take(&self.pools, allocation.address);
+        if let Some(end) = allocation.holder.transition.release_at() {
+            self.leaving.insert((end, Arc::clone(&allocation.key)));
+        }
+        self.held.add(allocation);
     }
 
     /// To be called when the state has moved on from `before`.
@@ -97,13 +100,7 @@ impl Engine {
     fn let_go(&mut self, allocation: &Allocation, outcome: &mut Outcome) {
         let address = allocation.address;
         self.is_recorded(allocation);
-        let cluster = &allocation.key.cluster;
-        if let Some(holdings) = self.holdings.get_mut(cluster) {
-            holdings.remove(&allocation.key, allocation.family());
-            if holdings.is_empty() {
-                self.holdings.remove(cluster);
-            }
-        }
+        self.holdings.remove(&allocation.key, allocation.family());
         self.leaves_no_more(allocation);
         self.count_out(allocation);
         let nobody_is_left = self.held.remove(allocation);
@@ -146,7 +143,9 @@ impl Engine {
     }
 
     pub(super) fn count_in(&mut self, allocation: &Allocation) {
-        if let Located::In(pool) = self.pools.locate(allocation.address) {
+        if let Located::In(pool) = self.pools.locate(allocation.address)
+            && self.pools.spec(pool).has_limits()
+        {
             let weight = Weight::of_joining(&allocation.key, self.held.get(allocation.address));
             self.quotas.add(&self.pools, pool, &allocation.key, weight);
         }
@@ -154,6 +153,7 @@ impl Engine {
 
     fn count_out(&mut self, allocation: &Allocation) {
         if let Located::In(pool) = self.pools.locate(allocation.address)
+            && self.pools.spec(pool).has_limits()
             && let Some(holders) = self.held.get(allocation.address)
         {
             let weight = Weight::of_leaving(&allocation.key, holders);

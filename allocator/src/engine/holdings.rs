@@ -1,38 +1,50 @@
 //! What each Service holds: found in O(1), for one pointer of memory each, because
 //! the key is the allocation's own.
 
-use std::{hash::BuildHasher, sync::Arc};
+use std::{collections::HashMap, hash::BuildHasher, sync::Arc};
 
 use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 
-use super::{address::Family, change::Allocation, key::ServiceKey};
+use super::{
+    address::Family,
+    change::Allocation,
+    key::{ClusterName, ServiceKey},
+};
 
-/// See the module.
+/// See the module. One table a cluster, so that a whole cluster is found as fast.
 #[derive(Clone, Debug, Default)]
 pub struct Holdings {
+    clusters: HashMap<ClusterName, Table>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Table {
     table: HashTable<Arc<Allocation>>,
     hasher: DefaultHashBuilder,
 }
 
 impl Holdings {
-    /// Makes room for so many more.
-    pub fn reserve(&mut self, more: usize) {
-        let Self { table, hasher } = self;
+    /// Makes room for so many more of a cluster.
+    pub fn reserve(&mut self, cluster: &ClusterName, more: usize) {
+        let Table { table, hasher } = self.clusters.entry(cluster.clone()).or_default();
         table.reserve(more, |held| hasher.hash_one((&*held.key, held.family())));
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
     }
 
     /// In no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Allocation>> {
-        self.table.iter()
+        self.clusters.values().flat_map(|held| held.table.iter())
+    }
+
+    /// What a cluster holds, in no order.
+    pub fn of_cluster(&self, cluster: &ClusterName) -> impl Iterator<Item = &Arc<Allocation>> {
+        let held = self.clusters.get(cluster).into_iter();
+        held.flat_map(|held| held.table.iter())
     }
 
     pub fn get(&self, key: &ServiceKey, family: Family) -> Option<&Arc<Allocation>> {
-        let hash = self.hasher.hash_one((key, family));
-        self.table.find(hash, |held| is_it(held, key, family))
+        let Table { table, hasher } = self.clusters.get(&key.cluster)?;
+        let hash = hasher.hash_one((key, family));
+        table.find(hash, |held| is_it(held, key, family))
     }
 
     /// IPv4 first.
@@ -43,7 +55,8 @@ impl Holdings {
 
     /// Adds an allocation; returns what it replaces.
     pub fn insert(&mut self, allocation: Arc<Allocation>) -> Option<Arc<Allocation>> {
-        let Self { table, hasher } = self;
+        let cluster = allocation.key.cluster.clone();
+        let Table { table, hasher } = self.clusters.entry(cluster).or_default();
         let hash_of = |held: &Arc<Allocation>| hasher.hash_one((&*held.key, held.family()));
         let (key, family) = (&*allocation.key, allocation.family());
         let is_same = |held: &Arc<Allocation>| is_it(held, key, family);
@@ -58,10 +71,17 @@ impl Holdings {
         }
     }
 
-    pub fn remove(&mut self, key: &ServiceKey, family: Family) -> Option<Arc<Allocation>> {
-        let hash = self.hasher.hash_one((key, family));
-        let entry = self.table.find_entry(hash, |held| is_it(held, key, family));
-        entry.ok().map(|entry| entry.remove().0)
+    pub fn remove(&mut self, key: &ServiceKey, family: Family) {
+        let Some(Table { table, hasher }) = self.clusters.get_mut(&key.cluster) else {
+            return;
+        };
+        let hash = hasher.hash_one((key, family));
+        if let Ok(entry) = table.find_entry(hash, |held| is_it(held, key, family)) {
+            entry.remove();
+        }
+        if table.is_empty() {
+            self.clusters.remove(&key.cluster);
+        }
     }
 }
 

@@ -209,7 +209,7 @@ pub struct Engine {
     /// Time as decisions see it: it never goes back, not even over a restart, so
     /// that what has ended stays ended.
     now: Timestamp,
-    holdings: HashMap<ClusterName, Holdings>,
+    holdings: Holdings,
     leaving: BTreeSet<(Timestamp, Arc<ServiceKey>)>,
     held: Held,
     free: Free,
@@ -233,7 +233,11 @@ impl Engine {
 
     /// Everything that is held, in no order.
     pub fn allocations(&self) -> impl Iterator<Item = &Arc<Allocation>> {
-        self.holdings.values().flat_map(Holdings::iter)
+        self.holdings.iter()
+    }
+
+    pub const fn holdings(&self) -> &Holdings {
+        &self.holdings
     }
 
     /// Everything that is reserved, in no order.
@@ -366,18 +370,16 @@ impl Engine {
 
     /// What a key holds, IPv4 first.
     fn holding(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<Allocation>> {
-        let holdings = self.holdings.get(&key.cluster).into_iter();
-        holdings.flat_map(|holdings| holdings.of(key))
+        self.holdings.of(key)
     }
 
     fn held_by(&self, key: &ServiceKey, family: Family) -> Option<&Arc<Allocation>> {
-        self.holdings.get(&key.cluster)?.get(key, family)
+        self.holdings.get(key, family)
     }
 
     /// What a cluster holds, in the order of keys, IPv4 first.
     fn of_cluster(&self, cluster: &ClusterName) -> Vec<Arc<Allocation>> {
-        let holdings = self.holdings.get(cluster).into_iter();
-        let mut held: Vec<_> = holdings.flat_map(Holdings::iter).cloned().collect();
+        let mut held: Vec<_> = self.holdings.of_cluster(cluster).cloned().collect();
         held.sort_by(|a, b| (&a.key, a.address).cmp(&(&b.key, b.address)));
         held
     }

@@ -75,6 +75,11 @@ impl PoolSpec {
         }
     }
 
+    /// Whether it is counted who holds how much of it.
+    pub const fn has_limits(&self) -> bool {
+        self.max_per_namespace.is_some() || self.max_per_cluster.is_some()
+    }
+
     /// Whether it serves only some: it is tried before those that serve all.
     const fn is_bound(&self) -> bool {
         self.namespaces.is_some()

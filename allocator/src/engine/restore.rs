@@ -11,6 +11,7 @@ use super::{
     clusters::Clusters,
     conflicts::Conflicts,
     free::Free,
+    holdings::Holdings,
     key::ClusterName,
     pools::{Located, Pools},
     quota::Quotas,
@@ -37,7 +38,7 @@ impl Engine {
             revision,
             last_change_at,
             now: last_change_at,
-            holdings: HashMap::new(),
+            holdings: Holdings::default(),
             leaving: BTreeSet::new(),
             held: Held::default(),
             quotas: Quotas::default(),
@@ -54,10 +55,7 @@ impl Engine {
         }
         engine.reserve_tables(&allocations);
         for allocation in allocations {
-            engine.check(&allocation)?;
-            let allocation = engine.in_todays_pool(allocation);
-            engine.count_in(&allocation);
-            engine.hold(allocation);
+            engine.hold_again(allocation)?;
         }
         for reservation in reservations {
             engine.keep(reservation);
@@ -76,8 +74,7 @@ impl Engine {
             *clusters.entry(&allocation.key.cluster).or_default() += 1;
         }
         for (cluster, count) in clusters {
-            let holdings = self.holdings.entry(cluster.clone()).or_default();
-            holdings.reserve(count);
+            self.holdings.reserve(cluster, count);
         }
     }
 
@@ -105,28 +102,29 @@ impl Engine {
         Ok(engine)
     }
 
-    fn check(&self, allocation: &Arc<Allocation>) -> Result<(), Inconsistent> {
-        let key = Arc::clone(&allocation.key);
-        let family = allocation.family();
-        if let Some(first) = self.held_by(&key, family) {
+    /// Where it fails, this engine is of no use any more: each table is looked up once,
+    /// to fill it and to see what was there.
+    fn hold_again(&mut self, allocation: Arc<Allocation>) -> Result<(), Inconsistent> {
+        let allocation = self.in_todays_pool(allocation);
+        let key = &allocation.key;
+        if let Some(first) = self.holdings.insert(Arc::clone(&allocation)) {
             return Err(Inconsistent::TwoAddresses {
+                key: Arc::clone(key),
+                family: first.family(),
                 first: first.address,
                 second: allocation.address,
-                key,
-                family,
             });
         }
-        let admitted = self.held.get(allocation.address).is_none_or(|holders| {
-            holders
-                .admit(&key, allocation.holder.sharing.as_deref())
-                .is_ok()
-        });
-        if !admitted {
+        let holders = self.held.get(allocation.address);
+        let terms = allocation.holder.sharing.as_deref();
+        if holders.is_some_and(|holders| holders.admit(key, terms).is_err()) {
             return Err(Inconsistent::TwoHolders {
                 address: allocation.address,
-                second: key,
+                second: Arc::clone(key),
             });
         }
+        self.count_in(&allocation);
+        self.occupy(allocation);
         Ok(())
     }
 
