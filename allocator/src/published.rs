@@ -154,7 +154,7 @@ impl State {
             pools: Arc::clone(pools),
             revision: engine.revision(),
             by_address: ByAddress::default(),
-            by_key: engine.holdings().clone(),
+            by_key: Holdings::default(),
             reservations: BTreeMap::new(),
             stranded: BTreeMap::new(),
             clusters: BTreeMap::new(),
@@ -294,8 +294,8 @@ impl State {
     /// Adds everything that is held, to a state that has none of it: in the order of
     /// addresses, in which a tree is built without looking for places.
     fn add_all(&mut self, engine: &Engine) {
-        let allocations = engine.allocations();
-        let mut sorted: Vec<_> = allocations.map(|held| (held.address, held)).collect();
+        let mut sorted = Vec::with_capacity(engine.holdings().count());
+        sorted.extend(engine.allocations().map(|held| (held.address, held)));
         sorted.sort_unstable_by(|(a, one), (b, other)| {
             a.cmp(b).then_with(|| one.key.cmp(&other.key))
         });
@@ -308,6 +308,8 @@ impl State {
         }
         let held = sorted.into_iter().map(|(_, held)| Arc::clone(held));
         self.by_address = held.collect();
+        // Last, so that it gets the memory of what was sorted.
+        self.by_key = engine.holdings().clone();
     }
 
     fn add(&mut self, allocation: &Arc<Allocation>) {

@@ -30,6 +30,10 @@ impl Holdings {
         table.reserve(more, |held| hasher.hash_one((&*held.key, held.family())));
     }
 
+    pub fn count(&self) -> usize {
+        self.clusters.values().map(|held| held.table.len()).sum()
+    }
+
     /// In no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Allocation>> {
         self.clusters.values().flat_map(|held| held.table.iter())
