@@ -137,6 +137,9 @@ impl Engine {
         let holder = self.next_holder(acquire);
         // And this before the decision: what it frees may be what the wish needs.
         self.release_other_families(acquire, outcome);
+        for past in self.past_moves(acquire) {
+            self.commit(ChangeKind::Unreserved(past), outcome);
+        }
         let Decision {
             choices,
             refused,
@@ -155,9 +158,6 @@ impl Engine {
             self.move_to(acquire, &holder, place, outcome);
         }
         self.update_holder(key, &holder, outcome);
-        for past in self.past_moves(acquire) {
-            self.commit(ChangeKind::Unreserved(past), outcome);
-        }
         self.answer(key, wish, refused, satisfied)
     }
 

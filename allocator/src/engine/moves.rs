@@ -47,7 +47,10 @@ impl Engine {
     pub(super) fn past_moves(&self, acquire: &Acquire) -> Vec<Arc<Reservation>> {
         let current = &acquire.wish.current;
         let mut moves = self.reservations.moves(&acquire.key).peekable();
-        let is_told = |held: &Arc<Allocation>| current.contains(&held.address);
+        // What it loses by this request it need not show for that.
+        let is_told = |held: &Arc<Allocation>| {
+            current.contains(&held.address) || self.may_not_stay(held, acquire).is_some()
+        };
         // Of a wish that could not be read nothing is known.
         let is_known = !acquire.wish.families.is_empty();
         if moves.peek().is_none() || !is_known || !self.holding(&acquire.key).all(is_told) {

@@ -1,6 +1,5 @@
-//! What a row says in JSON: labels and terms of sharing of a holder, when it has to go
-//! comment, expiry and source of a reservation; the state of a
-//! cluster.
+//! What a row says in JSON: labels and terms of sharing of a holder, and when it has to
+//! go; comment, expiry and source of a reservation; the state of a cluster.
 
 use std::{collections::BTreeSet, sync::Arc};
 

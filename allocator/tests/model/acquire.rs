@@ -38,6 +38,7 @@ impl Book {
                 self.give_up(held, acquire, &mut changes);
             }
         }
+        self.end_moves(acquire, &mut changes);
         let choices = self.choices(acquire);
         let unmet: Vec<_> = choices
             .iter()
@@ -83,7 +84,6 @@ impl Book {
                 changes.push(self.update(&held, &holder));
             }
         }
-        self.end_moves(acquire, &mut changes);
         let reply = match unmet.first() {
             Some(first) if !satisfied && self.holding(key).is_empty() => {
                 Reply::Refused(first.refusal.clone())
@@ -93,18 +93,17 @@ impl Book {
         (reply, changes)
     }
 
-    /// Who shows all that it holds, and not what it gave up, was told of the move.
+    /// Who shows all that it goes on to hold, and not what it gave up, was told of the move.
     fn end_moves(&mut self, acquire: &Acquire, changes: &mut Vec<Change>) {
         let shows = |address| acquire.wish.current.contains(&address);
-        if self
-            .holding(&acquire.key)
-            .iter()
-            .all(|held| shows(held.address))
-        {
-            for moved in self.moves(&acquire.key) {
-                if !shows(moved.address) {
-                    changes.extend(self.unreserve(moved.address));
-                }
+        let mut stays = self.holding(&acquire.key);
+        stays.retain(|held| self.may_stay(held, acquire));
+        if !stays.iter().all(|held| shows(held.address)) {
+            return;
+        }
+        for moved in self.moves(&acquire.key) {
+            if !shows(moved.address) {
+                changes.extend(self.unreserve(moved.address));
             }
         }
     }

@@ -98,6 +98,21 @@ fn a_service_that_lost_all_is_done_when_it_shows_nothing() {
 }
 
 #[test]
+fn a_request_that_ends_a_move_is_answered_as_when_it_is_repeated() {
+    let mut h = Harness::with_rules(&[("p", &[], &["192.0.2.1-192.0.2.2"])], |spec| {
+        spec.max_per_cluster = Some(1);
+    });
+    h.get(of("a", "s1")).unwrap();
+    let mut other_family = of("a", "s1").showing("192.0.2.1");
+    other_family.wish.families = vec![Family::V6];
+    h.get(other_family).unwrap_err();
+    h.get(of("a", "s2")).unwrap();
+    let first = h.get(of("a", "s1"));
+    assert!(matches!(first, Err(Refusal::QuotaExceeded { .. })));
+    assert_eq!(h.get(of("a", "s1")), first);
+}
+
+#[test]
 fn a_sync_ends_moves_that_are_over_and_after_the_grace_those_of_services_that_are_gone() {
     let mut h = moved();
     h.sync("a", vec![moves()]);
