@@ -329,8 +329,8 @@ impl Ledger {
         }
     }
 
-    /// The allocator has to hear that the status shows no more what the Service gave
-    /// up: nobody else gets it before.
+    /// The last answer still holds where the allocator is away, and is asked for again
+    /// where it is not.
     pub fn expire(&self, key: &Key) {
         let mut state = self.state.lock();
         let record = state.records.get_mut(key);

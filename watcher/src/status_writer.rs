@@ -29,14 +29,22 @@ pub struct StatusWriter {
     pub news: News,
 }
 
+/// What became of a write.
+#[derive(Clone, Copy, Debug)]
+pub struct Written {
+    /// The status shows no more an address that it showed: the allocator, which keeps
+    /// that from others, has to be asked once more.
+    pub gave_up: bool,
+}
+
 impl StatusWriter {
     /// Makes the status say what it should, and tells people what is new. On
-    /// failure says when to try again.
-    pub async fn write(&self, view: &View<'_>, desired: &Desired) -> Result<(), Next> {
+    /// failure, or when there is more to do at once, says when to look again.
+    pub async fn write(&self, view: &View<'_>, desired: &Desired) -> Result<Written, Next> {
         let View { key, service, .. } = view;
         let Some(body) = status::patch(service, desired, Timestamp::now()) else {
             self.published(view, desired);
-            return Ok(());
+            return Ok(Written { gave_up: false });
         };
         if status::changes_addresses(&body)
             && let Some(manager) = status::other_owners(service)
@@ -87,16 +95,24 @@ impl StatusWriter {
         view: &View<'_>,
         desired: &Desired,
         mut updated: Service,
-    ) -> Result<(), Next> {
+    ) -> Result<Written, Next> {
         status::trim(&mut updated);
         let edited = status::asks_otherwise(view.service, &updated);
+        let shown = status::shown(&updated);
+        let gave_up = view.shown.iter().any(|before| !shown.contains(before));
+        if gave_up {
+            self.ledger.expire(view.key);
+        }
         self.store.written(updated);
         for transition in status::transitions(view.service, desired, view.published()) {
             self.news
                 .transition(view.service, &transition, view.has_address());
         }
         self.published(view, desired);
-        if edited { Err(Next::Again) } else { Ok(()) }
+        if edited {
+            return Err(Next::Again);
+        }
+        Ok(Written { gave_up })
     }
 
     fn published(&self, view: &View<'_>, desired: &Desired) {

@@ -245,15 +245,11 @@ impl Syncer {
             }
             None => self.ledger.waits_no_more(view.key),
         }
-        if let Err(next) = self.writer.write(view, &desired).await {
-            return next;
-        }
-        let held = grant.addresses();
-        let gave_up = view.shown.iter().any(|shown| !held.contains(shown));
-        if gave_up {
-            self.ledger.expire(view.key);
-        }
-        if answer.outdated || gave_up {
+        let written = match self.writer.write(view, &desired).await {
+            Ok(written) => written,
+            Err(next) => return next,
+        };
+        if answer.outdated || written.gave_up {
             return Next::Again;
         }
         remedy.map_or(Next::Done, after)
@@ -282,9 +278,12 @@ impl Syncer {
         };
         let connecting = matches!(*self.link.borrow(), Link::Connecting);
         let early = connecting && refusal.remedy == Remedy::RetrySoon;
-        let is_told = !early && view.is_worth_telling(refusal, failures);
-        if is_told && let Err(next) = self.writer.write(view, &desired).await {
-            return next;
+        let mut again = outdated;
+        if !early && view.is_worth_telling(refusal, failures) {
+            match self.writer.write(view, &desired).await {
+                Ok(written) => again |= written.gave_up,
+                Err(next) => return next,
+            }
         }
         if refusal.lets_go() {
             // The status does not show the address any more.
@@ -300,11 +299,7 @@ impl Syncer {
                 }
             };
         }
-        let gave_up = is_told && lost && !view.shown.is_empty();
-        if gave_up {
-            self.ledger.expire(view.key);
-        }
-        if outdated || gave_up {
+        if again {
             return Next::Again;
         }
         after(refusal.remedy)

@@ -6,6 +6,7 @@ use integration_tests::{
     control_plane::ControlPlane,
     eventually::{DEADLINE, eventually},
     namespace::Namespace,
+    rpc::acquire,
     service::service,
     watcher::{Options, Watcher},
 };
@@ -54,6 +55,30 @@ async fn a_list_that_another_controller_wrote_is_left_alone() {
         .await;
     let address = ns.gets_any("foreign").await;
     assert!(address.starts_with("192.0.2."), "{address}");
+}
+
+#[tokio::test]
+async fn a_service_that_gets_nothing_and_shows_the_list_of_another_controller_waits() {
+    let control_plane = ControlPlane::start("foreign-waits").await.unwrap();
+    let ns = control_plane.namespace().await;
+    ns.create(service("foreign")).await;
+    ns.apply_status("foreign", "another-controller", ingress("203.0.113.7"))
+        .await;
+    let allocator = Allocator::start(AllocatorOptions::ip_list(format!("{ns}:192.0.2.1"))).await;
+    let taken = acquire(&ns.to_string(), "elsewhere");
+    allocator.client().await.acquire(taken).await.unwrap();
+    let watcher = Watcher::start(&control_plane, &allocator.url(), Options::cluster("one")).await;
+    ns.has_condition("foreign", "False", "POOL_EXHAUSTED").await;
+    for number in 0..5 {
+        let name = format!("beside-{number}");
+        ns.create(service(&name)).await;
+        ns.is_pending(&name, "POOL_EXHAUSTED").await;
+    }
+    ns.gets("foreign", ["203.0.113.7"]).await;
+    let of = [("method", "Acquire")];
+    let name = "lb_watcher_allocator_rpcs_total";
+    let asked = watcher.admin().metric(name, &of).await.unwrap();
+    assert!(asked <= 12.0, "asked {asked} times for six Services");
 }
 
 #[tokio::test]
