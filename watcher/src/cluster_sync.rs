@@ -141,19 +141,11 @@ fn held(synced: &v1::SyncedService) -> Option<(Key, Vec<IpAddr>)> {
 /// status as ours. The latter may have been given up since, or it is all that is known.
 /// What somebody else wrote there does not count.
 fn has(view: &View<'_>) -> Vec<IpAddr> {
-    let mut has = view
-        .known
-        .map(|record| record.held.clone())
-        .unwrap_or_default();
-    if status::owns_addresses(view.service) {
-        let shown = view.shown.iter().copied();
-        has.extend(
-            shown
-                .filter(|shown| !has.contains(shown))
-                .collect::<Vec<_>>(),
-        );
-    }
-    has
+    let held = view.known.map_or(&[][..], |record| &record.held);
+    let ours = status::owns_addresses(view.service);
+    let shown = view.shown.iter().filter(|_| ours);
+    let also = shown.filter(|shown| !held.contains(shown));
+    held.iter().chain(also).copied().collect()
 }
 
 /// Whether exactly what a Service shows is its own, so that nobody else gets it.

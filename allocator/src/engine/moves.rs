@@ -6,7 +6,7 @@
 //! Service is released; and, where its cluster has it no more, after the grace. An
 //! administrator may end it as any reservation, who knows that nobody uses the address.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use super::{
     Engine, Outcome, Release,
@@ -28,7 +28,8 @@ impl Engine {
         outcome: &mut Outcome,
     ) {
         let address = held.address;
-        // One that is there already is for this Service, or it would not hold the address.
+        // One that is there already keeps others away as well: it is an administrator's, for
+        // this Service, or of one that moves away from the address that they share.
         if acquire.wish.current.contains(&address) && self.reservations.get(address).is_none() {
             let moved = Arc::new(Reservation {
                 address,
@@ -74,10 +75,9 @@ impl Engine {
 
     /// Whether a Service that shows an address has only not been told that it gave it
     /// up: this database knows more than its status.
-    pub(super) fn gave_up(&self, key: &ServiceKey, address: std::net::IpAddr) -> bool {
-        let reserved = self.reservations.get(address);
-        reserved
-            .is_some_and(|reserved| reserved.is_of_a_move() && reserved.key.as_deref() == Some(key))
+    pub(super) fn gave_up(&self, key: &ServiceKey, address: IpAddr) -> bool {
+        let mut moves = self.reservations.moves(key);
+        moves.any(|moved| moved.address == address)
     }
 
     /// Ends the moves that are over in a cluster, and those of Services that it does not

@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures::executor::block_on;
+use lb_allocator::engine::Reservation;
 use serde_json::Value;
 use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 
@@ -84,33 +85,33 @@ pub async fn problems(world: &World) -> Vec<String> {
             );
         }
     }
-    for (address, reserved) in &reserved {
-        let Some(key) = reserved.key.as_ref().filter(|_| reserved.is_of_a_move()) else {
-            continue;
-        };
-        let servers = world.clusters.iter();
-        let server = servers.filter(|server| server.cluster() == key.cluster.as_str());
-        let place = (key.namespace.to_string(), key.name.to_string());
-        let service = server
-            .filter_map(|server| server.objects(|objects| objects.services.get(&place).cloned()))
-            .next();
-        // One whose wish cannot be read does not ask.
-        let is_over = service.is_none_or(|stored| {
-            let reason = &stored.object["status"]["conditions"][0]["reason"];
-            !shown(&stored.object).contains(address) && reason != "INVALID_REQUEST"
-        });
-        if is_over {
-            problems.push(format!(
-                "leaked: {address} is kept for {key}, which gave it up"
-            ));
-        }
-    }
+    let moves = reserved
+        .values()
+        .filter(|reserved| is_kept_in_vain(world, reserved));
+    problems.extend(moves.map(|moved| format!("leaked: {moved:?} is over")));
     for ((cluster, namespace, name), (uid, addresses)) in held {
         problems.push(format!(
             "leaked: {addresses:?} of {cluster}/{namespace}/{name} {uid}, which is gone"
         ));
     }
     problems
+}
+
+/// Whether an address is kept for a Service that gave it up, and does not show it.
+fn is_kept_in_vain(world: &World, reserved: &Reservation) -> bool {
+    let Some(key) = reserved.key.as_ref().filter(|_| reserved.is_of_a_move()) else {
+        return false;
+    };
+    let place = (key.namespace.to_string(), key.name.to_string());
+    let mut servers = world.clusters.iter();
+    let server = servers.find(|server| server.cluster() == key.cluster.as_str());
+    let service =
+        server.and_then(|server| server.objects(|objects| objects.services.get(&place).cloned()));
+    // One whose wish cannot be read does not ask.
+    service.is_none_or(|stored| {
+        let reason = &stored.object["status"]["conditions"][0]["reason"];
+        !shown(&stored.object).contains(&reserved.address) && reason != "INVALID_REQUEST"
+    })
 }
 
 fn check(

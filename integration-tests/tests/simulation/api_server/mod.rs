@@ -115,8 +115,8 @@ impl ApiServer {
     pub fn change<T>(&self, change: impl FnOnce(&mut Objects) -> T) -> T {
         let mut state = self.0.state.lock();
         let changed = change(&mut state.objects);
-        for problem in self.0.showing.look(&self.0.cluster, &state.objects) {
-            if self.0.one_acts {
+        if self.0.one_acts {
+            for problem in self.0.showing.look(&self.0.cluster, &state.objects) {
                 self.chaos().violated(problem);
             }
         }

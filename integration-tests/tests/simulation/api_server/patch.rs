@@ -1,8 +1,6 @@
 //! Strategic merge patch on a Service's status, as far as a watcher can tell it from
 //! the real one.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Value, json};
 
 use super::{
@@ -44,14 +42,10 @@ impl Objects {
             ));
         }
         if let Some(wanted) = list {
-            let is_empty = wanted.is_null();
-            stored.object["status"]["loadBalancer"] = if is_empty {
-                json!({})
-            } else {
-                json!({"ingress": wanted})
-            };
-            stored.owners = BTreeSet::new();
-            if !is_empty {
+            stored.object["status"]["loadBalancer"] = json!({});
+            stored.owners.clear();
+            if !wanted.is_null() {
+                stored.object["status"]["loadBalancer"]["ingress"] = wanted.clone();
                 stored.owners.insert(manager.to_owned());
             }
         }
