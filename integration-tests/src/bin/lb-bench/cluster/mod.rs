@@ -7,7 +7,7 @@
 //!     limit     creates, status writes by kind of patch and number in flight, deletes
 //!     stream    the watcher runs, Services are created at 16 in flight
 //!     backlog   as many wait when the watcher starts
-//!     restart   those hold, a tenth as many wait for addresses that now exist
+//!     restart   those hold, a hundredth as many wait for addresses that now exist
 //!     freed     a tenth is deleted, as many wait for that
 //!     more      a tenth as many as hold are created at 16 in flight
 //! ```

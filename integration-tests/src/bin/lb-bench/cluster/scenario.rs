@@ -26,7 +26,7 @@ pub async fn round(control_plane: &ControlPlane, services: usize, sheet: &mut Sh
     stream(control_plane, services, &limit, sheet).await?;
     let mut held = backlog(control_plane, services, &limit, sheet).await?;
     let few = services / 10;
-    held.restart(few, sheet).await?;
+    held.restart(services / 100, sheet).await?;
     held.freed(few, &limit, sheet).await?;
     held.more(few, &limit, sheet).await
 }
@@ -82,6 +82,8 @@ async fn creates(
 struct Held<'a> {
     site: Site<'a>,
     names: Vec<String>,
+    /// Events of the watcher since it was started.
+    told: usize,
 }
 
 /// Services wait when the watcher starts.
@@ -120,7 +122,8 @@ async fn backlog<'a>(
     sheet.put(part, "bytes in SQLite a Service", bytes);
     let memory = resident(site.watcher.process().id())? / 1e6;
     sheet.put(part, "MB resident, lb-watcher", memory);
-    Ok(Held { site, names })
+    let told = services;
+    Ok(Held { site, names, told })
 }
 
 impl Held<'_> {
@@ -128,9 +131,9 @@ impl Held<'_> {
     /// one more is created when it starts.
     async fn restart(&mut self, few: usize, sheet: &mut Sheet) -> Result<()> {
         let part = "restart";
-        let Self { site, names } = self;
+        let Self { site, names, told } = self;
         let (created, _) = site.bare.create(part, few, USUAL).await?;
-        site.pending(few, names.len() + few).await?;
+        site.pending(few, *told + few).await?;
         site.watcher.terminate(FAREWELL).await;
         let waiting = self::names(&created);
         site.resize(names.len() + few + 1).await?;
@@ -145,7 +148,8 @@ impl Held<'_> {
         let served = last(&site.sightings.of(&waiting).await?) - begun;
         let what = "s until all that waited are";
         sheet.put(part, what, served.as_secs_f64());
-        site.quiet(few + 1).await?;
+        *told = few + 1;
+        site.quiet(*told).await?;
         let (was, now) = site.requests_since(&before).await?;
         let writes = now.status_writes(&was) - (few + 1) as f64;
         sheet.put(part, "status writes of those that hold", writes);
@@ -159,10 +163,9 @@ impl Held<'_> {
     /// Some are deleted, and as many wait for that.
     async fn freed(&mut self, few: usize, limit: &Limit, sheet: &mut Sheet) -> Result<()> {
         let part = "freed";
-        let Self { site, names } = self;
+        let Self { site, names, told } = self;
         let (created, _) = site.bare.create(part, few, USUAL).await?;
-        // The watcher has told of those of its restart already.
-        site.pending(few, 2 * few + 1).await?;
+        site.pending(few, *told + few).await?;
         let waiting = self::names(&created);
         let leaving: Vec<_> = names.drain(..few).collect();
         let begun = Instant::now();
@@ -186,13 +189,14 @@ impl Held<'_> {
             best,
         );
         names.extend(waiting);
-        // Each of them is told, and each release.
-        site.quiet(4 * few + 1).await
+        // That each waits, what it gets, and each release.
+        *told += 3 * few;
+        site.quiet(*told).await
     }
 
     /// More are created beside those that hold.
     async fn more(&mut self, few: usize, limit: &Limit, sheet: &mut Sheet) -> Result<()> {
-        let Self { site, names } = self;
+        let Self { site, names, .. } = self;
         site.resize(names.len() + few).await?;
         creates(site, "more", few, limit, sheet).await?;
         Ok(())
