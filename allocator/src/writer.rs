@@ -33,7 +33,7 @@ pub use self::{census::Census, clock::Clock, storage::Storage, waiting::Waiting}
 use crate::{
     config::Configuration,
     decision_log::DecisionLog,
-    engine::{ClusterName, Command, Engine, Inconsistent, Reply, Revision, Timestamp},
+    engine::{ClusterName, Command, Engine, Reply, Revision, Timestamp},
     metrics::WriterMetrics,
     published::Published,
     store::{Store, StoreError},
@@ -84,15 +84,6 @@ enum Control {
 pub struct Inspection {
     pub engine: Engine,
     pub waiting: Waiting,
-}
-
-/// Why the engine could not be filled from the database.
-#[derive(Debug, Error)]
-pub enum LoadError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("the database contradicts itself; restore a backup")]
-    Inconsistent(#[from] Inconsistent),
 }
 
 /// Hands commands to the task.
@@ -206,9 +197,9 @@ impl<S: Storage> WriterTask<S> {
         metrics: WriterMetrics,
         decisions: DecisionLog,
         clock: Clock,
-    ) -> Result<(Self, Writer, Arc<Published>), LoadError> {
+    ) -> Result<(Self, Writer, Arc<Published>), StoreError> {
         let pools = Arc::clone(&configuration.pools);
-        let mut engine = Engine::restore(pools, store.load().await?)?;
+        let mut engine = store.load(pools).await?;
         let begun = engine.begin(assumed_absent, clock.now());
         store.commit(&begun.changes).await?;
         let published = Arc::new(Published::new(&engine, clock.now()));
@@ -450,14 +441,14 @@ impl<S: Storage> WriterTask<S> {
         }
     }
 
-    async fn reload(&mut self) -> Result<(), LoadError> {
+    async fn reload(&mut self) -> Result<(), StoreError> {
         if self.engine.is_none() {
             let pools = Arc::clone(&self.configuration.pools);
-            let engine = Engine::restore(pools, self.store.load().await?)?;
+            let engine = self.store.load(pools).await?;
             self.published.replace(&engine);
             self.engine = Some(engine);
         }
-        Ok(self.store.probe().await?)
+        self.store.probe().await
     }
 }
 

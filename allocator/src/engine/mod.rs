@@ -74,6 +74,7 @@ pub use self::{
     labels::{LabelMap, Labels, Requirement, Selector},
     pools::{Located, PoolConflict, PoolIndex, PoolSpec, Pools, STICKY_FOR, Settings},
     refusal::Refusal,
+    restore::Restoring,
     sharing::{Backend, Permitted, Port, Protocol, Terms},
     sync::{Sync, Synced, Verdict},
 };

@@ -1,13 +1,13 @@
 //! From a snapshot of a database to an engine, and back.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 use super::{
     Engine, Inconsistent,
-    change::{Allocation, Snapshot},
+    change::{Allocation, Revision, Snapshot, Timestamp},
     clusters::Clusters,
     conflicts::Conflicts,
     free::Free,
@@ -19,25 +19,21 @@ use super::{
     sharing::Held,
 };
 
-impl Engine {
-    /// # Errors
-    /// If the snapshot breaks a rule that this engine keeps.
-    pub fn restore(pools: Arc<Pools>, snapshot: Snapshot) -> Result<Self, Inconsistent> {
-        let Snapshot {
-            revision,
-            last_change_at,
-            allocations,
-            last_held,
-            reservations,
-            conflicts,
-            clusters,
-        } = snapshot;
-        let mut engine = Self {
+/// An engine while what a database holds is read: a million allocations come in
+/// pages, and the next one is read while the last one is taken in.
+#[derive(Debug)]
+pub struct Restoring(Engine);
+
+impl Restoring {
+    /// `expected`: how many allocations each cluster has. Tables that grow as they are
+    /// filled would be made anew twenty times.
+    pub fn new(pools: Arc<Pools>, expected: &BTreeMap<ClusterName, usize>) -> Self {
+        let mut engine = Engine {
             free: Free::new(&pools),
             pools,
-            revision,
-            last_change_at,
-            now: last_change_at,
+            revision: Revision::default(),
+            last_change_at: Timestamp::default(),
+            now: Timestamp::default(),
             holdings: Holdings::default(),
             leaving: BTreeSet::new(),
             held: Held::default(),
@@ -47,15 +43,45 @@ impl Engine {
             clusters: Clusters::default(),
             recorded: HashMap::new(),
         };
+        engine.held.reserve(expected.values().sum());
+        for (cluster, count) in expected {
+            engine.holdings.reserve(cluster, *count);
+        }
+        Self(engine)
+    }
+
+    /// # Errors
+    /// If it breaks a rule that the engine keeps; this is of no use any more then.
+    pub fn hold(&mut self, allocation: Arc<Allocation>) -> Result<(), Inconsistent> {
+        self.0.hold_again(allocation)
+    }
+
+    /// Takes the rest.
+    ///
+    /// # Errors
+    /// If it breaks a rule that the engine keeps.
+    pub fn finish(mut self, rest: Snapshot) -> Result<Engine, Inconsistent> {
+        let Snapshot {
+            revision,
+            last_change_at,
+            allocations,
+            last_held,
+            reservations,
+            conflicts,
+            clusters,
+        } = rest;
+        for allocation in allocations {
+            self.hold(allocation)?;
+        }
+        let Self(mut engine) = self;
+        engine.revision = revision;
+        engine.last_change_at = last_change_at;
+        engine.now = last_change_at;
         for conflict in conflicts {
             engine.conflicts.add(conflict);
         }
         for record in clusters {
             engine.clusters.set(record);
-        }
-        engine.reserve_tables(&allocations);
-        for allocation in allocations {
-            engine.hold_again(allocation)?;
         }
         for reservation in reservations {
             engine.keep(reservation);
@@ -65,17 +91,18 @@ impl Engine {
         }
         Ok(engine)
     }
+}
 
-    /// Tables that grow as they are filled would be made anew twenty times.
-    fn reserve_tables(&mut self, allocations: &[Arc<Allocation>]) {
-        self.held.reserve(allocations.len());
-        let mut clusters: HashMap<&ClusterName, usize> = HashMap::new();
-        for allocation in allocations {
-            *clusters.entry(&allocation.key.cluster).or_default() += 1;
+impl Engine {
+    /// # Errors
+    /// If the snapshot breaks a rule that this engine keeps.
+    pub fn restore(pools: Arc<Pools>, snapshot: Snapshot) -> Result<Self, Inconsistent> {
+        let mut expected = BTreeMap::new();
+        for allocation in &snapshot.allocations {
+            let cluster = allocation.key.cluster.clone();
+            *expected.entry(cluster).or_default() += 1;
         }
-        for (cluster, count) in clusters {
-            self.holdings.reserve(cluster, count);
-        }
+        Restoring::new(pools, &expected).finish(snapshot)
     }
 
     /// What a database would hold.

@@ -2,17 +2,21 @@
 //!
 //! sqlx hands over a row at a time, with memory of its own for each value, which
 //! takes longer than SQLite reading it. So SQLite puts a page of rows into one text
-//! of JSON, and reads the next page while this thread makes sense of the last one.
+//! of JSON, and reads the next page while this thread takes in the last one.
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use serde::Deserialize;
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use super::load::{RowError, address, holder};
 use crate::engine::{
-    Allocation, ClusterName, InvalidName, Namespace, PoolName, Revision, ServiceKey, ServiceName,
-    Timestamp,
+    Allocation, ClusterName, InvalidName, Namespace, PoolName, Restoring, Revision, ServiceKey,
+    ServiceName, Timestamp,
 };
 
 /// Rows of one text.
@@ -41,26 +45,41 @@ struct Page {
     last: i64,
 }
 
-pub(super) async fn all(
+/// How many each cluster has.
+pub(super) async fn counts(
     connection: &mut SqliteConnection,
-) -> Result<Vec<Arc<Allocation>>, RowError> {
+) -> Result<BTreeMap<ClusterName, usize>, RowError> {
+    let rows = sqlx::query("SELECT cluster, count(*) FROM allocations GROUP BY cluster")
+        .fetch_all(connection)
+        .await?;
+    let count = |row: &SqliteRow| {
+        let count: i64 = row.try_get(1)?;
+        let cluster = ClusterName::parse(row.try_get(0)?)?;
+        Ok((cluster, usize::try_from(count).unwrap_or_default()))
+    };
+    rows.iter().map(count).collect()
+}
+
+/// Hands over every allocation.
+pub(super) async fn restore(
+    connection: &mut SqliteConnection,
+    restoring: &mut Restoring,
+) -> Result<(), RowError> {
     let mut names = Names::default();
-    let mut allocations = Vec::new();
     let mut page = next_page(connection, 0).await?;
     while let Some(Page { rows, last }) = page {
-        let parse = async {
+        let hold = async {
             for row in serde_json::from_str::<Vec<Row<'_>>>(&rows)? {
-                allocations.push(Arc::new(names.allocation(&row)?));
+                restoring.hold(Arc::new(names.allocation(&row)?))?;
             }
             Ok::<_, RowError>(())
         };
         // In this order: SQLite is at work by the time the other one blocks the thread.
-        let (next, parsed) = futures::join!(next_page(connection, last), parse);
-        parsed?;
+        let (next, held) = futures::join!(next_page(connection, last), hold);
+        held?;
         page = next?;
     }
-    allocations.shrink_to_fit();
-    Ok(allocations)
+    Ok(())
 }
 
 async fn next_page(

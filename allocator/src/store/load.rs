@@ -1,4 +1,4 @@
-//! From rows to a snapshot.
+//! From rows to an engine.
 
 use std::{net::IpAddr, path::Path, sync::Arc};
 
@@ -11,8 +11,8 @@ use super::{
     details::{ClusterDetails, HolderDetails, KeyDetails, ReservationDetails},
 };
 use crate::engine::{
-    ClusterName, ClusterRecord, Conflict, Holder, InvalidName, LastHeld, Reservation, Revision,
-    ServiceKey, SharingKey, Snapshot, Timestamp, Uid,
+    ClusterName, ClusterRecord, Conflict, Engine, Holder, Inconsistent, InvalidName, LastHeld,
+    Pools, Reservation, Restoring, Revision, ServiceKey, SharingKey, Snapshot, Timestamp, Uid,
 };
 
 /// A value that does not parse.
@@ -34,11 +34,18 @@ pub enum Corrupt {
 pub(super) enum RowError {
     Sql(sqlx::Error),
     Corrupt(Corrupt),
+    Inconsistent(Inconsistent),
 }
 
 impl From<sqlx::Error> for RowError {
     fn from(error: sqlx::Error) -> Self {
         Self::Sql(error)
+    }
+}
+
+impl From<Inconsistent> for RowError {
+    fn from(error: Inconsistent) -> Self {
+        Self::Inconsistent(error)
     }
 }
 
@@ -54,10 +61,11 @@ impl From<InvalidName> for RowError {
     }
 }
 
-pub(super) async fn snapshot(
+pub(super) async fn engine(
     connection: &mut SqliteConnection,
     path: &Path,
-) -> Result<Snapshot, StoreError> {
+    pools: Arc<Pools>,
+) -> Result<Engine, StoreError> {
     let read = |error: RowError| match error {
         RowError::Sql(source) => StoreError::Read {
             path: path.to_owned(),
@@ -67,11 +75,22 @@ pub(super) async fn snapshot(
             path: path.to_owned(),
             source,
         },
+        RowError::Inconsistent(source) => StoreError::Inconsistent {
+            path: path.to_owned(),
+            source,
+        },
     };
-    rows(connection).await.map_err(read)
+    restore(connection, pools).await.map_err(read)
 }
 
-async fn rows(connection: &mut SqliteConnection) -> Result<Snapshot, RowError> {
+async fn restore(connection: &mut SqliteConnection, pools: Arc<Pools>) -> Result<Engine, RowError> {
+    let mut restoring = Restoring::new(pools, &allocations::counts(connection).await?);
+    allocations::restore(connection, &mut restoring).await?;
+    Ok(restoring.finish(rest(connection).await?)?)
+}
+
+/// All but the allocations.
+async fn rest(connection: &mut SqliteConnection) -> Result<Snapshot, RowError> {
     let mut snapshot = Snapshot::default();
     let last = sqlx::query("SELECT revision, at FROM history ORDER BY revision DESC LIMIT 1")
         .fetch_optional(&mut *connection)
@@ -80,7 +99,6 @@ async fn rows(connection: &mut SqliteConnection) -> Result<Snapshot, RowError> {
         snapshot.revision = Revision(row.try_get(0)?);
         snapshot.last_change_at = Timestamp(row.try_get(1)?);
     }
-    snapshot.allocations = allocations::all(connection).await?;
     let last_held =
         sqlx::query("SELECT cluster, namespace, name, address, released_at FROM last_held")
             .fetch_all(&mut *connection)

@@ -18,6 +18,7 @@ use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -36,7 +37,7 @@ pub use self::{
     lock::LockError,
 };
 use self::{load::Corrupt, lock::Lock, row::HistoryInsert};
-use crate::engine::{Change, Revision, Snapshot, Timestamp};
+use crate::engine::{Change, Engine, Inconsistent, Pools, Revision, Timestamp};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
@@ -80,8 +81,13 @@ pub enum StoreError {
     },
     #[error("cannot read the database {}", path.display())]
     Read { path: PathBuf, source: sqlx::Error },
-    #[error("the database {} holds what this program never writes", path.display())]
+    #[error(
+        "the database {} holds what this program never writes; restore a backup",
+        path.display()
+    )]
     Corrupt { path: PathBuf, source: Corrupt },
+    #[error("the database {} contradicts itself; restore a backup", path.display())]
+    Inconsistent { path: PathBuf, source: Inconsistent },
     #[error("cannot write to the database {}", path.display())]
     Write { path: PathBuf, source: sqlx::Error },
 }
@@ -193,12 +199,12 @@ impl Store {
         }
     }
 
-    /// Everything the engine needs to go on.
+    /// The engine as it was after the last commit, under these pools.
     ///
     /// # Errors
     /// If the file cannot be read, or holds what this program never writes.
-    pub async fn load(&mut self) -> Result<Snapshot, StoreError> {
-        load::snapshot(&mut self.writer, &self.path).await
+    pub async fn load(&mut self, pools: Arc<Pools>) -> Result<Engine, StoreError> {
+        load::engine(&mut self.writer, &self.path, pools).await
     }
 
     /// Makes changes durable, all or none.

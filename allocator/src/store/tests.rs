@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::engine::{
     Acquire, AddressRange, Backend, Command, Engine, Family, PerFamily, Permitted, Policy,
-    PoolName, PoolSpec, Pools, Port, Protocol, Release, Reserve, ServiceKey, SharingKey, Terms,
-    Uid, Wish,
+    PoolName, PoolSpec, Pools, Port, Protocol, Release, Reserve, ServiceKey, SharingKey, Snapshot,
+    Terms, Uid, Wish,
 };
 
 fn url(directory: &tempfile::TempDir) -> String {
@@ -203,9 +203,42 @@ async fn a_batch_that_gives_an_address_twice_is_refused_whole() {
         .changes;
     let refused = store.commit(&changes).await.unwrap_err();
     assert!(matches!(refused, StoreError::Write { .. }), "{refused}");
-    let snapshot = store.load().await.unwrap();
+    let snapshot = store.load(pools()).await.unwrap().snapshot();
     assert_eq!(snapshot.allocations.len(), 1);
     assert_eq!(snapshot.revision, Revision(1));
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_ours_is_refused_by_its_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&url(&directory)).await.unwrap();
+    let mut engine = Engine::restore(pools(), Snapshot::default()).unwrap();
+    let (_, given) = engine.plan(&acquire("a", "u1", &[Family::V4]), Timestamp(1));
+    store.commit(&given.changes).await.unwrap();
+    for (edit, expected) in [
+        (
+            "DROP TRIGGER allocations_are_shared_by_agreement;
+             DROP INDEX one_holder_per_address;
+             INSERT INTO allocations
+             SELECT address, family, pool, cluster, namespace, 'b', uid, replaced_uid, cluster_ip,
+                    sharing_key, details, since, revision
+             FROM allocations",
+            "contradicts itself",
+        ),
+        (
+            "UPDATE allocations SET address = '192.0.2.256'",
+            "holds what this program never writes",
+        ),
+    ] {
+        sqlx::raw_sql(edit)
+            .execute(&mut store.writer)
+            .await
+            .unwrap();
+        let error = store.load(pools()).await.unwrap_err().to_string();
+        let file = store.path().display();
+        let expected = format!("the database {file} {expected}; restore a backup");
+        assert_eq!(error, expected);
+    }
 }
 
 #[tokio::test]
@@ -278,7 +311,7 @@ proptest! {
                     store.close().await.unwrap();
                     store = Store::open(&url(&directory)).await.unwrap();
                 }
-                let mut restarted = Engine::restore(pools(), store.load().await.unwrap()).unwrap();
+                let mut restarted = store.load(pools()).await.unwrap();
                 let plan = engine.plan(&command, now);
                 let (reply, outcome) = restarted.plan(&command, now);
                 prop_assert_eq!((&reply, &outcome.changes), (&plan.0, &plan.1.changes));

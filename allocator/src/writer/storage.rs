@@ -1,13 +1,18 @@
 //! What the writer needs of a database.
 
+use std::sync::Arc;
+
 use crate::{
-    engine::{Change, Revision, Snapshot, Timestamp},
+    engine::{Change, Engine, Pools, Revision, Timestamp},
     store::{Store, StoreError},
 };
 
 /// A database that is ours alone. [`Store`] says what each of these means.
 pub trait Storage: Send {
-    fn load(&mut self) -> impl Future<Output = Result<Snapshot, StoreError>> + Send;
+    fn load(
+        &mut self,
+        pools: Arc<Pools>,
+    ) -> impl Future<Output = Result<Engine, StoreError>> + Send;
 
     fn commit(&mut self, changes: &[Change])
     -> impl Future<Output = Result<(), StoreError>> + Send;
@@ -25,8 +30,11 @@ pub trait Storage: Send {
 }
 
 impl Storage for Store {
-    fn load(&mut self) -> impl Future<Output = Result<Snapshot, StoreError>> + Send {
-        Self::load(self)
+    fn load(
+        &mut self,
+        pools: Arc<Pools>,
+    ) -> impl Future<Output = Result<Engine, StoreError>> + Send {
+        Self::load(self, pools)
     }
 
     fn commit(

@@ -16,7 +16,7 @@ use std::{
 
 use futures::executor::block_on;
 use lb_allocator::{
-    engine::{Change, Revision, Snapshot, Timestamp},
+    engine::{Change, Engine, Pools, Revision, Timestamp},
     store::{Store, StoreError},
     writer::Storage,
 };
@@ -64,8 +64,8 @@ impl Disk {
 }
 
 impl Storage for Disk {
-    async fn load(&mut self) -> Result<Snapshot, StoreError> {
-        block_on(self.store.load())
+    async fn load(&mut self, pools: Arc<Pools>) -> Result<Engine, StoreError> {
+        block_on(self.store.load(pools))
     }
 
     async fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {

@@ -17,7 +17,7 @@ use lb_allocator::{
     metrics::{AuthMetrics, RpcMetrics, WriterMetrics},
     service::{self, Gate, Parts, Trust},
     store::StoreError,
-    writer::{Clock, LoadError, Writer, WriterTask},
+    writer::{Clock, Writer, WriterTask},
 };
 use lb_watcher::{
     allocator::{Allocator, with_deadlines},
@@ -179,7 +179,7 @@ impl World {
         );
         let (task, writer, published) = match loaded.await {
             Ok(parts) => parts,
-            Err(LoadError::Store(StoreError::Write { .. })) => {
+            Err(StoreError::Write { .. }) => {
                 self.chaos.note("the allocator cannot start");
                 return false;
             }
