@@ -16,9 +16,11 @@ use tokio::sync::watch;
 use super::table;
 use crate::{engine::Revision, published::Published, service};
 
-/// Of its time, writing the table takes at most one part in this many: with
-/// many addresses, one file shows several changes.
-const SHARE: u32 = 10;
+/// Of the time, writing the table takes one part in this many: with many addresses,
+/// one file shows several changes.
+const SHARE: u32 = 50;
+/// So long at most the file does not show a change.
+const LONGEST_REST: Duration = Duration::from_secs(30);
 
 /// See the module.
 pub struct RoutesFile {
@@ -46,7 +48,7 @@ impl RoutesFile {
             let start = Instant::now();
             self.write().await;
             let rest: Duration = start.elapsed() * (SHARE - 1);
-            tokio::time::sleep(rest).await;
+            tokio::time::sleep(rest.min(LONGEST_REST)).await;
         }
     }
 
@@ -58,23 +60,25 @@ impl RoutesFile {
         let zone = self.zone.clone();
         // Rendering a large table would hold up requests.
         let written = tokio::task::spawn_blocking(move || {
-            let (pools, allocations, reservations) = {
+            // The writer waits for whoever reads: no more than pointers are copied.
+            let (pools, usage, allocations, reservations) = {
                 let state = published.read();
-                let allocations = state.allocations_from(None);
-                let allocations: Vec<_> = allocations
-                    .map(|held| service::allocation(state.pools(), held))
-                    .collect();
-                let reservations = state.reservations_from(None);
-                let reservations: Vec<_> = reservations
-                    .map(|kept| service::reservation(kept))
-                    .collect();
-                (service::pools(&state), allocations, reservations)
+                let allocations: Vec<_> = state.allocations_from(None).cloned().collect();
+                let reservations: Vec<_> = state.reservations_from(None).cloned().collect();
+                let pools = Arc::clone(state.pools());
+                (pools, service::pools(&state), allocations, reservations)
             };
+            let allocations: Vec<_> = allocations
+                .iter()
+                .map(|held| service::allocation(&pools, held))
+                .collect();
+            let reservations: Vec<_> = reservations
+                .iter()
+                .map(|kept| service::reservation(kept))
+                .collect();
             let time = ZonedDateTime::now().with_time_zone(zone);
-            replace(
-                &path,
-                &table::render(&pools, &allocations, &reservations, &time),
-            )
+            let table = table::render(&usage, &allocations, &reservations, &time);
+            replace(&path, &table)
         });
         let result = written.await.map_err(io::Error::other).flatten();
         if let Err(error) = &result
