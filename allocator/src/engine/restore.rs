@@ -50,10 +50,33 @@ impl Restoring {
         Self(engine)
     }
 
+    /// Each table is looked up once, to fill it and to see what was there.
+    ///
     /// # Errors
     /// If it breaks a rule that the engine keeps; this is of no use any more then.
     pub fn hold(&mut self, allocation: Arc<Allocation>) -> Result<(), Inconsistent> {
-        self.0.hold_again(allocation)
+        let Self(engine) = self;
+        let allocation = engine.in_todays_pool(allocation);
+        let key = &allocation.key;
+        if let Some(first) = engine.holdings.insert(Arc::clone(&allocation)) {
+            return Err(Inconsistent::TwoAddresses {
+                key: Arc::clone(key),
+                family: first.family(),
+                first: first.address,
+                second: allocation.address,
+            });
+        }
+        let holders = engine.held.get(allocation.address);
+        let terms = allocation.holder.sharing.as_deref();
+        if holders.is_some_and(|holders| holders.admit(key, terms).is_err()) {
+            return Err(Inconsistent::TwoHolders {
+                address: allocation.address,
+                second: Arc::clone(key),
+            });
+        }
+        engine.count_in(&allocation);
+        engine.occupy(allocation);
+        Ok(())
     }
 
     /// Takes the rest.
@@ -127,32 +150,6 @@ impl Engine {
         engine.now = self.now;
         engine.free.end_stages(self.now);
         Ok(engine)
-    }
-
-    /// Where it fails, this engine is of no use any more: each table is looked up once,
-    /// to fill it and to see what was there.
-    fn hold_again(&mut self, allocation: Arc<Allocation>) -> Result<(), Inconsistent> {
-        let allocation = self.in_todays_pool(allocation);
-        let key = &allocation.key;
-        if let Some(first) = self.holdings.insert(Arc::clone(&allocation)) {
-            return Err(Inconsistent::TwoAddresses {
-                key: Arc::clone(key),
-                family: first.family(),
-                first: first.address,
-                second: allocation.address,
-            });
-        }
-        let holders = self.held.get(allocation.address);
-        let terms = allocation.holder.sharing.as_deref();
-        if holders.is_some_and(|holders| holders.admit(key, terms).is_err()) {
-            return Err(Inconsistent::TwoHolders {
-                address: allocation.address,
-                second: Arc::clone(key),
-            });
-        }
-        self.count_in(&allocation);
-        self.occupy(allocation);
-        Ok(())
     }
 
     /// A pool may have been renamed or split while its addresses were held.

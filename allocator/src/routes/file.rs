@@ -19,7 +19,7 @@ use crate::{engine::Revision, published::Published, service};
 /// Of the time, writing the table takes one part in this many: with many addresses,
 /// one file shows several changes.
 const SHARE: u32 = 50;
-/// So long at most the file does not show a change.
+/// The longest pause between two writes, in which the file does not show what changes.
 const LONGEST_REST: Duration = Duration::from_secs(30);
 
 /// See the module.

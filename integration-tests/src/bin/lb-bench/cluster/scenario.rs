@@ -122,8 +122,11 @@ async fn backlog<'a>(
     sheet.put(part, "bytes in SQLite a Service", bytes);
     let memory = resident(site.watcher.process().id())? / 1e6;
     sheet.put(part, "MB resident, lb-watcher", memory);
-    let told = services;
-    Ok(Held { site, names, told })
+    Ok(Held {
+        site,
+        names,
+        told: services,
+    })
 }
 
 impl Held<'_> {
