@@ -24,12 +24,6 @@ struct Table {
 }
 
 impl Holdings {
-    /// Makes room for so many more of a cluster.
-    pub fn reserve(&mut self, cluster: &ClusterName, more: usize) {
-        let Table { table, hasher } = self.clusters.entry(cluster.clone()).or_default();
-        table.reserve(more, |held| hasher.hash_one((&*held.key, held.family())));
-    }
-
     pub fn count(&self) -> usize {
         self.clusters.values().map(|held| held.table.len()).sum()
     }

@@ -1,7 +1,7 @@
 //! From a snapshot of a database to an engine, and back.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -12,7 +12,6 @@ use super::{
     conflicts::Conflicts,
     free::Free,
     holdings::Holdings,
-    key::ClusterName,
     pools::{Located, Pools},
     quota::Quotas,
     reservations::Reservations,
@@ -25,10 +24,10 @@ use super::{
 pub struct Restoring(Engine);
 
 impl Restoring {
-    /// `expected`: how many allocations each cluster has. Tables that grow as they are
-    /// filled would be made anew twenty times.
-    pub fn new(pools: Arc<Pools>, expected: &BTreeMap<ClusterName, usize>) -> Self {
-        let mut engine = Engine {
+    /// Its tables grow as they are filled: with room made for a million before, a start
+    /// takes as long, and 20 bytes more of memory for each.
+    pub fn new(pools: Arc<Pools>) -> Self {
+        Self(Engine {
             free: Free::new(&pools),
             pools,
             revision: Revision::default(),
@@ -42,12 +41,7 @@ impl Restoring {
             conflicts: Conflicts::default(),
             clusters: Clusters::default(),
             recorded: HashMap::new(),
-        };
-        engine.held.reserve(expected.values().sum());
-        for (cluster, count) in expected {
-            engine.holdings.reserve(cluster, *count);
-        }
-        Self(engine)
+        })
     }
 
     /// Each table is looked up once, to fill it and to see what was there.
@@ -120,12 +114,7 @@ impl Engine {
     /// # Errors
     /// If the snapshot breaks a rule that this engine keeps.
     pub fn restore(pools: Arc<Pools>, snapshot: Snapshot) -> Result<Self, Inconsistent> {
-        let mut expected = BTreeMap::new();
-        for allocation in &snapshot.allocations {
-            let cluster = allocation.key.cluster.clone();
-            *expected.entry(cluster).or_default() += 1;
-        }
-        Restoring::new(pools, &expected).finish(snapshot)
+        Restoring::new(pools).finish(snapshot)
     }
 
     /// What a database would hold.

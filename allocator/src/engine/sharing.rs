@@ -292,12 +292,6 @@ pub struct Held {
 }
 
 impl Held {
-    /// Makes room for so many more addresses.
-    pub fn reserve(&mut self, more: usize) {
-        let Self { alone, hasher, .. } = self;
-        alone.reserve(more, |held| hasher.hash_one(held.address));
-    }
-
     pub fn get(&self, address: IpAddr) -> Option<Holders<'_>> {
         let hash = self.hasher.hash_one(address);
         let alone = self.alone.find(hash, |held| held.address == address);

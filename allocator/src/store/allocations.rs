@@ -4,14 +4,10 @@
 //! takes longer than SQLite reading it. So SQLite puts a page of rows into one text
 //! of JSON, and reads the next page while this thread takes in the last one.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use serde::Deserialize;
-use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{Row as _, SqliteConnection};
 
 use super::load::{RowError, address, holder};
 use crate::engine::{
@@ -43,21 +39,6 @@ struct Row<'a>(
 struct Page {
     rows: String,
     last: i64,
-}
-
-/// How many each cluster has.
-pub(super) async fn counts(
-    connection: &mut SqliteConnection,
-) -> Result<BTreeMap<ClusterName, usize>, RowError> {
-    let rows = sqlx::query("SELECT cluster, count(*) FROM allocations GROUP BY cluster")
-        .fetch_all(connection)
-        .await?;
-    let count = |row: &SqliteRow| {
-        let count: i64 = row.try_get(1)?;
-        let cluster = ClusterName::parse(row.try_get(0)?)?;
-        Ok((cluster, usize::try_from(count).unwrap_or_default()))
-    };
-    rows.iter().map(count).collect()
 }
 
 /// Hands over every allocation.

@@ -84,7 +84,7 @@ pub(super) async fn engine(
 }
 
 async fn restore(connection: &mut SqliteConnection, pools: Arc<Pools>) -> Result<Engine, RowError> {
-    let mut restoring = Restoring::new(pools, &allocations::counts(connection).await?);
+    let mut restoring = Restoring::new(pools);
     allocations::restore(connection, &mut restoring).await?;
     Ok(restoring.finish(rest(connection).await?)?)
 }
