@@ -153,7 +153,9 @@ async fn a_service_is_one_trace_from_the_look_at_it_to_the_commit_of_its_address
     let expected = expected.map(|(key, value)| (key.to_owned(), value));
     assert_eq!(attributes, BTreeMap::from(expected));
     assert_eq!(server.attributes()["rpc.grpc.status_code"], "0");
-    assert_eq!(commit.attributes()["requests"], "1");
+    // What the watcher asks about the Services of other tests may share the commit.
+    let requests = commit.span.links.len().to_string();
+    assert_eq!(commit.attributes()["requests"], requests);
 }
 
 #[tokio::test]
