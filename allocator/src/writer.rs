@@ -40,9 +40,6 @@ use crate::{
     streams::{Streams, Told},
 };
 
-/// Commands in one batch at most: a batch that is as large as this costs little
-/// more for each, and those that come later do not wait long.
-const MAX_BATCH: usize = 128;
 /// Commands that may wait; one more is refused.
 const QUEUE: usize = 8192;
 /// How often a database that failed is tried again.
@@ -239,7 +236,7 @@ impl<S: Storage> WriterTask<S> {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
         let mut retry = tokio::time::interval(RETRY);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut batch = Vec::with_capacity(MAX_BATCH);
+        let mut batch = Vec::new();
         loop {
             let next_end = self.until_next_end();
             let next_expiry = self.waiting.next_expiry();
@@ -278,13 +275,8 @@ impl<S: Storage> WriterTask<S> {
         {
             self.line_up(job);
         }
-        while batch.len() < MAX_BATCH
-            && let Some(job) = self.backlog.pop()
-        {
-            if !job.answer.is_closed() {
-                batch.push(job);
-            }
-        }
+        let wanted = |job: &Job| !job.answer.is_closed();
+        self.backlog.take(batch, Instant::now(), wanted);
     }
 
     /// How long until something ends by itself.
