@@ -4,6 +4,8 @@
 //! preface in time is closed, too; after it, HTTP/2's own pings find out who is
 //! there. So who connects and says nothing holds up nobody, and not for long.
 
+mod brake;
+
 use std::{
     io,
     pin::Pin,
@@ -25,6 +27,8 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
+pub use self::brake::Brake;
+use self::brake::{Pause, Turns};
 use crate::{auth::Certificate, metrics::ConnectionMetrics, tls::Handshakes};
 
 /// Connections at one time.
@@ -39,6 +43,8 @@ const PREFACE: usize = 24;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Connections that wait to be taken.
 const QUEUE: usize = 64;
+/// Connections without a certificate that are known.
+pub const SEATS: usize = 64;
 
 /// Who is at the other end; an extension of each of its requests.
 #[derive(Clone, Debug)]
@@ -47,6 +53,10 @@ pub struct Peer {
     /// What is shared out fairly is shared out among these: owners of certificates,
     /// or, where nobody shows one, connections.
     pub sharer: Arc<str>,
+    /// Whether it has a certificate, or, where nobody shows one, came before
+    /// the many: as one of the first [`SEATS`] of those that are open.
+    pub known: bool,
+    pub brake: Brake,
 }
 
 /// Where connections come from.
@@ -87,6 +97,8 @@ pub fn incoming(listener: Listener, limit: usize, metrics: ConnectionMetrics) ->
     let (sender, receiver) = mpsc::channel(QUEUE);
     let acceptor = Acceptor {
         places: Arc::new(Semaphore::new(limit)),
+        seats: Arc::new(Semaphore::new(SEATS)),
+        turns: Turns::default(),
         metrics,
         sender,
     };
@@ -96,6 +108,8 @@ pub fn incoming(listener: Listener, limit: usize, metrics: ConnectionMetrics) ->
 
 struct Acceptor {
     places: Arc<Semaphore>,
+    seats: Arc<Semaphore>,
+    turns: Turns,
     metrics: ConnectionMetrics,
     sender: Sender,
 }
@@ -119,16 +133,14 @@ impl Acceptor {
             Listener::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 if let Some(place) = self.place() {
-                    self.hand_on(Connection::new(Box::new(stream), None, place))
-                        .await;
+                    self.hand_on(Box::new(stream), place).await;
                 }
             }
             Listener::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 if let Some(place) = self.place() {
                     without_delay(&stream);
-                    self.hand_on(Connection::new(Box::new(stream), None, place))
-                        .await;
+                    self.hand_on(Box::new(stream), place).await;
                 }
             }
             Listener::Tls(listener, handshakes) => {
@@ -136,11 +148,17 @@ impl Acceptor {
                 if let Some(place) = self.place() {
                     without_delay(&stream);
                     let (handshakes, sender) = (handshakes.clone(), self.sender.clone());
+                    let brake = Brake::new(self.turns.clone());
                     tokio::spawn(async move {
                         let shaken = handshakes.shake(stream, address).await;
                         if let Some((stream, certificate)) = shaken {
-                            let stream = Box::new(stream);
-                            let connection = Connection::new(stream, Some(certificate), place);
+                            let peer = Peer {
+                                sharer: certificate.name.as_str().into(),
+                                certificate: Some(certificate),
+                                known: true,
+                                brake,
+                            };
+                            let connection = Connection::new(Box::new(stream), peer, place);
                             // Fails when nobody takes connections any more.
                             let _ = sender.send(Ok(connection)).await;
                         }
@@ -151,7 +169,16 @@ impl Acceptor {
         Ok(())
     }
 
-    async fn hand_on(&self, connection: Connection) {
+    async fn hand_on(&self, stream: Boxed, mut place: Place) {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        place.seat = Arc::clone(&self.seats).try_acquire_owned().ok();
+        let peer = Peer {
+            certificate: None,
+            sharer: NUMBER.fetch_add(1, Ordering::Relaxed).to_string().into(),
+            known: place.seat.is_some(),
+            brake: Brake::new(self.turns.clone()),
+        };
+        let connection = Connection::new(stream, peer, place);
         // Fails when nobody takes connections any more.
         let _ = self.sender.send(Ok(connection)).await;
     }
@@ -165,6 +192,7 @@ impl Acceptor {
         Some(Place {
             metrics: self.metrics.clone(),
             _permit: permit,
+            seat: None,
         })
     }
 }
@@ -181,6 +209,7 @@ fn without_delay(stream: &TcpStream) {
 struct Place {
     metrics: ConnectionMetrics,
     _permit: OwnedSemaphorePermit,
+    seat: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for Place {
@@ -194,6 +223,7 @@ pub struct Connection {
     stream: Boxed,
     peer: Peer,
     greeting: Option<Greeting>,
+    pause: Pause,
     _place: Place,
 }
 
@@ -204,18 +234,11 @@ struct Greeting {
 }
 
 impl Connection {
-    fn new(stream: Boxed, certificate: Option<Arc<Certificate>>, place: Place) -> Self {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let sharer = match &certificate {
-            Some(certificate) => certificate.name.as_str().into(),
-            None => NUMBER.fetch_add(1, Ordering::Relaxed).to_string().into(),
-        };
+    fn new(stream: Boxed, peer: Peer, place: Place) -> Self {
         Self {
             stream,
-            peer: Peer {
-                certificate,
-                sharer,
-            },
+            pause: Pause::new(peer.brake.clone()),
+            peer,
             greeting: Some(Greeting {
                 deadline: Box::pin(sleep(GREETING)),
                 came: 0,
@@ -240,6 +263,7 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        ready!(this.pause.poll_over(context));
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(context, buffer);
         let Some(greeting) = &mut this.greeting else {
@@ -328,8 +352,15 @@ mod tests {
             let place = Place {
                 metrics: ConnectionMetrics::register(&mut Registry::default()),
                 _permit: places.try_acquire_owned().unwrap(),
+                seat: None,
             };
-            let mut server = Connection::new(Box::new(server), None, place);
+            let peer = Peer {
+                certificate: None,
+                sharer: "0".into(),
+                known: false,
+                brake: Brake::new(Turns::default()),
+            };
+            let mut server = Connection::new(Box::new(server), peer, place);
             client.write_all(said).await.unwrap();
             let mut buffer = vec![0; said.len() + 1];
             let all = server.read_exact(&mut buffer);

@@ -50,15 +50,19 @@ impl RpcLayer {
     fn take(&self, request: &Request<Body>, rpc: Option<Rpc>) -> Option<Arc<Taken>> {
         let peer = request.extensions().get::<Peer>();
         let sharer = peer.map_or_else(Arc::default, |peer| Arc::clone(&peer.sharer));
-        let mut place = self.places.of(Arc::clone(&sharer));
-        let mut bytes = self.bytes.of(sharer);
-        let taken = place.take(1) && bytes.take(rpc.map_or(0, answer_size));
-        taken.then(|| {
-            Arc::new(Taken {
+        let known = peer.is_some_and(|peer| peer.known);
+        let mut place = self.places.of(Arc::clone(&sharer), known);
+        let mut bytes = self.bytes.of(sharer, known);
+        if place.take(1) && bytes.take(rpc.map_or(0, answer_size)) {
+            return Some(Arc::new(Taken {
                 _place: place,
                 bytes: Mutex::new(bytes),
-            })
-        })
+            }));
+        }
+        if let Some(peer) = peer {
+            peer.brake.refused();
+        }
+        None
     }
 }
 

@@ -1,16 +1,21 @@
 //! What there is a limited amount of, shared out among those who take it.
 //!
-//! Three quarters are for whoever comes first. The last quarter is for those who have
-//! little: 128 of them have room there, however much the others have and in whatever
-//! order they came. A part that depends on how many there are would not do: the first
-//! to come would have what later ones are due.
+//! A half is for whoever comes first. A quarter is for those who have little: 128 of
+//! them have room there, however much the others have and in whatever order they came.
+//! The last quarter is for those who are known, with twice as much for each of 64:
+//! thousands who come to have little each leave them theirs. A part that depends on
+//! how many there are would not do: the first to come would have what later ones are due.
 
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 
-/// Sharers that have room in the last quarter.
+use crate::connections::SEATS;
+
+/// Sharers that have room in the quarter for those who have little.
 const NEWCOMERS: usize = 128;
+/// Sharers that have room in the last quarter.
+const KNOWN: usize = SEATS;
 
 /// See the module; a clone is of the same amount.
 #[derive(Clone, Debug)]
@@ -30,6 +35,7 @@ struct State {
 pub struct Share {
     shares: Shares,
     sharer: Arc<str>,
+    known: bool,
     amount: usize,
 }
 
@@ -42,10 +48,11 @@ impl Shares {
     }
 
     /// Nothing yet.
-    pub fn of(&self, sharer: Arc<str>) -> Share {
+    pub fn of(&self, sharer: Arc<str>, known: bool) -> Share {
         Share {
             shares: self.clone(),
             sharer,
+            known,
             amount: 0,
         }
     }
@@ -59,9 +66,15 @@ impl Share {
         let own = state.by_sharer.get(&self.sharer).copied();
         let own = own.unwrap_or_default() + more;
         let taken = state.taken + more;
-        let last_quarter = limit / 4;
-        let little = (last_quarter / NEWCOMERS).max(1);
-        if taken > limit || (taken > limit - last_quarter && own > little) {
+        let quarter = limit / 4;
+        let room = if self.known && own <= quarter / KNOWN {
+            limit
+        } else if own <= quarter / NEWCOMERS {
+            limit - quarter
+        } else {
+            limit - 2 * quarter
+        };
+        if taken > room {
             return false;
         }
         state.taken = taken;
@@ -91,42 +104,56 @@ impl Drop for Share {
 mod tests {
     use super::*;
 
-    fn takes(shares: &Shares, sharer: &str, many: usize) -> Vec<Share> {
+    fn takes(shares: &Shares, sharer: &str, known: bool, many: usize) -> Vec<Share> {
         let taken = (0..many).map(|_| {
-            let mut share = shares.of(sharer.into());
+            let mut share = shares.of(sharer.into(), known);
             share.take(1).then_some(share)
         });
         taken.flatten().collect()
     }
 
+    fn all_of(shares: &Shares, sharers: usize, known: bool, many: usize) -> Vec<Share> {
+        let all = (0..sharers).map(|number| takes(shares, &number.to_string(), known, many));
+        all.flatten().collect()
+    }
+
     #[test]
     fn who_takes_all_that_can_be_had_leaves_a_part_to_others() {
         let shares = Shares::new(4096);
-        let greedy = takes(&shares, "greedy", 10_000);
-        assert_eq!(greedy.len(), 3072);
-        let modest = takes(&shares, "modest", 50);
-        assert_eq!(modest.len(), 8, "an equal part of the last quarter");
+        let greedy = takes(&shares, "greedy", true, 10_000);
+        assert_eq!(greedy.len(), 2048);
+        let new = takes(&shares, "new", false, 50);
+        assert_eq!(new.len(), 8, "an equal part of the third quarter");
+        let known = takes(&shares, "known", true, 50);
+        assert_eq!(known.len(), 16, "an equal part of the last quarter");
         drop(greedy);
-        assert_eq!(takes(&shares, "modest", 50).len(), 50);
-        drop(modest);
+        assert_eq!(takes(&shares, "new", false, 50).len(), 50);
+        drop((new, known));
     }
 
     #[test]
     fn a_hundred_who_are_greedy_one_after_the_other_leave_a_part_to_others() {
         let shares = Shares::new(4096);
-        let greedy: Vec<_> = (0..100)
-            .flat_map(|number| takes(&shares, &number.to_string(), 512))
-            .collect();
-        assert_eq!(greedy.len(), 3072 + 94 * 8);
-        assert_eq!(takes(&shares, "modest", 8).len(), 8);
+        let greedy = all_of(&shares, 100, false, 512);
+        assert_eq!(greedy.len(), 2048 + 96 * 8);
+        assert_eq!(takes(&shares, "new", false, 8).len(), 8);
+    }
+
+    #[test]
+    fn ten_thousand_who_want_little_leave_theirs_to_those_who_are_known() {
+        let shares = Shares::new(4096);
+        let many = all_of(&shares, 10_000, false, 8);
+        assert_eq!(many.len(), 3072);
+        assert_eq!(takes(&shares, "new", false, 1).len(), 0);
+        let known = ('a'..='z').map(|name| takes(&shares, &name.to_string(), true, 50));
+        let known: Vec<_> = known.collect();
+        assert!(known.iter().all(|known| known.len() == 16));
     }
 
     #[test]
     fn nobody_gets_more_than_there_is() {
         let shares = Shares::new(4096);
-        let all: Vec<_> = (0..10_000)
-            .flat_map(|number| takes(&shares, &number.to_string(), 3))
-            .collect();
+        let all = all_of(&shares, 10_000, true, 3);
         assert_eq!(all.len(), 4096);
         drop(all);
         assert!(shares.state.lock().by_sharer.is_empty());
