@@ -71,10 +71,11 @@ impl Admin {
             .lines()
             .filter(|line| !line.starts_with('#'))
             .filter_map(|line| line.rsplit_once(' '));
-        Ok(samples
+        let values = samples
             .filter(|(series, _)| wanted(series))
-            .filter_map(|(_, value)| value.parse::<f64>().ok())
-            .sum())
+            .filter_map(|(_, value)| value.parse::<f64>().ok());
+        // The sum of no floats is -0.
+        Ok(values.sum::<f64>() + 0.0)
     }
 
     /// Waits until a metric is as `expected` says.
