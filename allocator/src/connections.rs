@@ -344,6 +344,27 @@ mod tests {
         incoming.next().await.unwrap().unwrap();
     }
 
+    #[tokio::test]
+    async fn without_certificates_those_that_came_first_are_known_while_they_stay() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let metrics = ConnectionMetrics::register(&mut Registry::default());
+        let mut incoming = incoming(Listener::Tcp(listener), 2 * SEATS, metrics);
+        let mut next = async || {
+            let client = TcpStream::connect(address).await.unwrap();
+            (client, incoming.next().await.unwrap().unwrap())
+        };
+        let mut first = Vec::new();
+        for _ in 0..SEATS {
+            first.push(next().await);
+        }
+        assert!(first.iter().all(|(_, server)| server.peer.known));
+        let late = next().await;
+        assert!(!late.1.peer.known);
+        first.pop();
+        assert!(next().await.1.peer.known);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn it_has_to_begin_in_time_and_may_be_silent_afterwards() {
         let begin = |said: &'static [u8]| async move {
