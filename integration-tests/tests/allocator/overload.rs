@@ -105,10 +105,13 @@ async fn reads_are_answered_while_a_change_waits_for_the_disk() {
 #[tokio::test]
 async fn more_requests_than_it_takes_at_once_are_refused_and_the_others_are_answered() {
     let allocator = Allocator::start(Options::config(POOLS)).await;
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        clients.push(allocator.client().await);
+    }
     let lock = WriteLock::take(&allocator.database()).await;
     let (answers, mut answered) = mpsc::unbounded_channel();
-    for connection in 0..40 {
-        let client = allocator.client().await;
+    for (connection, client) in clients.iter().enumerate() {
         for number in 0..200 {
             let (mut client, answers) = (client.clone(), answers.clone());
             let request = acquire("web", &format!("s{connection}-{number}"));
