@@ -268,6 +268,7 @@ async fn many_who_want_little_leave_places_to_who_was_there_before() {
     let allocator = Allocator::start(Options::config(POOLS)).await;
     let mut before = allocator.client().await;
     before.acquire(acquire("web", "before")).await.unwrap();
+    // Enough to take 3,072 places even if none has more than eight.
     let many = unfinished_streams(&allocator, (450, 10), unfinished::never).await;
     eventually(DEADLINE, "there is no room for a new one", async || {
         let mut new = allocator.client().await;
