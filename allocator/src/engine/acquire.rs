@@ -158,6 +158,11 @@ impl Engine {
             self.move_to(acquire, &holder, place, outcome);
         }
         self.update_holder(key, &holder, outcome);
+        if !self.past_moves(acquire).is_empty() {
+            // It got what it shows already. Asked once more it would end its moves, and a
+            // request that is repeated has the effect of one.
+            return self.acquire(acquire, outcome);
+        }
         self.answer(key, wish, refused, satisfied)
     }
 

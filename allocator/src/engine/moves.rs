@@ -44,7 +44,8 @@ impl Engine {
     }
 
     /// What a Service gave up and shows no more. That it shows what it holds now tells
-    /// that it was asked after the move, and not before.
+    /// that it was asked after the move, and not before; or that it gets back what it
+    /// showed at another time, which nothing tells apart.
     pub(super) fn past_moves(&self, acquire: &Acquire) -> Vec<Arc<Reservation>> {
         let current = &acquire.wish.current;
         let mut moves = self.reservations.moves(&acquire.key).peekable();

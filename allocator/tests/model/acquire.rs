@@ -38,7 +38,9 @@ impl Book {
                 self.give_up(held, acquire, &mut changes);
             }
         }
-        self.end_moves(acquire, &mut changes);
+        for moved in self.past_moves(acquire) {
+            changes.extend(self.unreserve(moved.address));
+        }
         let choices = self.choices(acquire);
         let unmet: Vec<_> = choices
             .iter()
@@ -84,6 +86,11 @@ impl Book {
                 changes.push(self.update(&held, &holder));
             }
         }
+        if !self.past_moves(acquire).is_empty() {
+            let (reply, more) = self.acquire(acquire);
+            changes.extend(more);
+            return (reply, changes);
+        }
         let reply = match unmet.first() {
             Some(first) if !satisfied && self.holding(key).is_empty() => {
                 Reply::Refused(first.refusal.clone())
@@ -94,18 +101,16 @@ impl Book {
     }
 
     /// Who shows all that it goes on to hold, and not what it gave up, was told of the move.
-    fn end_moves(&mut self, acquire: &Acquire, changes: &mut Vec<Change>) {
+    fn past_moves(&self, acquire: &Acquire) -> Vec<Kept> {
         let shows = |address| acquire.wish.current.contains(&address);
         let mut stays = self.holding(&acquire.key);
         stays.retain(|held| self.may_stay(held, acquire));
         if !stays.iter().all(|held| shows(held.address)) {
-            return;
+            return Vec::new();
         }
-        for moved in self.moves(&acquire.key) {
-            if !shows(moved.address) {
-                changes.extend(self.unreserve(moved.address));
-            }
-        }
+        let mut moves = self.moves(&acquire.key);
+        moves.retain(|moved| !shows(moved.address));
+        moves
     }
 
     /// What it still shows is kept for it until it does not.

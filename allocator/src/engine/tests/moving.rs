@@ -75,6 +75,18 @@ fn who_goes_back_holds_what_it_shows() {
     );
 }
 
+/// Asked once more it would end the move, of which it says nothing new.
+#[test]
+fn who_gets_what_it_shows_already_ends_its_moves_in_one_request() {
+    let mut h = moved();
+    let shown = of("a", "s1").showing("192.0.2.3").asking("192.0.2.3");
+    let (reply, _) = h.run(&Command::Acquire(shown.clone()));
+    assert_eq!(h.engine.reservations().count(), 0);
+    let (again, more) = h.run(&Command::Acquire(shown));
+    assert_eq!((again, more.changes), (reply, vec![]));
+    assert_eq!(first(&mut h), ok(&["192.0.2.1"]));
+}
+
 #[test]
 fn the_release_of_its_service_ends_a_move_and_a_late_one_does_not() {
     let mut h = moved();
