@@ -1,11 +1,9 @@
 //! Services that show addresses which others hold. Found by address, O(log n),
 //! when its holders let go, and by Service, O(1), when that asks or is gone.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use hashbrown::HashMap;
 
 use super::{
     address::{Family, PerFamily},

@@ -12,11 +12,9 @@
 //! - `ends`: which stages end by now, so that nothing ever scans for them,
 //!   O(log n) for each that ends.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use hashbrown::HashMap;
 
 use super::{
     address::{Family, PerFamily},

@@ -1,9 +1,9 @@
 //! What each Service holds: found in O(1), for one pointer of memory each, because
 //! the key is the allocation's own.
 
-use std::{collections::HashMap, hash::BuildHasher, sync::Arc};
+use std::{hash::BuildHasher, sync::Arc};
 
-use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable, hash_table::Entry};
 
 use super::{
     address::Family,
@@ -41,7 +41,7 @@ impl Holdings {
 
     pub fn get(&self, key: &ServiceKey, family: Family) -> Option<&Arc<Allocation>> {
         let Table { table, hasher } = self.clusters.get(&key.cluster)?;
-        let hash = hasher.hash_one((key, family));
+        let hash = hash_of(hasher, key, family);
         table.find(hash, |held| is_it(held, key, family))
     }
 
@@ -55,10 +55,10 @@ impl Holdings {
     pub fn insert(&mut self, allocation: Arc<Allocation>) -> Option<Arc<Allocation>> {
         let cluster = allocation.key.cluster.clone();
         let Table { table, hasher } = self.clusters.entry(cluster).or_default();
-        let hash_of = |held: &Arc<Allocation>| hasher.hash_one((&*held.key, held.family()));
+        let again = |held: &Arc<Allocation>| hash_of(hasher, &held.key, held.family());
         let (key, family) = (&*allocation.key, allocation.family());
         let is_same = |held: &Arc<Allocation>| is_it(held, key, family);
-        match table.entry(hash_of(&allocation), is_same, hash_of) {
+        match table.entry(again(&allocation), is_same, again) {
             Entry::Occupied(mut entry) => {
                 Some(std::mem::replace(entry.get_mut(), Arc::clone(&allocation)))
             }
@@ -73,7 +73,7 @@ impl Holdings {
         let Some(Table { table, hasher }) = self.clusters.get_mut(&key.cluster) else {
             return;
         };
-        let hash = hasher.hash_one((key, family));
+        let hash = hash_of(hasher, key, family);
         if let Ok(entry) = table.find_entry(hash, |held| is_it(held, key, family)) {
             entry.remove();
         }
@@ -81,6 +81,11 @@ impl Holdings {
             self.clusters.remove(&key.cluster);
         }
     }
+}
+
+/// Of what differs within a cluster.
+fn hash_of(hasher: &DefaultHashBuilder, key: &ServiceKey, family: Family) -> u64 {
+    hasher.hash_one((&key.namespace, &key.name, family))
 }
 
 fn is_it(held: &Allocation, key: &ServiceKey, family: Family) -> bool {

@@ -50,11 +50,9 @@ mod settle;
 pub mod sharing;
 pub mod sync;
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use hashbrown::HashMap;
 
 use thiserror::Error;
 

@@ -2,10 +2,12 @@
 //! Nothing here changes while the engine runs.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     time::Duration,
 };
+
+use hashbrown::HashMap;
 
 use thiserror::Error;
 

@@ -2,7 +2,7 @@
 //! address that Services share counts once for each of their namespaces, and once
 //! for their cluster. O(1) for each change; pools without limits cost nothing.
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
 use super::{
     key::{ClusterName, Namespace, ServiceKey},

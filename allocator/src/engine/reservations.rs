@@ -1,11 +1,9 @@
 //! Addresses that are kept from everybody, or from all but one Service. Every
 //! look-up is O(1), every change and every expiry O(log n).
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use hashbrown::HashMap;
 
 use super::{
     address::Family,

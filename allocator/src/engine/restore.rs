@@ -1,9 +1,8 @@
 //! From a snapshot of a database to an engine, and back.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
+
+use hashbrown::HashMap;
 
 use super::{
     Engine, Inconsistent,

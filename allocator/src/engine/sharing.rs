@@ -9,14 +9,14 @@
 //! Service that is there.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     fmt,
     hash::BuildHasher,
     net::IpAddr,
     sync::Arc,
 };
 
-use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable, hash_table::Entry};
 
 use super::{
     address::{Family, PerFamily},

@@ -1,15 +1,16 @@
 //! All allocations of a database, which may be a million.
 //!
 //! sqlx hands over a row at a time, with memory of its own for each value, which
-//! takes longer than SQLite reading it. So SQLite puts a page of rows into one text
-//! of JSON, and reads the next page while this thread takes in the last one.
+//! takes longer than SQLite reading it. So SQLite puts a page of rows into one text,
+//! and reads the next page while this thread takes in the last one. Values are told
+//! apart by control characters, which no name has and JSON escapes.
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use serde::Deserialize;
+use hashbrown::HashMap;
 use sqlx::{Row as _, SqliteConnection};
 
-use super::load::{RowError, address, holder};
+use super::load::{Corrupt, RowError, address, holder};
 use crate::engine::{
     Allocation, ClusterName, InvalidName, Namespace, PoolName, Restoring, Revision, ServiceKey,
     ServiceName, Timestamp,
@@ -18,22 +19,9 @@ use crate::engine::{
 /// Rows of one text.
 const PAGE: i64 = 1024;
 
-/// One row, as the query below puts it; what may be NULL is empty then.
-#[derive(Deserialize)]
-struct Row<'a>(
-    #[serde(borrow)] Cow<'a, str>,
-    #[serde(borrow)] Cow<'a, str>,
-    #[serde(borrow)] Cow<'a, str>,
-    #[serde(borrow)] Cow<'a, str>,
-    #[serde(borrow)] Cow<'a, str>,
-    #[serde(borrow)] Cow<'a, str>,
-    #[serde(borrow)] Cow<'a, str>,
-    #[serde(borrow)] Cow<'a, str>,
-    #[serde(borrow)] Cow<'a, str>,
-    #[serde(borrow)] Cow<'a, str>,
-    i64,
-    i64,
-);
+/// As ASCII has them (information separators one and two).
+const UNIT: char = '\u{1f}';
+const RECORD: char = '\u{1e}';
 
 /// A text of rows, and the number of the last one.
 struct Page {
@@ -50,8 +38,8 @@ pub(super) async fn restore(
     let mut page = next_page(connection, 0).await?;
     while let Some(Page { rows, last }) = page {
         let hold = async {
-            for row in serde_json::from_str::<Vec<Row<'_>>>(&rows)? {
-                restoring.hold(Arc::new(names.allocation(&row)?))?;
+            for row in rows.split(RECORD) {
+                restoring.hold(Arc::new(names.allocation(row)?))?;
             }
             Ok::<_, RowError>(())
         };
@@ -67,18 +55,23 @@ async fn next_page(
     connection: &mut SqliteConnection,
     after: i64,
 ) -> Result<Option<Page>, sqlx::Error> {
+    // Where the page ends is looked up first: with a LIMIT of its own, the table would be a
+    // subquery, which copies each value once more.
     let row = sqlx::query(
-        "SELECT max(number),
-                json_group_array(json_array(
-                    cluster, namespace, name, address, pool, ifnull(uid, ''),
+        "SELECT max(rowid),
+                group_concat(concat_ws(
+                    char(31), cluster, namespace, name, address, pool, ifnull(uid, ''),
                     ifnull(replaced_uid, ''), ifnull(cluster_ip, ''),
                     ifnull(sharing_key, ''), ifnull(details, ''), since, revision
-                ))
-         FROM (SELECT rowid AS number, * FROM allocations
-               WHERE rowid > ?1 ORDER BY rowid LIMIT ?2)",
+                ), char(30))
+         FROM allocations
+         WHERE rowid > ?1
+           AND rowid <= ifnull((SELECT rowid FROM allocations WHERE rowid > ?1
+                                ORDER BY rowid LIMIT 1 OFFSET ?2 - 1), ?3)",
     )
     .bind(after)
     .bind(PAGE)
+    .bind(i64::MAX)
     .fetch_one(connection)
     .await?;
     let last: Option<i64> = row.try_get(0)?;
@@ -100,33 +93,30 @@ struct Names {
 }
 
 impl Names {
-    fn allocation(&mut self, row: &Row<'_>) -> Result<Allocation, RowError> {
-        let Row(
-            cluster,
-            namespace,
-            name,
-            address_text,
-            pool,
-            uid,
-            replaced_uid,
-            cluster_ip,
-            sharing_key,
-            details,
-            since,
-            revision,
-        ) = row;
-        Ok(Allocation {
+    /// What is NULL in the database is empty in `row`.
+    fn allocation(&mut self, row: &str) -> Result<Allocation, RowError> {
+        let malformed = || Corrupt::Row {
+            text: row.to_owned(),
+        };
+        let mut values = row.split(UNIT);
+        let mut next = || values.next().ok_or_else(malformed);
+        let number = |text: &str| text.parse().map_err(|_| malformed());
+        let allocation = Allocation {
             key: Arc::new(ServiceKey {
-                cluster: once(&mut self.clusters, cluster, ClusterName::parse)?,
-                namespace: once(&mut self.namespaces, namespace, Namespace::parse)?,
-                name: ServiceName::parse(name)?,
+                cluster: once(&mut self.clusters, next()?, ClusterName::parse)?,
+                namespace: once(&mut self.namespaces, next()?, Namespace::parse)?,
+                name: ServiceName::parse(next()?)?,
             }),
-            address: address(address_text)?,
-            pool: once(&mut self.pools, pool, PoolName::parse)?,
-            holder: holder([uid, replaced_uid, cluster_ip, sharing_key, details])?,
-            since: Timestamp(*since),
-            revision: Revision(*revision),
-        })
+            address: address(next()?)?,
+            pool: once(&mut self.pools, next()?, PoolName::parse)?,
+            holder: holder([next()?, next()?, next()?, next()?, next()?])?,
+            since: Timestamp(number(next()?)?),
+            revision: Revision(number(next()?)?),
+        };
+        match values.next() {
+            None => Ok(allocation),
+            Some(_) => Err(malformed().into()),
+        }
     }
 }
 

@@ -22,8 +22,8 @@ pub enum Corrupt {
     Address { text: String },
     #[error(transparent)]
     Name(#[from] InvalidName),
-    #[error("rows as JSON are not what this program asks for")]
-    Rows(#[source] serde_json::Error),
+    #[error("row {text:?} is not what this program asks for")]
+    Row { text: String },
     #[error("details {text:?} are not what this program writes")]
     Details {
         text: String,
@@ -49,9 +49,9 @@ impl From<Inconsistent> for RowError {
     }
 }
 
-impl From<serde_json::Error> for RowError {
-    fn from(error: serde_json::Error) -> Self {
-        Self::Corrupt(Corrupt::Rows(error))
+impl From<Corrupt> for RowError {
+    fn from(error: Corrupt) -> Self {
+        Self::Corrupt(error)
     }
 }
 

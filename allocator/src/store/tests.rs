@@ -229,6 +229,15 @@ async fn a_database_that_cannot_be_ours_is_refused_by_its_name() {
             "UPDATE allocations SET address = '192.0.2.256'",
             "holds what this program never writes",
         ),
+        (
+            "DELETE FROM allocations WHERE name = 'b';
+             UPDATE allocations SET address = '192.0.2.1', name = 'a' || char(31) || 'b'",
+            "holds what this program never writes",
+        ),
+        (
+            "UPDATE allocations SET name = 'a' || char(30) || 'b'",
+            "holds what this program never writes",
+        ),
     ] {
         sqlx::raw_sql(edit)
             .execute(&mut store.writer)
@@ -238,6 +247,41 @@ async fn a_database_that_cannot_be_ours_is_refused_by_its_name() {
         let file = store.path().display();
         let expected = format!("the database {file} {expected}; restore a backup");
         assert_eq!(error, expected);
+    }
+}
+
+#[tokio::test]
+async fn more_rows_than_a_page_with_gaps_between_them_are_read_once_each() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&url(&directory)).await.unwrap();
+    let addresses = vec![
+        AddressRange::new("10.0.0.0".parse().unwrap(), "10.0.255.255".parse().unwrap()).unwrap(),
+    ];
+    let spec = PoolSpec::new(PoolName::parse("p").unwrap(), addresses);
+    let pools = Arc::new(Pools::new(vec![spec]).unwrap());
+    let mut engine = Engine::restore(Arc::clone(&pools), Snapshot::default()).unwrap();
+    // A page is 1024 rows: it ends with the table, in a gap, behind one, or is not there.
+    for (count, released) in [
+        (1024, 0..0),
+        (2049, 1000..1030),
+        (3000, 0..1024),
+        (3000, 0..3000),
+    ] {
+        let names = || (0..count).map(|number| format!("s{number}"));
+        let get = names().map(|name| acquire(&name, "u", &[Family::V4]));
+        let gone = names().skip(released.start).take(released.len());
+        let mut changes = Vec::new();
+        for command in get.chain(gone.map(|name| release(&name))) {
+            changes.extend(engine.plan(&command, Timestamp(1)).1.changes);
+        }
+        store.commit(&changes).await.unwrap();
+        let held = |engine: &Engine| {
+            let mut held = engine.snapshot().allocations;
+            held.sort_by_key(|allocation| allocation.address);
+            held
+        };
+        let restarted = store.load(Arc::clone(&pools)).await.unwrap();
+        assert_eq!(held(&restarted), held(&engine));
     }
 }
 
