@@ -39,8 +39,12 @@ impl Engine {
             ChangeKind::Unreserved(reservation) => {
                 let address = reservation.address;
                 self.reservations.remove(address);
-                if self.held.get(address).is_none() {
+                let holders = self.held.get(address);
+                let may_be_joined = holders.is_some_and(|holders| holders.group().is_some());
+                if holders.is_none() {
                     self.free.give(&self.pools, address, self.now);
+                }
+                if holders.is_none() || may_be_joined {
                     self.tell_freed(address, None, outcome);
                 }
             }
