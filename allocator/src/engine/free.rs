@@ -7,7 +7,7 @@
 //! - `fresh`: the lowest address that nobody has a claim to, O(log holes);
 //! - `sticky`: the lowest address that is kept for its last holder, O(log n);
 //! - `cooling`: when the first of them ends, O(log n);
-//! - `by_key`: the address that a Service held last, O(log) of those it may claim;
+//! - `by_key`: what a Service held last, O(log) of those it may claim;
 //! - `marks`: whose mark goes when an address is taken, O(1);
 //! - `ends`: which stages end by now, so that nothing ever scans for them,
 //!   O(log n) for each that ends.
@@ -22,6 +22,7 @@ use super::{
     key::ServiceKey,
     pools::{Located, PoolIndex, Pools},
     ranges::RangeSet,
+    sharing::TRIED,
 };
 
 /// The free addresses of one pool.
@@ -145,10 +146,12 @@ impl Free {
         free.map_or(0, |free| free.cooling.get(family).len())
     }
 
-    /// The address that `key` held last, of those that nobody took since.
-    pub fn last_held(&self, key: &ServiceKey, family: Family) -> Option<IpAddr> {
-        let (_, address) = self.by_key.get(key)?.get(family).last()?;
-        Some(*address)
+    /// What `key` held and nobody took since, the last one first. The first of them may be
+    /// in a pool that it may not use any more, while another one cools down for it alone.
+    pub fn last_held(&self, key: &ServiceKey, family: Family) -> impl Iterator<Item = IpAddr> {
+        let claims = self.by_key.get(key).into_iter();
+        let latest = claims.flat_map(move |claims| claims.get(family).iter().rev());
+        latest.map(|(_, address)| *address).take(TRIED)
     }
 
     /// Everything that is remembered of last holders, in no order.

@@ -25,8 +25,9 @@ use super::{
     labels::LabelMap,
 };
 
-/// Addresses of one sharing key that a Service is tried on, before it gets one of
-/// its own: it bounds what a key costs whose Services all want the same port.
+/// Addresses of one sharing key, and of those that it held last, that a Service is tried
+/// on before it gets another: it bounds what a sharing key costs whose Services all want
+/// the same port, and a Service that held many.
 pub const TRIED: usize = 64;
 
 /// A transport protocol.

@@ -185,13 +185,16 @@ impl Book {
         self.last.iter().find(|last| last.address == address)
     }
 
-    /// The address that a Service held last, if nobody took it since.
-    pub fn last_held(&self, key: &ServiceKey, family: Family) -> Option<IpAddr> {
-        self.last
+    /// What a Service held and nobody took since, the last one first.
+    pub fn last_held(&self, key: &ServiceKey, family: Family) -> Vec<IpAddr> {
+        let mut last: Vec<_> = self
+            .last
             .iter()
             .filter(|last| last.key == *key && Family::of(last.address) == family)
-            .max_by_key(|last| (last.at, last.address))
-            .map(|last| last.address)
+            .map(|last| (last.at, last.address))
+            .collect();
+        last.sort_by(|one, other| other.cmp(one));
+        last.into_iter().map(|(_, address)| address).collect()
     }
 
     pub fn stage(&self, address: IpAddr) -> Stage {
