@@ -345,6 +345,26 @@ fn an_address_cools_down_whatever_its_last_holder_or_an_operator_does_next() {
 }
 
 #[test]
+fn what_cools_down_for_a_service_alone_is_its_own_though_it_held_another_since() {
+    let pools: [(&str, &[&str], &[&str]); 2] = [
+        ("p", &[], &["192.0.2.1"]),
+        ("on-request", &[], &["192.0.2.9"]),
+    ];
+    let mut h = Harness::with_rules(&pools, |spec| {
+        spec.cooldown = Duration::from_millis(50);
+        spec.auto_assign = spec.name.as_str() == "p";
+    });
+    h.get(acquire("a")).unwrap();
+    assert_eq!(
+        h.get(acquire("a").of_pool("on-request")),
+        ok(&["192.0.2.9"])
+    );
+    h.release("a", None);
+    assert!(h.get(acquire("b")).is_err());
+    assert_eq!(h.get(acquire("a")), ok(&["192.0.2.1"]));
+}
+
+#[test]
 fn the_old_uid_is_remembered_when_every_address_changes_at_once() {
     let mut h = Harness::new(&[("p", &[], &["192.0.2.1", "2001:db8::1"])]);
     h.get(acquire("a").uid("old")).unwrap();

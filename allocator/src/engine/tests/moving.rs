@@ -31,6 +31,20 @@ fn is_reserved() -> Result<Vec<String>, Refusal> {
     })
 }
 
+fn shares(name: &str, port: u16) -> Acquire {
+    let mut acquire = of("a", name);
+    acquire.wish.sharing = Some(Arc::new(Terms {
+        key: SharingKey::parse("web").unwrap(),
+        permitted: Permitted::All,
+        ports: BTreeSet::from([Port {
+            protocol: Protocol::Tcp,
+            number: port,
+        }]),
+        backend: Backend::Cluster,
+    }));
+    acquire
+}
+
 impl Harness {
     fn release_of(&mut self, service: &Acquire) {
         self.run(&Command::Release(Release {
@@ -171,19 +185,6 @@ fn an_administrator_can_end_a_move_and_cannot_overlook_it() {
 #[test]
 fn nobody_joins_an_address_that_one_of_its_group_is_leaving() {
     let mut h = four();
-    let shares = |name: &str, port: u16| {
-        let mut acquire = of("a", name);
-        acquire.wish.sharing = Some(Arc::new(Terms {
-            key: SharingKey::parse("web").unwrap(),
-            permitted: Permitted::All,
-            ports: BTreeSet::from([Port {
-                protocol: Protocol::Tcp,
-                number: port,
-            }]),
-            backend: Backend::Cluster,
-        }));
-        acquire
-    };
     let joins = || shares("s3", 80).asking("192.0.2.1");
     h.get(shares("s1", 80)).unwrap();
     h.get(shares("s2", 81)).unwrap();
@@ -194,6 +195,24 @@ fn nobody_joins_an_address_that_one_of_its_group_is_leaving() {
         ok(&["192.0.2.1"])
     );
     h.get(told()).unwrap();
+    assert_eq!(h.get(joins()), ok(&["192.0.2.1"]));
+}
+
+#[test]
+fn who_may_join_a_held_address_is_told_when_it_is_reserved_no_more() {
+    let mut h = four();
+    h.get(shares("s1", 80)).unwrap();
+    h.run(&Command::Reserve(Reserve {
+        address: "192.0.2.1".parse().unwrap(),
+        key: Some(of("a", "s1").key),
+        expires: None,
+        comment: String::new(),
+    }));
+    let joins = || shares("s2", 81).asking("192.0.2.1");
+    assert_eq!(h.get(joins()), is_reserved());
+    let (_, outcome) = h.run(&Command::Unreserve("192.0.2.1".parse().unwrap()));
+    let told: Vec<_> = outcome.freed.iter().map(|freed| freed.address).collect();
+    assert_eq!(told, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
     assert_eq!(h.get(joins()), ok(&["192.0.2.1"]));
 }
 
