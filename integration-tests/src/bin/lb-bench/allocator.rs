@@ -14,7 +14,7 @@
 //! released between two bursts; so it is compared with equal bursts on an empty
 //! database.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use integration_tests::allocator::{Allocator, Options};
@@ -78,10 +78,7 @@ pub struct Start {
     pub seconds: Figures,
     /// Seconds that bare SQLite takes to read the same rows.
     pub bare: Figures,
-    /// Bytes of memory for each allocation, beyond those of an empty allocator, as soon
-    /// as it is ready.
-    pub first_bytes: Figures,
-    /// And once it has given back what only starting took.
+    /// Bytes of memory for each allocation, beyond those of an empty allocator.
     pub bytes: Figures,
 }
 
@@ -213,32 +210,13 @@ async fn start_up(allocator: &mut Allocator, extent: Extent) -> Result<Start> {
         let database = allocator.database();
         let bare = tokio::task::spawn_blocking(move || bare_sqlite::read_all(&database));
         start.bare.push(bare.await??);
-        let begun = Instant::now();
+        let begun = std::time::Instant::now();
         allocator.try_start_again().await?;
         start.seconds.push(begun.elapsed().as_secs_f64());
-        let each = |bytes: f64| (bytes - alone) / million::ALLOCATIONS as f64;
-        let first = resident(allocator.process().id())?;
-        start.first_bytes.push(each(first));
-        start.bytes.push(each(at_rest(allocator).await?));
+        let bytes = resident(allocator.process().id())? - alone;
+        start.bytes.push(bytes / million::ALLOCATIONS as f64);
     }
     Ok(start)
-}
-
-/// Resident memory of an allocator that has some reads to answer, once it has not
-/// shrunk for twice as long as mimalloc keeps pages that it does not use.
-async fn at_rest(allocator: &mut Allocator) -> Result<f64> {
-    let process = allocator.process().id();
-    let mut least = resident(process)?;
-    let mut since = Instant::now();
-    while since.elapsed() < Duration::from_secs(2) {
-        allocator.pools().await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let now = resident(process)?;
-        if now < least {
-            (least, since) = (now, Instant::now());
-        }
-    }
-    Ok(least)
 }
 
 pub fn round_of(mut seen: Seen, batch: f64) -> Round {

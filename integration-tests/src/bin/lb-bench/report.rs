@@ -33,7 +33,6 @@ impl Report {
         let Start {
             seconds,
             bare,
-            first_bytes,
             bytes,
         } = &self.start;
         // Writing to a String cannot fail.
@@ -41,7 +40,7 @@ impl Report {
             text,
             "\nWith a million allocations, {starts} starts\n\
              ready after             {seconds:.2} s, {:.1} times bare SQLite reading the rows ({bare:.2} s)\n\
-             memory per allocation   {bytes:.0} bytes ({first_bytes:.0} when it is ready)",
+             memory per allocation   {bytes:.0} bytes",
             seconds.per(bare),
         );
         if let Some(warning) = self.disturbance.warning() {
@@ -55,7 +54,6 @@ impl Report {
         let Start {
             seconds,
             bare,
-            first_bytes,
             bytes,
         } = &self.start;
         let all = json!({
@@ -67,7 +65,6 @@ impl Report {
                 "seconds": seconds.json(),
                 "bareSqliteSeconds": bare.json(),
                 "bytesPerAllocation": bytes.json(),
-                "bytesPerAllocationWhenReady": first_bytes.json(),
             },
         });
         format!("{all:#}\n")
