@@ -10,7 +10,7 @@ use super::{
     key::ClusterName,
     pools::Located,
     quota::Weight,
-    sharing,
+    sharing::Holders,
 };
 
 impl Engine {
@@ -39,13 +39,13 @@ impl Engine {
             ChangeKind::Unreserved(reservation) => {
                 let address = reservation.address;
                 self.reservations.remove(address);
-                let holders = self.held.get(address);
-                let may_be_joined = holders.is_some_and(|holders| holders.group().is_some());
-                if holders.is_none() {
-                    self.free.give(&self.pools, address, self.now);
-                }
-                if holders.is_none() || may_be_joined {
-                    self.tell_freed(address, None, outcome);
+                match self.held.get(address) {
+                    None => {
+                        self.free.give(&self.pools, address, self.now);
+                        self.tell_freed(address, None, outcome);
+                    }
+                    Some(Holders::Sharing(_)) => self.tell_freed(address, None, outcome),
+                    Some(Holders::One(_)) => {}
                 }
             }
             ChangeKind::Conflicted(conflict) => self.conflicts.add(Arc::clone(conflict)),
@@ -141,7 +141,7 @@ impl Engine {
                 family: Family::of(address),
                 address,
                 by: by.cloned(),
-                shared: self.held.get(address).and_then(sharing::Holders::group),
+                shared: self.held.get(address).and_then(Holders::group),
             });
         }
     }

@@ -55,10 +55,10 @@ impl Holdings {
     pub fn insert(&mut self, allocation: Arc<Allocation>) -> Option<Arc<Allocation>> {
         let cluster = allocation.key.cluster.clone();
         let Table { table, hasher } = self.clusters.entry(cluster).or_default();
-        let again = |held: &Arc<Allocation>| hash_of(hasher, &held.key, held.family());
+        let hash = |held: &Arc<Allocation>| hash_of(hasher, &held.key, held.family());
         let (key, family) = (&*allocation.key, allocation.family());
         let is_same = |held: &Arc<Allocation>| is_it(held, key, family);
-        match table.entry(again(&allocation), is_same, again) {
+        match table.entry(hash(&allocation), is_same, hash) {
             Entry::Occupied(mut entry) => {
                 Some(std::mem::replace(entry.get_mut(), Arc::clone(&allocation)))
             }

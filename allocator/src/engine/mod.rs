@@ -53,7 +53,6 @@ pub mod sync;
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use hashbrown::HashMap;
-
 use thiserror::Error;
 
 pub use self::{

@@ -8,7 +8,6 @@ use std::{
 };
 
 use hashbrown::HashMap;
-
 use thiserror::Error;
 
 use super::{

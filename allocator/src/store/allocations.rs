@@ -19,7 +19,7 @@ use crate::engine::{
 /// Rows of one text.
 const PAGE: i64 = 1024;
 
-/// As ASCII has them (information separators one and two).
+/// ASCII's information separators, which are `char(31)` and `char(30)` in the query.
 const UNIT: char = '\u{1f}';
 const RECORD: char = '\u{1e}';
 

@@ -13,10 +13,11 @@ fn url(directory: &tempfile::TempDir) -> String {
     format!("sqlite://{}", directory.path().join("a.db").display())
 }
 
+fn range(first: &str, last: &str) -> AddressRange {
+    AddressRange::new(first.parse().unwrap(), last.parse().unwrap()).unwrap()
+}
+
 fn pools() -> Arc<Pools> {
-    let range = |first: &str, last: &str| {
-        AddressRange::new(first.parse().unwrap(), last.parse().unwrap()).unwrap()
-    };
     let addresses = vec![
         range("192.0.2.1", "192.0.2.4"),
         range("2001:db8::1", "2001:db8::3"),
@@ -254,9 +255,7 @@ async fn a_database_that_cannot_be_ours_is_refused_by_its_name() {
 async fn more_rows_than_a_page_with_gaps_between_them_are_read_once_each() {
     let directory = tempfile::tempdir().unwrap();
     let mut store = Store::open(&url(&directory)).await.unwrap();
-    let addresses = vec![
-        AddressRange::new("10.0.0.0".parse().unwrap(), "10.0.255.255".parse().unwrap()).unwrap(),
-    ];
+    let addresses = vec![range("10.0.0.0", "10.0.255.255")];
     let spec = PoolSpec::new(PoolName::parse("p").unwrap(), addresses);
     let pools = Arc::new(Pools::new(vec![spec]).unwrap());
     let mut engine = Engine::restore(Arc::clone(&pools), Snapshot::default()).unwrap();
