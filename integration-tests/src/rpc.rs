@@ -34,6 +34,7 @@ pub fn acquire(namespace: &str, name: &str) -> AcquireRequest {
         service: Some(key(namespace, name)),
         uid: format!("uid-of-{name}"),
         wish: Some(wish),
+        ..AcquireRequest::default()
     }
 }
 
@@ -54,6 +55,7 @@ pub fn sync_of(cluster: &str, services: Vec<AcquireRequest>) -> Vec<SyncRequest>
     let begin = Part::Begin(sync_request::Begin {
         cluster: cluster.to_owned(),
         seen_revision: 0,
+        ..sync_request::Begin::default()
     });
     let end = Part::End(sync_request::End {
         count: i64::try_from(services.len()).unwrap_or(i64::MAX),
@@ -81,6 +83,7 @@ pub fn release_of(namespace: &str, name: &str, uid: &str) -> ReleaseRequest {
     ReleaseRequest {
         service: Some(key(namespace, name)),
         uid: uid.to_owned(),
+        ..ReleaseRequest::default()
     }
 }
 

@@ -171,6 +171,7 @@ impl Allocator {
                 seconds: created,
                 nanos: 0,
             }),
+            ..v1::AcquireRequest::default()
         }
     }
 
@@ -194,6 +195,7 @@ impl Allocator {
         let request = v1::ReleaseRequest {
             service: Some(self.service_key(key)),
             uid: uid.to_owned(),
+            ..v1::ReleaseRequest::default()
         };
         let mut client = self.allocations_client();
         let answer = self.call("Release", client.release(timed(request))).await?;
@@ -232,6 +234,7 @@ impl Allocator {
         let request = v1::WatchRequest {
             cluster: self.cluster.to_string(),
             resume_revision: resume,
+            ..v1::WatchRequest::default()
         };
         let mut client = self.allocations_client();
         self.call("Watch", client.watch(request)).await

@@ -262,9 +262,10 @@ impl Announcements {
             Some(Event::Freed(freed)) => self.outdated(freed.services),
             Some(Event::AskAgain(ask_again)) => self.outdated(ask_again.services),
             // What a newer allocator tells may be worth asking for too.
-            Some(Event::PoolsChanged(_) | Event::Lagged(_) | Event::Started(_)) | None => {
-                self.ledger.wake(|_| true)
-            }
+            Some(
+                Event::PoolsChanged(_) | Event::Lagged(_) | Event::Started(_) | Event::Progress(_),
+            )
+            | None => self.ledger.wake(|_| true),
         };
         for key in keys {
             let rank = rank(&self.store, &self.ledger, &key);

@@ -168,6 +168,7 @@ fn messages(cluster: &str, services: Vec<v1::AcquireRequest>, seen: i64) -> Vec<
     let mut messages = vec![message(Part::Begin(v1::sync_request::Begin {
         cluster: cluster.to_owned(),
         seen_revision: seen,
+        ..v1::sync_request::Begin::default()
     }))];
     let mut page = Vec::new();
     let mut bytes = 0;

@@ -112,6 +112,12 @@ reasons! {
     /// The allocator does not serve this watcher.
     PermissionDenied = "PERMISSION_DENIED" => RetrySeldom,
         "check the cluster name and the credentials of lb-watcher";
+    /// Another cluster has the name of this one.
+    ClusterNameInUse = "CLUSTER_NAME_IN_USE" => RetrySeldom,
+        "start lb-watcher of one of the two clusters with another --cluster, or let this one take over";
+    /// The allocator knows this cluster by another name.
+    ClusterHasOtherName = "CLUSTER_HAS_OTHER_NAME" => RetrySeldom,
+        "start lb-watcher with the name that the allocator knows";
     /// The allocator has not heard of all clusters yet.
     AwaitingSync = "AWAITING_SYNC" => RetrySoon,
         "lb-watcher tries again by itself";
@@ -312,7 +318,14 @@ mod tests {
                 &["INVALID_REQUEST", "CONFLICTING_REQUEST"],
                 Remedy::WaitForEdit,
             ),
-            (&["PERMISSION_DENIED"], Remedy::RetrySeldom),
+            (
+                &[
+                    "PERMISSION_DENIED",
+                    "CLUSTER_NAME_IN_USE",
+                    "CLUSTER_HAS_OTHER_NAME",
+                ],
+                Remedy::RetrySeldom,
+            ),
             (
                 &[
                     "AWAITING_SYNC",

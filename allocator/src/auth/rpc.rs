@@ -66,6 +66,7 @@ rpcs! {
     ResolveConflict = "/lballocator.v1.AdminService/ResolveConflict" => Administering,
     DecommissionCluster = "/lballocator.v1.AdminService/DecommissionCluster" => Administering,
     RecommissionCluster = "/lballocator.v1.AdminService/RecommissionCluster" => Administering,
+    ReplaceCluster = "/lballocator.v1.AdminService/ReplaceCluster" => Administering,
     PlanConfiguration = "/lballocator.v1.AdminService/PlanConfiguration" => Reading,
     ListDenials = "/lballocator.v1.AdminService/ListDenials" => Reading,
     ListPools = "/lballocator.v1.PoolService/ListPools" => Reading,

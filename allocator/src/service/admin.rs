@@ -199,6 +199,14 @@ impl AdminService for Admin {
         }))
     }
 
+    async fn replace_cluster(
+        &self,
+        request: Request<v1::ReplaceClusterRequest>,
+    ) -> Result<Response<v1::ReplaceClusterResponse>, Status> {
+        self.admit(request, Rpc::ReplaceCluster)?;
+        Err(Status::unimplemented("ReplaceCluster"))
+    }
+
     async fn plan_configuration(
         &self,
         request: Request<v1::PlanConfigurationRequest>,

@@ -122,6 +122,7 @@ impl AllocatorService for Allocator {
         let v1::WatchRequest {
             cluster,
             resume_revision,
+            cluster_uid: _,
         } = request;
         let cluster = request::cluster("cluster", &cluster)?;
         self.gate
@@ -134,7 +135,10 @@ impl AllocatorService for Allocator {
         // Who saw more than there is saw another database: this one is new or
         // restored, and all was missed.
         let resumed = resumed && seen.is_some_and(|seen| seen.0 <= revision);
-        let started = v1::watch_response::Started { resumed };
+        let started = v1::watch_response::Started {
+            resumed,
+            mark: String::new(),
+        };
         let started = stream::once(async move { Ok(message(revision, Message::Started(started))) });
         let told = ReceiverStream::new(messages).map(|message| Ok(tell(message)));
         // The buffer ends only when it was full.

@@ -236,6 +236,7 @@ impl PoolService for PoolReader {
                     release_at: release_at.map(convert::timestamp),
                     watchers: u32::try_from(watchers).unwrap_or(u32::MAX),
                     name: name.to_string(),
+                    ..v1::Cluster::default()
                 }
             });
         Ok(Response::new(v1::ListClustersResponse {

@@ -35,6 +35,8 @@ pub fn acquire(request: v1::AcquireRequest) -> Result<Acquire, Status> {
         uid,
         wish,
         created_at,
+        cluster_uid: _,
+        was_allocated: _,
     } = request;
     let key = service_key("service", service)?;
     let raw = wish.ok_or_else(|| invalid("wish", "is missing"))?;
@@ -72,7 +74,11 @@ pub fn present(request: v1::AcquireRequest) -> Result<Acquire, Status> {
 }
 
 pub fn release(request: v1::ReleaseRequest) -> Result<Release, Status> {
-    let v1::ReleaseRequest { service, uid } = request;
+    let v1::ReleaseRequest {
+        service,
+        uid,
+        cluster_uid: _,
+    } = request;
     Ok(Release {
         key: service_key("service", service)?,
         uid: optional_uid(&uid)?,

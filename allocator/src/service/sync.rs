@@ -104,6 +104,7 @@ pub fn pages(synced: &[Synced], revision: Revision) -> Vec<v1::SyncResponse> {
     let page = |synced: &[Synced]| v1::SyncResponse {
         revision: revision.0,
         services: synced.iter().map(super::convert::synced).collect(),
+        mark: String::new(),
     };
     if synced.is_empty() {
         return vec![page(&[])];

@@ -212,6 +212,7 @@ async fn a_release_without_a_uid_releases_whoever_holds_it() {
     let request = ReleaseRequest {
         service: Some(key("web", "a")),
         uid: String::new(),
+        ..ReleaseRequest::default()
     };
     assert_eq!(
         client

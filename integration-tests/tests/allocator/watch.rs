@@ -17,6 +17,7 @@ async fn open(allocator: &Allocator, cluster: &str, resume: i64) -> Streaming<Wa
     let request = WatchRequest {
         cluster: cluster.to_owned(),
         resume_revision: resume,
+        ..WatchRequest::default()
     };
     let stream = allocator.client().await.watch(request).await;
     stream.unwrap().into_inner()

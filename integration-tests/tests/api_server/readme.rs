@@ -111,14 +111,25 @@ fn every_reason_is_in_the_table_with_its_code_and_in_an_example() {
         assert!(text.contains(&row), "README has no row {row}");
     }
     assert!(reasons.len() > 10, "{reasons:?}");
-    // The watcher's own.
-    for reason in ["INVALID_REQUEST", "ALLOCATOR_UNAVAILABLE"] {
+    // Of every RPC, and the watcher's own.
+    for reason in [
+        "INVALID_REQUEST",
+        "CLUSTER_NAME_IN_USE",
+        "CLUSTER_HAS_OTHER_NAME",
+        "ALLOCATOR_UNAVAILABLE",
+    ] {
         reasons.insert(reason.to_owned());
     }
     assert_eq!(first_cells("### Reasons"), reasons);
 
     // What takes several clusters, or an administrator, is in no example.
-    for reason in ["AWAITING_SYNC", "ADDRESS_CONFLICT", "ADDRESS_HANDED_OVER"] {
+    for reason in [
+        "AWAITING_SYNC",
+        "ADDRESS_CONFLICT",
+        "ADDRESS_HANDED_OVER",
+        "CLUSTER_NAME_IN_USE",
+        "CLUSTER_HAS_OTHER_NAME",
+    ] {
         assert!(reasons.remove(reason), "{reason}");
     }
     let examples = blocks("yaml example").into_iter();

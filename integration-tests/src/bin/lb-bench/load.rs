@@ -175,6 +175,7 @@ pub fn acquire(number: u64) -> AcquireRequest {
         service: Some(key(number)),
         uid: uid(number),
         wish: Some(wish),
+        ..AcquireRequest::default()
     }
 }
 
@@ -182,5 +183,6 @@ fn release(number: u64) -> ReleaseRequest {
     ReleaseRequest {
         service: Some(key(number)),
         uid: uid(number),
+        ..ReleaseRequest::default()
     }
 }
