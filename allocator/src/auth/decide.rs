@@ -176,6 +176,7 @@ mod tests {
         (Rpc::ResolveConflict, ["ta..", "ta..", "ta..", "ta.."]),
         (Rpc::DecommissionCluster, ["ta..", "ta..", "ta..", "ta.."]),
         (Rpc::RecommissionCluster, ["ta..", "ta..", "ta..", "ta.."]),
+        (Rpc::ReplaceCluster, ["ta..", "ta..", "ta..", "ta.."]),
         (Rpc::PlanConfiguration, ["tavw", "tavw", "tav.", "tav."]),
         (Rpc::ListDenials, ["tavw", "tavw", "tav.", "tav."]),
         (Rpc::ListPools, ["tavw", "tavw", "tav.", "tav."]),
