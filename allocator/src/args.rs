@@ -3,10 +3,10 @@
 mod certs;
 mod tls;
 
-use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use jiff::tz::TimeZone;
+use jiff::{SignedDuration, tz::TimeZone};
 
 pub use self::{
     certs::{Certs, CertsClient, CertsInit, CertsRole, CertsServer},
@@ -77,6 +77,16 @@ pub struct Serve {
     )]
     pub assume_absent: Vec<Cluster>,
 
+    /// How long a new database waits for clusters to tell what they have, before it
+    /// gives addresses; adoptionWindow of the pools file counts more
+    #[arg(
+        long,
+        env = "LB_ALLOCATOR_ADOPTION_WINDOW",
+        value_name = "DURATION",
+        default_value = "2s"
+    )]
+    pub adoption_window: Window,
+
     /// Where to answer /metrics, /healthz and /readyz: IP:PORT
     #[arg(
         long,
@@ -140,6 +150,21 @@ impl FromStr for Cluster {
 
     fn from_str(text: &str) -> Result<Self, InvalidName> {
         ClusterName::parse(text).map(Self)
+    }
+}
+
+/// A time such as 2s or 1m.
+#[derive(Clone, Copy, Debug)]
+pub struct Window(pub Duration);
+
+impl FromStr for Window {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text.parse::<SignedDuration>().ok();
+        let parsed = parsed.and_then(|window| Duration::try_from(window).ok());
+        let parsed = parsed.map(Self);
+        parsed.ok_or_else(|| format!("{text:?} is not a duration such as 2s or 1m"))
     }
 }
 

@@ -94,7 +94,9 @@ impl DecisionLog {
             | Command::Handover(_)
             | Command::Resolve(_)
             | Command::Decommission(_)
-            | Command::Recommission(_) => {}
+            | Command::Recommission(_)
+            | Command::Attach(_)
+            | Command::ReplaceCluster(_) => {}
         }
     }
 
@@ -117,7 +119,9 @@ impl DecisionLog {
             | Reply::Synced(_)
             | Reply::Resolved(_)
             | Reply::Decommissioned(_)
-            | Reply::Recommissioned => None,
+            | Reply::Recommissioned
+            | Reply::Attached
+            | Reply::Replaced { .. } => None,
         };
         let refusal = match reply {
             Reply::Refused(refusal) => Some(refusal),
@@ -128,7 +132,9 @@ impl DecisionLog {
             | Reply::Synced(_)
             | Reply::Resolved(_)
             | Reply::Decommissioned(_)
-            | Reply::Recommissioned => unmet.map(|unmet| &unmet.refusal),
+            | Reply::Recommissioned
+            | Reply::Attached
+            | Reply::Replaced { .. } => unmet.map(|unmet| &unmet.refusal),
         };
         let Some(reason) = refusal.map(crate::engine::Refusal::reason) else {
             self.refused.remove(key);
@@ -208,7 +214,8 @@ fn granted(outcome: &Outcome) -> Vec<(Arc<ServiceKey>, Line)> {
         | ChangeKind::Unreserved(_)
         | ChangeKind::Conflicted(_)
         | ChangeKind::ConflictEnded(_)
-        | ChangeKind::Cluster(_) => None,
+        | ChangeKind::Cluster(_)
+        | ChangeKind::Opened => None,
     });
     told.collect()
 }

@@ -105,6 +105,7 @@ impl WriterMetrics {
                 ChangeKind::Conflicted(_) => "conflicted",
                 ChangeKind::ConflictEnded(_) => "conflict_ended",
                 ChangeKind::Cluster(_) => "cluster",
+                ChangeKind::Opened => "opened",
             };
             self.changes.get_or_create(&KindLabel { kind }).inc();
         }
@@ -124,7 +125,9 @@ impl WriterMetrics {
             | Reply::Synced(_)
             | Reply::Resolved(_)
             | Reply::Decommissioned(_)
-            | Reply::Recommissioned => {}
+            | Reply::Recommissioned
+            | Reply::Attached
+            | Reply::Replaced { .. } => {}
         }
     }
 

@@ -10,17 +10,18 @@ use std::{
     sync::Arc,
 };
 
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::watch;
 
 use self::by_address::ByAddress;
 pub use self::by_address::Place;
 use crate::{
     auth::Decommissioned,
+    contacts::Contacts,
     engine::{
         Allocation, Change, ChangeKind, ClusterName, ClusterRecord, ClusterState, Conflict, Engine,
-        Family, Located, PerFamily, PoolIndex, PoolName, Pools, Reservation, Revision, ServiceKey,
-        Timestamp, holdings::Holdings, is_stranded,
+        Family, Identity, Located, PerFamily, PoolIndex, PoolName, Pools, Reservation, Revision,
+        ServiceKey, Timestamp, holdings::Holdings, is_stranded,
     },
     streams::Streams,
 };
@@ -32,7 +33,7 @@ pub struct Published {
     revisions: watch::Sender<Revision>,
     streams: Arc<Streams>,
     decommissioned: Decommissioned,
-    heard: Mutex<BTreeMap<ClusterName, Timestamp>>,
+    contacts: Contacts,
     began: Timestamp,
 }
 
@@ -64,7 +65,7 @@ impl Published {
             revisions: watch::Sender::new(engine.revision()),
             streams: Arc::new(Streams::new(engine.revision())),
             decommissioned,
-            heard: Mutex::default(),
+            contacts: Contacts::default(),
             began: now,
         }
     }
@@ -89,19 +90,19 @@ impl Published {
         &self.decommissioned
     }
 
-    /// A cluster told what it has.
-    pub fn heard(&self, cluster: ClusterName, at: Timestamp) {
-        self.heard.lock().insert(cluster, at);
+    /// What was heard of clusters since the start of this process.
+    pub const fn contacts(&self) -> &Contacts {
+        &self.contacts
     }
 
     /// When a cluster last told what it has, since the start of this process.
-    pub fn last_heard(&self, cluster: &ClusterName) -> Option<Timestamp> {
-        self.heard.lock().get(cluster).copied()
+    pub fn last_sync(&self, cluster: &ClusterName) -> Option<Timestamp> {
+        self.contacts.of(cluster).synced_at
     }
 
     /// Whether a cluster that should say something has not done so for too long.
     pub fn is_silent(&self, cluster: &ClusterName, now: Timestamp) -> bool {
-        let last = self.last_heard(cluster).unwrap_or(self.began);
+        let last = self.last_sync(cluster).unwrap_or(self.began);
         let silence = self.read().pools.settings().cluster_silence;
         !self.decommissioned.contains(cluster) && now >= last.after(silence)
     }
@@ -238,6 +239,11 @@ impl State {
         known.collect()
     }
 
+    /// Whose name it is.
+    pub fn identity(&self, cluster: &ClusterName) -> Option<&Identity> {
+        self.records.get(cluster)?.identity.as_ref()
+    }
+
     fn decommissioned(&self) -> BTreeSet<ClusterName> {
         let records = self.records.values();
         let gone =
@@ -280,6 +286,7 @@ impl State {
             ChangeKind::Cluster(record) => {
                 self.records.insert(record.name.clone(), Arc::clone(record));
             }
+            ChangeKind::Opened => {}
         }
     }
 

@@ -22,6 +22,7 @@ use crate::{
     denials::Denials,
     listen::{self, Protection},
     log,
+    mark::Marks,
     metrics::{
         self, AuthMetrics, ConfigMetrics, ConnectionMetrics, RpcMetrics, StateCollector,
         WriterMetrics,
@@ -117,6 +118,7 @@ async fn serve(args: Serve) -> Result<()> {
         config,
         ip_list,
         assume_absent,
+        adoption_window,
         admin_listen,
         routes_file,
         log_format,
@@ -144,11 +146,12 @@ async fn serve(args: Serve) -> Result<()> {
             "--insecure-plaintext: whoever reaches this port may do everything, unseen and unencrypted"
         );
     }
-    let source = Source::new(ip_list.items, config);
+    let source = Source::new(ip_list.items, config).with_adoption_window(adoption_window.0);
     let pools_file = source.read_file()?;
     let configuration = source.with_file(pools_file.as_deref())?;
     let store = Store::open(&database).await?;
     let history = store.history_reader();
+    let marks = Marks::new(store.identity());
     let denial_writer = store.denial_writer();
 
     let assumed_absent: Vec<_> = assume_absent
@@ -218,6 +221,7 @@ async fn serve(args: Serve) -> Result<()> {
         writer,
         published: Arc::clone(&published),
         history,
+        marks,
         source: source.clone(),
         gate: gate.clone(),
         shutdown: shutdown.clone(),

@@ -33,7 +33,7 @@ pub use self::{census::Census, clock::Clock, storage::Storage, waiting::Waiting}
 use crate::{
     config::Configuration,
     decision_log::DecisionLog,
-    engine::{ClusterName, Command, Engine, Reply, Revision, Timestamp},
+    engine::{Claim, ClusterName, Command, Engine, Reply, Revision, Timestamp},
     metrics::WriterMetrics,
     published::Published,
     store::{Store, StoreError},
@@ -64,6 +64,8 @@ pub struct Answer {
 }
 
 struct Job {
+    /// Who says that the command is its own.
+    claim: Option<Claim>,
     command: Command,
     answer: oneshot::Sender<Result<Answer, WriteError>>,
     /// Of the RPC that asks for it.
@@ -98,9 +100,22 @@ impl Writer {
     /// # Errors
     /// If it was not; nothing has changed then, or nothing is known to have.
     pub async fn submit(&self, command: Command) -> Result<Answer, WriteError> {
+        self.submit_as(None, command).await
+    }
+
+    /// As [`Writer::submit`], for the cluster that says that the command is its own.
+    ///
+    /// # Errors
+    /// As [`Writer::submit`].
+    pub async fn submit_as(
+        &self,
+        claim: Option<Claim>,
+        command: Command,
+    ) -> Result<Answer, WriteError> {
         let (answer, answered) = oneshot::channel();
         self.jobs
             .try_send(Job {
+                claim,
                 command,
                 answer,
                 span: lb_trace::context::current(),
@@ -304,7 +319,8 @@ impl<S: Storage> WriterTask<S> {
         let mut all = passed.clone();
         let mut planned = Vec::with_capacity(batch.len());
         for job in batch.iter() {
-            let (reply, outcome) = engine.plan(&job.command, now);
+            let claim = job.claim.as_ref();
+            let (reply, outcome) = engine.plan_as(claim, &job.command, now);
             all.extend(&outcome);
             planned.push((reply, outcome));
         }
@@ -326,12 +342,15 @@ impl<S: Storage> WriterTask<S> {
         self.decisions.passed(&passed, several_clusters);
         for (job, (reply, outcome)) in batch.drain(..).zip(planned) {
             let Job {
-                command, answer, ..
+                claim,
+                command,
+                answer,
+                span: _,
             } = job;
             self.metrics.planned(&reply, &outcome);
             self.decisions
                 .decided(&command, &reply, &outcome, several_clusters);
-            self.note(command, &reply);
+            self.note(claim.as_ref(), command, &reply);
             // Whoever gave up in the meantime asks again and gets the same.
             let _ = answer.send(Ok(Answer { reply, revision }));
         }
@@ -341,7 +360,7 @@ impl<S: Storage> WriterTask<S> {
     fn answer_what_changes_nothing(&self, batch: &mut Vec<Job>) {
         for job in batch.drain(..) {
             let answer = self.engine.as_ref().and_then(|engine| {
-                let reply = engine.reply_without_change(&job.command)?;
+                let reply = engine.reply_without_change(job.claim.as_ref(), &job.command)?;
                 let revision = engine.revision();
                 Some(Answer { reply, revision })
             });

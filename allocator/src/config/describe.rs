@@ -74,13 +74,21 @@ pub fn explain(pools: &Pools) -> String {
     }
     let Settings {
         clusters,
+        ephemeral,
+        adoption_window,
         orphan_grace,
         cluster_silence,
     } = pools.settings();
     if !clusters.is_empty() {
         text += &format!("a new database waits for clusters {}\n", join(clusters));
     }
+    if !ephemeral.is_empty() {
+        text += &format!("made anew all the time: clusters {}\n", join(ephemeral));
+    }
     let default = Settings::default();
+    if *adoption_window != default.adoption_window {
+        text += &format!("a new database gives addresses after {adoption_window:?}\n");
+    }
     if *orphan_grace != default.orphan_grace {
         text += &format!("kept for a Service that is gone for {orphan_grace:?}\n");
     }
@@ -162,17 +170,27 @@ pub fn json(pools: &Pools) -> String {
     });
     let Settings {
         clusters,
+        ephemeral,
+        adoption_window,
         orphan_grace,
         cluster_silence,
     } = pools.settings();
     let mut all = json!({
         "pools": described.collect::<Vec<_>>(),
+        "adoptionWindow": duration_json(*adoption_window),
         "orphanGrace": duration_json(*orphan_grace),
         "clusterSilence": duration_json(*cluster_silence),
     });
     if !clusters.is_empty() {
-        let names: Vec<_> = clusters.iter().map(ToString::to_string).collect();
-        all["clusters"] = json!(names);
+        let names = clusters.iter().map(|name| {
+            let text = name.as_str();
+            if ephemeral.contains(name) {
+                json!({"name": text, "ephemeral": true})
+            } else {
+                json!(text)
+            }
+        });
+        all["clusters"] = names.collect();
     }
     all.to_string()
 }

@@ -24,20 +24,27 @@
 //!   maxPerCluster: 20
 //!   disabled: true          # gives nothing; what is held stays
 //! # OPTIONAL: what holds for the whole configuration
-//! clusters: [prod-eu, prod-us] # a new database waits for these to tell what they have
+//! # a new database waits for these to tell what they have; of an ephemeral one, which is
+//! # made anew all the time, a new one takes over by itself when the last one is gone
+//! clusters: [prod-eu, prod-us, {name: ci, ephemeral: true}]
+//! adoptionWindow: 2s        # and so long, after the first session, for any other
 //! orphanGrace: 2m           # how long a vanished Service's address is kept
 //! clusterSilence: 15m       # then a cluster that says nothing is reported
 //! ```
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
     time::Duration,
 };
 
 use ipnet::IpNet;
 use jiff::SignedDuration;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use serde_saphyr::Spanned;
 use thiserror::Error;
 
@@ -105,9 +112,53 @@ pub struct FilePool {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct File {
     pools: Vec<RawPool>,
-    clusters: Option<Spanned<Vec<Spanned<String>>>>,
+    clusters: Option<Spanned<Vec<Spanned<RawCluster>>>>,
+    adoption_window: Option<Spanned<String>>,
     orphan_grace: Option<Spanned<String>>,
     cluster_silence: Option<Spanned<String>>,
+}
+
+/// A name, or a name and what is particular about it.
+struct RawCluster {
+    name: String,
+    ephemeral: bool,
+}
+
+impl<'de> Deserialize<'de> for RawCluster {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Named {
+            name: String,
+            #[serde(default)]
+            ephemeral: bool,
+        }
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = RawCluster;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a cluster's name, or {name: …, ephemeral: true}")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<RawCluster, E> {
+                Ok(RawCluster {
+                    name: name.to_owned(),
+                    ephemeral: false,
+                })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawCluster, A::Error> {
+                let Named { name, ephemeral } =
+                    Named::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(RawCluster { name, ephemeral })
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
 }
 
 #[derive(Deserialize)]
@@ -160,21 +211,23 @@ struct RawExpression {
 
 /// # Errors
 /// Names the line, the pool and the key of the first fault.
-pub fn parse(text: &str) -> Result<(Vec<FilePool>, Settings), FileError> {
+pub fn parse(text: &str, default: &Settings) -> Result<(Vec<FilePool>, Settings), FileError> {
     let File {
         pools,
         clusters,
+        adoption_window,
         orphan_grace,
         cluster_silence,
     } = serde_saphyr::from_str(text)
         .map_err(|error| FileError::Yaml(error.without_snippet().to_string()))?;
     let pools = pools.into_iter().map(pool).collect::<Result<_, _>>()?;
     let at = |key: &'static str| Place { pool: None, key };
-    let default = Settings::default();
+    let (clusters, ephemeral) = at("clusters").clusters(clusters.as_ref())?;
     let settings = Settings {
-        clusters: at("clusters")
-            .names(clusters.as_ref(), "leave the key out", ClusterName::parse)?
-            .unwrap_or_default(),
+        clusters,
+        ephemeral,
+        adoption_window: at("adoptionWindow")
+            .duration(adoption_window.as_ref(), default.adoption_window)?,
         orphan_grace: at("orphanGrace").duration(orphan_grace.as_ref(), default.orphan_grace)?,
         cluster_silence: at("clusterSilence")
             .duration(cluster_silence.as_ref(), default.cluster_silence)?,
@@ -229,6 +282,34 @@ impl Place<'_> {
             parse(&text.value).map_err(|error| self.fault(line, error.into()))
         });
         parsed.collect::<Result<_, _>>().map(Some)
+    }
+
+    /// All of them, and those that are ephemeral.
+    fn clusters(
+        &self,
+        list: Option<&Spanned<Vec<Spanned<RawCluster>>>>,
+    ) -> Result<(BTreeSet<ClusterName>, BTreeSet<ClusterName>), FileError> {
+        let Some(list) = list else {
+            return Ok(Default::default());
+        };
+        if list.value.is_empty() {
+            let hint = "leave the key out";
+            return Err(self.fault(list.referenced.line(), KeyError::Empty { hint }));
+        }
+        let (mut all, mut ephemeral) = (BTreeSet::new(), BTreeSet::new());
+        for raw in &list.value {
+            let line = raw.referenced.line();
+            let RawCluster {
+                name,
+                ephemeral: is_ephemeral,
+            } = &raw.value;
+            let name = ClusterName::parse(name).map_err(|error| self.fault(line, error.into()))?;
+            if *is_ephemeral {
+                ephemeral.insert(name.clone());
+            }
+            all.insert(name);
+        }
+        Ok((all, ephemeral))
     }
 
     fn duration(
@@ -454,7 +535,11 @@ mod tests {
                 "line 4: pool \"a\": namespaces: the list is empty; leave the key out to serve all",
             ),
         ] {
-            assert_eq!(chain(&parse(text).unwrap_err()), expected, "{text}");
+            assert_eq!(
+                chain(&parse(text, &Settings::default()).unwrap_err()),
+                expected,
+                "{text}"
+            );
         }
     }
 
@@ -471,7 +556,7 @@ mod tests {
             ),
             ("pools: [", "line 1"),
         ] {
-            let error = chain(&parse(text).unwrap_err());
+            let error = chain(&parse(text, &Settings::default()).unwrap_err());
             assert!(error.contains(word), "{text:?}: {error}");
         }
     }

@@ -11,6 +11,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use thiserror::Error;
@@ -60,6 +61,8 @@ pub struct Configuration {
 pub struct Source {
     ip_list: Option<String>,
     file: Option<PathBuf>,
+    /// What is not in the file.
+    defaults: Settings,
 }
 
 impl Source {
@@ -68,7 +71,15 @@ impl Source {
         Self {
             ip_list: ip_list.filter(|text| !text.trim().is_empty()),
             file,
+            defaults: Settings::default(),
         }
+    }
+
+    /// Where the file does not say otherwise.
+    #[must_use]
+    pub const fn with_adoption_window(mut self, window: Duration) -> Self {
+        self.defaults.adoption_window = window;
+        self
     }
 
     pub fn file(&self) -> Option<&Path> {
@@ -108,12 +119,13 @@ impl Source {
         let ip_list = self.ip_list.as_deref().map(ip_list::parse).transpose()?;
         let mut specs = ip_list.unwrap_or_default();
         let mut lines = Vec::new();
-        let mut settings = Settings::default();
+        let mut settings = self.defaults.clone();
         if let Some(text) = text {
-            let (pools, of_file) = file::parse(text).map_err(|source| ConfigError::File {
-                path: path(),
-                source: Box::new(source),
-            })?;
+            let (pools, of_file) =
+                file::parse(text, &self.defaults).map_err(|source| ConfigError::File {
+                    path: path(),
+                    source: Box::new(source),
+                })?;
             settings = of_file;
             for pool in pools {
                 let name = pool.spec.name.clone();

@@ -60,6 +60,8 @@ pub struct Acquire {
     /// When the Service was created.
     pub created: Option<Timestamp>,
     pub cluster_ip: Option<IpAddr>,
+    /// The Service says that it was given what it shows.
+    pub was_allocated: bool,
     pub wish: Wish,
 }
 
@@ -224,10 +226,11 @@ impl Engine {
         }
     }
 
-    /// While clusters are awaited, any address may be held by one of their Services.
+    /// While clusters are awaited, or nobody knows which there are, any address may be held
+    /// by one of their Services.
     fn wait_for_clusters(&self, choices: &mut Choices) {
         let awaited = self.clusters.awaited();
-        if awaited.is_empty() {
+        if awaited.is_empty() && !self.is_opening() {
             return;
         }
         for (_, choice) in choices {
@@ -236,6 +239,7 @@ impl Engine {
             if matches!(choice, Choice::Take { .. } | Choice::Refused(_)) {
                 *choice = Choice::Refused(Refusal::AwaitingSync {
                     clusters: awaited.iter().cloned().collect(),
+                    until: self.opens_at().filter(|at| *at > self.now),
                 });
             }
         }
@@ -260,7 +264,7 @@ impl Engine {
     /// taken over since.
     fn is_late(&self, acquire: &Acquire) -> bool {
         self.holding(&acquire.key)
-            .any(|held| acquire.is_before(&held.holder))
+            .any(|held| acquire.is_before(&held.holder) && !self.is_of_the_cluster_before(held))
     }
 
     /// Why the key may not go on holding an address on the terms of this wish.

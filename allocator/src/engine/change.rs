@@ -163,6 +163,8 @@ pub enum ChangeKind {
     ConflictEnded(Arc<Conflict>),
     /// What is known of a cluster from now on.
     Cluster(Arc<ClusterRecord>),
+    /// A database that knew nothing gives addresses from now on.
+    Opened,
 }
 
 /// One row of history.
@@ -189,7 +191,8 @@ impl Change {
             | ChangeKind::Unreserved(_)
             | ChangeKind::Conflicted(_)
             | ChangeKind::ConflictEnded(_)
-            | ChangeKind::Cluster(_) => None,
+            | ChangeKind::Cluster(_)
+            | ChangeKind::Opened => None,
         }
     }
 }
@@ -213,4 +216,7 @@ pub struct Snapshot {
     pub reservations: Vec<Arc<Reservation>>,
     pub conflicts: Vec<Arc<Conflict>>,
     pub clusters: Vec<Arc<ClusterRecord>>,
+    /// Nothing but what Services showed was ever given: it may take the place of a
+    /// database that was lost.
+    pub is_new: bool,
 }

@@ -1,17 +1,24 @@
 //! What is known of each cluster as a whole: whether it has told what it has, and
 //! whether it is being taken out of service. Look-ups are O(log clusters); which
-//! decommissioning ends next, and whether anybody is awaited, O(1).
+//! decommissioning ends next, and whether anybody is awaited, O(1). Whether a uid is
+//! known by another name is found in O(clusters), when it comes with a new one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use super::{change::Timestamp, key::ClusterName};
+use super::{
+    change::Timestamp,
+    identity::Identity,
+    key::{ClusterName, Uid},
+};
 
 /// See [`ClusterRecord`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClusterState {
+    /// It has come, and has not told what it has; nobody waits for that.
+    Unsynced,
     /// It may hold addresses that this database does not know of: nothing is given
     /// to anybody new until it has told them.
     Awaited,
@@ -27,6 +34,8 @@ pub enum ClusterState {
 pub struct ClusterRecord {
     pub name: ClusterName,
     pub state: ClusterState,
+    /// `None`: nobody has told whose name it is.
+    pub identity: Option<Identity>,
 }
 
 /// See the module.
@@ -44,6 +53,19 @@ impl Clusters {
 
     pub fn is_decommissioned(&self, name: &ClusterName) -> bool {
         matches!(self.state(name), Some(ClusterState::Decommissioned { .. }))
+    }
+
+    pub fn identity(&self, name: &ClusterName) -> Option<&Identity> {
+        self.records.get(name)?.identity.as_ref()
+    }
+
+    /// Another name, in service, of the cluster with this uid.
+    pub fn other_name(&self, name: &ClusterName, uid: &Uid) -> Option<(&ClusterName, &Identity)> {
+        let others = self.records.values().filter(|record| {
+            record.name != *name && !matches!(record.state, ClusterState::Decommissioned { .. })
+        });
+        let mut known = others.filter_map(|of| Some((&of.name, of.identity.as_ref()?)));
+        known.find(|(_, identity)| identity.uid == *uid)
     }
 
     /// In the order of names.
@@ -80,7 +102,9 @@ impl Clusters {
             ClusterState::Awaited => {
                 self.awaited.insert(name.clone());
             }
-            ClusterState::Synced | ClusterState::Decommissioned { release_at: None } => {}
+            ClusterState::Unsynced
+            | ClusterState::Synced
+            | ClusterState::Decommissioned { release_at: None } => {}
             ClusterState::Decommissioned {
                 release_at: Some(end),
             } => {

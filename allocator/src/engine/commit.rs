@@ -51,6 +51,7 @@ impl Engine {
             ChangeKind::Conflicted(conflict) => self.conflicts.add(Arc::clone(conflict)),
             ChangeKind::ConflictEnded(conflict) => self.conflicts.remove(conflict),
             ChangeKind::Cluster(record) => self.clusters.set(Arc::clone(record)),
+            ChangeKind::Opened => {}
         }
         outcome.changes.push(Change {
             revision: self.revision,

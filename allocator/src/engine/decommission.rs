@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{
     Engine, Outcome, Reply,
     change::{ChangeKind, Timestamp},
-    clusters::ClusterState,
+    clusters::{ClusterRecord, ClusterState},
     key::ClusterName,
 };
 
@@ -48,7 +48,7 @@ impl Engine {
         } = decommission;
         let state = match self.clusters.state(cluster) {
             Some(already @ ClusterState::Decommissioned { .. }) => already,
-            Some(ClusterState::Awaited | ClusterState::Synced) | None => {
+            Some(ClusterState::Unsynced | ClusterState::Awaited | ClusterState::Synced) | None => {
                 let state = ClusterState::Decommissioned {
                     release_at: Some(*release_at),
                 };
@@ -62,7 +62,16 @@ impl Engine {
     /// What was taken back stays so; its Services get it again if nobody took it.
     pub(super) fn recommission(&mut self, cluster: &ClusterName, outcome: &mut Outcome) -> Reply {
         if self.clusters.is_decommissioned(cluster) {
-            self.set_cluster(cluster.clone(), ClusterState::Synced, outcome);
+            // Its cluster may have another name by now.
+            let identity = self.clusters.identity(cluster).cloned();
+            let identity =
+                identity.filter(|known| self.clusters.other_name(cluster, &known.uid).is_none());
+            let record = ClusterRecord {
+                name: cluster.clone(),
+                state: ClusterState::Synced,
+                identity,
+            };
+            self.commit_cluster(record, outcome);
         }
         Reply::Recommissioned
     }

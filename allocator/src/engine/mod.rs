@@ -35,10 +35,12 @@ mod decommission;
 pub mod free;
 mod handover;
 pub mod holdings;
+mod identity;
 pub mod key;
 pub mod labels;
 mod limits;
 mod moves;
+mod opening;
 pub mod pools;
 pub mod quota;
 pub mod ranges;
@@ -65,6 +67,7 @@ pub use self::{
     clusters::{ClusterRecord, ClusterState},
     decommission::Decommission,
     handover::{Handover, Resolve, Winner},
+    identity::{Attach, Claim, Identity, ReplaceCluster},
     key::{
         ClusterName, InvalidName, Namespace, PoolName, ServiceKey, ServiceName, SharingKey, Uid,
     },
@@ -73,12 +76,13 @@ pub use self::{
     refusal::Refusal,
     restore::Restoring,
     sharing::{Backend, Permitted, Port, Protocol, Terms},
-    sync::{Sync, Synced, Verdict},
+    sync::{Loss, Sync, Synced, Verdict},
 };
 use clusters::Clusters;
 use conflicts::Conflicts;
 use free::Free;
 use holdings::Holdings;
+use opening::Opening;
 use quota::Quotas;
 use reservations::Reservations;
 use sharing::Held;
@@ -97,6 +101,8 @@ pub enum Command {
     Decommission(Decommission),
     /// Takes a cluster back into service.
     Recommission(ClusterName),
+    Attach(Attach),
+    ReplaceCluster(ReplaceCluster),
 }
 
 /// Take back what `key` holds; with a uid, only if the holder has it.
@@ -132,6 +138,12 @@ pub enum Reply {
     Resolved(Arc<Conflict>),
     Decommissioned(ClusterState),
     Recommissioned,
+    /// The session may begin.
+    Attached,
+    /// The name belongs to another cluster now; whose it was until now.
+    Replaced {
+        before: Option<Uid>,
+    },
 }
 
 /// What a step did: what has to be made durable before it is told, and of which
@@ -147,6 +159,9 @@ pub struct Outcome {
     pub tell_again: Vec<ClusterName>,
     /// Nobody is awaited any more.
     pub all_may_ask: bool,
+    /// Clusters that showed that the database is not what it was, so that others have to
+    /// tell what they have.
+    pub loss_shown_by: Vec<ClusterName>,
 }
 
 impl Outcome {
@@ -158,12 +173,14 @@ impl Outcome {
             ask_again,
             tell_again,
             all_may_ask,
+            loss_shown_by,
         } = other;
         self.changes.extend_from_slice(changes);
         self.freed.extend_from_slice(freed);
         self.ask_again.extend_from_slice(ask_again);
         self.tell_again.extend_from_slice(tell_again);
         self.all_may_ask |= all_may_ask;
+        self.loss_shown_by.extend_from_slice(loss_shown_by);
     }
 }
 
@@ -215,6 +232,8 @@ pub struct Engine {
     reservations: Reservations,
     conflicts: Conflicts,
     clusters: Clusters,
+    /// Of a database that knows nothing, until it gives what is new.
+    opening: Option<Opening>,
     /// What a database calls the pool of an address, where that has another name
     /// by now.
     recorded: HashMap<(IpAddr, Arc<ServiceKey>), PoolName>,
@@ -256,20 +275,43 @@ impl Engine {
     /// Decides, and moves the state on as if the changes were durable already.
     /// Where they cannot be made so, the engine has to be restored.
     pub fn plan(&mut self, command: &Command, now: Timestamp) -> (Reply, Outcome) {
+        self.plan_as(None, command, now)
+    }
+
+    /// As [`Engine::plan`], for the cluster that says that the command is its own.
+    pub fn plan_as(
+        &mut self,
+        claim: Option<&Claim>,
+        command: &Command,
+        now: Timestamp,
+    ) -> (Reply, Outcome) {
         let mut outcome = self.pass(now);
-        let reply = match command {
-            Command::Acquire(acquire) => self.acquire(acquire, &mut outcome),
-            Command::Release(release) => self.release(release, &mut outcome),
-            Command::Reserve(reserve) => self.reserve(reserve, &mut outcome),
-            Command::Unreserve(address) => self.unreserve(*address, &mut outcome),
-            Command::Sync(sync) => self.sync(sync, &mut outcome),
-            Command::Handover(handover) => self.hand_over(handover, &mut outcome),
-            Command::Resolve(resolve) => self.resolve(resolve, &mut outcome),
-            Command::Decommission(decommission) => self.decommission(decommission, &mut outcome),
-            Command::Recommission(cluster) => self.recommission(cluster, &mut outcome),
-        };
+        if let Some(claim) = claim
+            && let Err(refusal) = self.identify(claim, command, &mut outcome)
+        {
+            return (Reply::Refused(refusal), outcome);
+        }
+        self.note_arrival(claim, command, &mut outcome);
+        let reply = self.carry_out(command, &mut outcome);
         self.settle_conflicts(&mut outcome);
+        self.open_when_due(&mut outcome);
         (reply, outcome)
+    }
+
+    fn carry_out(&mut self, command: &Command, outcome: &mut Outcome) -> Reply {
+        match command {
+            Command::Acquire(acquire) => self.acquire(acquire, outcome),
+            Command::Release(release) => self.release(release, outcome),
+            Command::Reserve(reserve) => self.reserve(reserve, outcome),
+            Command::Unreserve(address) => self.unreserve(*address, outcome),
+            Command::Sync(sync) => self.sync(sync, outcome),
+            Command::Handover(handover) => self.hand_over(handover, outcome),
+            Command::Resolve(resolve) => self.resolve(resolve, outcome),
+            Command::Decommission(decommission) => self.decommission(decommission, outcome),
+            Command::Recommission(cluster) => self.recommission(cluster, outcome),
+            Command::Attach(attach) => self.attach(attach),
+            Command::ReplaceCluster(replace) => self.replace_cluster(replace, outcome),
+        }
     }
 
     /// When [`Engine::pass`] has something to do.
@@ -279,6 +321,7 @@ impl Engine {
             self.reservations.next_expiry(),
             self.leaving.first().map(|(end, _)| *end),
             self.clusters.next_end(),
+            self.next_opening(),
         ];
         ends.into_iter().flatten().min()
     }
@@ -306,11 +349,17 @@ impl Engine {
         }
         self.end_decommissions(&mut outcome);
         self.settle_conflicts(&mut outcome);
+        self.open_when_due(&mut outcome);
         outcome
     }
 
     /// The reply to a command that changes nothing; `None` if it would.
-    pub fn reply_without_change(&self, command: &Command) -> Option<Reply> {
+    pub fn reply_without_change(&self, claim: Option<&Claim>, command: &Command) -> Option<Reply> {
+        if let Some(claim) = claim
+            && let Err(refusal) = self.refuse_without_change(claim, command)?
+        {
+            return Some(Reply::Refused(refusal));
+        }
         match command {
             Command::Acquire(acquire) => self.acquire_without_change(acquire),
             Command::Release(release) => {
@@ -328,12 +377,14 @@ impl Engine {
                 let nothing = self.reservations.get(*address).is_none();
                 nothing.then_some(Reply::Unreserved(None))
             }
+            Command::Attach(attach) => Some(self.attach(attach)),
             // Rare, and repeated soon: not worth the thought.
             Command::Sync(_)
             | Command::Handover(_)
             | Command::Resolve(_)
             | Command::Decommission(_)
-            | Command::Recommission(_) => None,
+            | Command::Recommission(_)
+            | Command::ReplaceCluster(_) => None,
         }
     }
 

@@ -118,6 +118,10 @@ pub struct Settings {
     /// Clusters that have to tell what they have before a new database gives
     /// anything to anybody new.
     pub clusters: BTreeSet<ClusterName>,
+    /// Those of them that are made anew all the time: a new uid takes over by itself.
+    pub ephemeral: BTreeSet<ClusterName>,
+    /// How long a database that knows nothing waits for clusters to tell what they have.
+    pub adoption_window: Duration,
     /// How long an address is kept for a Service that its cluster does not have any
     /// more.
     pub orphan_grace: Duration,
@@ -129,6 +133,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             clusters: BTreeSet::new(),
+            ephemeral: BTreeSet::new(),
+            adoption_window: Duration::from_secs(2),
             orphan_grace: Duration::from_secs(2 * 60),
             cluster_silence: Duration::from_secs(15 * 60),
         }

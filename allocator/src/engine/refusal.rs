@@ -7,7 +7,8 @@ use thiserror::Error;
 use super::{
     address::Family,
     change::Timestamp,
-    key::{ClusterName, Namespace, PoolName, ServiceKey},
+    identity::Identity,
+    key::{ClusterName, Namespace, PoolName, ServiceKey, Uid},
     quota::Reached,
     sharing::Port,
 };
@@ -115,9 +116,38 @@ pub enum Refusal {
     #[error(
         "the database is new or restored, and not every cluster has told what it has: waiting \
          for {}",
-        cluster_list(clusters)
+        awaited_list(clusters, *until)
     )]
-    AwaitingSync { clusters: Vec<ClusterName> },
+    AwaitingSync {
+        clusters: Vec<ClusterName>,
+        /// Until when a database that knows nothing waits for clusters that it does not
+        /// know.
+        until: Option<Timestamp>,
+    },
+    #[error(
+        "the name {cluster} belongs to the cluster of uid {} since {}; give one of the two another \
+         name, or let the cluster of uid {uid} take over by ReplaceCluster",
+        owner.uid, owner.since
+    )]
+    ClusterNameInUse {
+        cluster: ClusterName,
+        /// Of the one that is refused.
+        uid: Uid,
+        owner: Identity,
+    },
+    #[error(
+        "the cluster of uid {} has the name {known_as} since {}; use that name, or take it out of \
+         service by DecommissionCluster first",
+        owner.uid, owner.since
+    )]
+    ClusterHasOtherName {
+        /// The name that is refused.
+        cluster: ClusterName,
+        known_as: ClusterName,
+        owner: Identity,
+    },
+    #[error("no cluster {cluster} is known")]
+    NoCluster { cluster: ClusterName },
     #[error("cluster {cluster} is decommissioned")]
     ClusterDecommissioned { cluster: ClusterName },
 }
@@ -144,6 +174,9 @@ impl Refusal {
             Self::NotTheHolder { .. } => "ALLOCATION_NOT_FOUND",
             Self::NoConflict { .. } => "CONFLICT_NOT_FOUND",
             Self::AwaitingSync { .. } => "AWAITING_SYNC",
+            Self::ClusterNameInUse { .. } => "CLUSTER_NAME_IN_USE",
+            Self::ClusterHasOtherName { .. } => "CLUSTER_HAS_OTHER_NAME",
+            Self::NoCluster { .. } => "CLUSTER_NOT_FOUND",
             Self::ClusterDecommissioned { .. } => "PERMISSION_DENIED",
         }
     }
@@ -157,9 +190,14 @@ fn pool_list(pools: &[PoolName]) -> String {
     }
 }
 
-fn cluster_list(clusters: &[ClusterName]) -> String {
+fn awaited_list(clusters: &[ClusterName], until: Option<Timestamp>) -> String {
     let names: Vec<_> = clusters.iter().map(ClusterName::as_str).collect();
-    names.join(", ")
+    let names = names.join(", ");
+    match until {
+        None => names,
+        Some(until) if clusters.is_empty() => format!("whoever comes until {until}"),
+        Some(until) => format!("{names}, and whoever comes until {until}"),
+    }
 }
 
 fn holder_text(holder: Option<&ServiceKey>) -> String {

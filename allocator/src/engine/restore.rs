@@ -11,6 +11,7 @@ use super::{
     conflicts::Conflicts,
     free::Free,
     holdings::Holdings,
+    opening::Opening,
     pools::{Located, Pools},
     quota::Quotas,
     reservations::Reservations,
@@ -39,6 +40,7 @@ impl Restoring {
             reservations: Reservations::default(),
             conflicts: Conflicts::default(),
             clusters: Clusters::default(),
+            opening: None,
             recorded: HashMap::new(),
         })
     }
@@ -85,6 +87,7 @@ impl Restoring {
             reservations,
             conflicts,
             clusters,
+            is_new,
         } = rest;
         for allocation in allocations {
             self.hold(allocation)?;
@@ -93,6 +96,8 @@ impl Restoring {
         engine.revision = revision;
         engine.last_change_at = last_change_at;
         engine.now = last_change_at;
+        let opens_at_once = engine.pools.settings().adoption_window.is_zero();
+        engine.opening = (is_new && !opens_at_once).then(Opening::default);
         for conflict in conflicts {
             engine.conflicts.add(conflict);
         }
@@ -126,6 +131,7 @@ impl Engine {
             reservations: self.reservations.iter().cloned().collect(),
             conflicts: self.conflicts.iter().cloned().collect(),
             clusters: self.clusters.iter().cloned().collect(),
+            is_new: self.opening.is_some(),
         }
     }
 
@@ -136,6 +142,7 @@ impl Engine {
     pub fn with_pools(&self, pools: Arc<Pools>) -> Result<Self, Inconsistent> {
         let mut engine = Self::restore(pools, self.snapshot())?;
         engine.now = self.now;
+        engine.opening.clone_from(&self.opening);
         engine.free.end_stages(self.now);
         Ok(engine)
     }

@@ -25,6 +25,7 @@ use super::{
     address::Family,
     change::{Allocation, ChangeKind, Conflict, Holder, Revision, Timestamp},
     clusters::{ClusterRecord, ClusterState},
+    is_same_uid,
     key::{ClusterName, ServiceKey},
     pools::Located,
     refusal::Refusal,
@@ -36,8 +37,20 @@ use super::{
 pub struct Sync {
     pub cluster: ClusterName,
     pub services: Vec<Acquire>,
-    /// The newest revision that the cluster was ever told.
+    /// The newest revision that the cluster says it was told: what was given later is
+    /// not judged by this set. Anybody can say any number, so nothing else follows.
     pub seen: Option<Revision>,
+    /// What it proves about the database.
+    pub proves: Option<Loss>,
+}
+
+/// What a cluster proves by a mark, which only a database can make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The database is behind: it was restored from a backup.
+    Restored,
+    /// There was another one.
+    Another,
 }
 
 /// What became of a Service.
@@ -79,14 +92,15 @@ impl Engine {
             cluster,
             services,
             seen,
+            proves,
         } = sync;
         if self.clusters.is_decommissioned(cluster) {
             return Reply::Refused(Refusal::ClusterDecommissioned {
                 cluster: cluster.clone(),
             });
         }
-        if seen.is_some_and(|seen| seen > self.revision) {
-            self.await_all(cluster, outcome);
+        if *proves == Some(Loss::Restored) {
+            self.await_others(cluster, outcome);
         }
         // What this Sync changes is not news that the cluster has missed.
         let missed = seen.map(|seen| (seen, self.revision));
@@ -103,20 +117,22 @@ impl Engine {
     }
 
     /// The database is older than what a cluster was told: it was restored from a
-    /// backup, and any cluster may hold what it does not know of.
-    fn await_all(&mut self, teller: &ClusterName, outcome: &mut Outcome) {
-        let synced: Vec<_> = self
+    /// backup, and any other cluster may hold what it does not know of.
+    fn await_others(&mut self, teller: &ClusterName, outcome: &mut Outcome) {
+        let others: Vec<_> = self
             .clusters
             .iter()
-            .filter(|record| record.state == ClusterState::Synced)
+            .filter(|record| match record.state {
+                ClusterState::Unsynced | ClusterState::Synced => record.name != *teller,
+                ClusterState::Awaited | ClusterState::Decommissioned { .. } => false,
+            })
             .map(|record| record.name.clone())
             .collect();
-        for name in synced {
-            if name != *teller {
-                outcome.tell_again.push(name.clone());
-            }
+        for name in others {
+            outcome.tell_again.push(name.clone());
             self.set_cluster(name, ClusterState::Awaited, outcome);
         }
+        outcome.loss_shown_by.push(teller.clone());
     }
 
     fn heard_of(&mut self, cluster: &ClusterName, outcome: &mut Outcome) {
@@ -131,10 +147,19 @@ impl Engine {
         state: ClusterState,
         outcome: &mut Outcome,
     ) {
+        let identity = self.clusters.identity(&name).cloned();
+        let record = ClusterRecord {
+            name,
+            state,
+            identity,
+        };
+        self.commit_cluster(record, outcome);
+    }
+
+    pub(super) fn commit_cluster(&mut self, record: ClusterRecord, outcome: &mut Outcome) {
         let awaited = !self.clusters.awaited().is_empty();
-        let record = Arc::new(ClusterRecord { name, state });
-        self.commit(ChangeKind::Cluster(record), outcome);
-        if awaited && self.clusters.awaited().is_empty() {
+        self.commit(ChangeKind::Cluster(Arc::new(record)), outcome);
+        if awaited && self.clusters.awaited().is_empty() && !self.is_opening() {
             outcome.all_may_ask = true;
         }
     }
@@ -155,8 +180,11 @@ impl Engine {
         for held in self.of_cluster(&sync.cluster) {
             let acquire = live.get(&*held.key);
             let is_known = sync.seen.is_none_or(|seen| held.revision <= seen);
-            let is_live =
-                acquire.is_some_and(|acquire| acquire.accounts_for(&held.holder, is_known));
+            let of_another = self.is_of_the_cluster_before(&held);
+            let is_live = acquire.is_some_and(|acquire| {
+                acquire.accounts_for(&held.holder, is_known)
+                    && (!of_another || is_same_uid(acquire.uid.as_ref(), held.holder.uid.as_ref()))
+            });
             let takes_over = |acquire: &&&Acquire| {
                 acquire.wish.current.contains(&held.address)
                     && self.may_not_stay(&held, acquire).is_none()
@@ -171,6 +199,8 @@ impl Engine {
                 let release_at = (!is_live).then_some(release_at);
                 let holder = Holder {
                     transition: held.holder.transition.with_release_at(release_at),
+                    // The times of two clusters do not compare.
+                    created: held.holder.created.filter(|_| !of_another),
                     ..held.holder.clone()
                 };
                 self.update(&held, holder, outcome);
@@ -256,15 +286,13 @@ impl Engine {
 
     /// Whether an address is of a pool that the Service's cluster may use. Other
     /// rules of the pool may have changed since the Service got it; this one too, but
-    /// it keeps a watcher from claiming what is kept for other clusters. So it does
-    /// not count only where a cluster is awaited: who got what is not known then.
+    /// it keeps a watcher from claiming what is kept for other clusters.
     fn may_adopt(&self, acquire: &Acquire, address: IpAddr) -> bool {
         let cluster = &acquire.key.cluster;
         match self.pools.locate(address) {
             Located::In(pool) => {
                 let only = self.pools.spec(pool).clusters.as_ref();
                 only.is_none_or(|clusters| clusters.contains(cluster))
-                    || self.clusters.state(cluster) == Some(ClusterState::Awaited)
             }
             Located::Excluded(_) | Located::Nowhere => false,
         }
@@ -433,7 +461,8 @@ impl Engine {
                 | ChangeKind::Reserved(_)
                 | ChangeKind::Conflicted(_)
                 | ChangeKind::ConflictEnded(_)
-                | ChangeKind::Cluster(_) => continue,
+                | ChangeKind::Cluster(_)
+                | ChangeKind::Opened => continue,
             };
             if let Some(conflict) = self.conflicts.about(left).first().cloned() {
                 let holder = conflict.holder.clone();

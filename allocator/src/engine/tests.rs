@@ -24,6 +24,7 @@ struct Tables {
     reservations: BTreeMap<IpAddr, Arc<Reservation>>,
     conflicts: BTreeMap<(Arc<ServiceKey>, Family), Arc<Conflict>>,
     clusters: BTreeMap<ClusterName, Arc<ClusterRecord>>,
+    is_new: bool,
 }
 
 /// The rule of sharing, as semantics has it.
@@ -104,6 +105,7 @@ impl Tables {
                 self.clusters
                     .insert(record.name.clone(), Arc::clone(record));
             }
+            ChangeKind::Opened => self.is_new = false,
         }
     }
 
@@ -116,6 +118,7 @@ impl Tables {
             reservations: self.reservations.values().cloned().collect(),
             conflicts: self.conflicts.values().cloned().collect(),
             clusters: self.clusters.values().cloned().collect(),
+            is_new: self.is_new,
         };
         Engine::restore(Arc::clone(pools), snapshot).unwrap()
     }
@@ -224,6 +227,7 @@ fn in_namespace(namespace: &str, name: &str) -> Acquire {
         uid: None,
         created: None,
         cluster_ip: None,
+        was_allocated: false,
         wish: Wish {
             families: vec![Family::V4],
             policy: Policy::All,

@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeGaugeValue},
+    encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet},
     metrics::MetricType,
     registry::Registry,
 };
@@ -103,9 +103,28 @@ impl StateCollector {
             "When the cluster last told what it has, in seconds since 1970; none since the start: no series",
             names().filter_map(|(cluster, _)| {
                 // Exact until the year 287396.
-                let at = published.last_heard(cluster)?.0 as f64 / 1000.0;
+                let at = published.last_sync(cluster)?.0 as f64 / 1000.0;
                 Some(([("cluster", cluster.as_str())], at))
             }),
+        )?;
+        let contacts: Vec<_> = names()
+            .map(|(cluster, _)| (cluster, published.contacts().of(cluster)))
+            .collect();
+        counters(
+            encoder,
+            "cluster_identity_refused",
+            "Requests that were refused because another cluster uses the name of this one, or this one another name",
+            contacts
+                .iter()
+                .map(|(cluster, of)| ([("cluster", cluster.as_str())], of.refusals)),
+        )?;
+        counters(
+            encoder,
+            "false_marks",
+            "Syncs of the cluster that showed a mark which the allocator did not make",
+            contacts
+                .iter()
+                .map(|(cluster, of)| ([("cluster", cluster.as_str())], of.false_marks)),
         )?;
         gauges(
             encoder,
@@ -261,6 +280,26 @@ fn gauges<'a, const N: usize>(
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for (labels, value) in series {
         family.encode_family(&labels)?.encode_gauge(&value)?;
+    }
+    Ok(())
+}
+
+/// As [`gauges`], of what only grows.
+fn counters<'a, const N: usize>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    series: impl IntoIterator<Item = ([(&'a str, &'a str); N], u64)>,
+) -> fmt::Result {
+    let mut series = series.into_iter().peekable();
+    if series.peek().is_none() {
+        return Ok(());
+    }
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, value) in series {
+        family
+            .encode_family(&labels)?
+            .encode_counter::<NoLabelSet, _, u64>(&value, None)?;
     }
     Ok(())
 }

@@ -203,8 +203,19 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::ReplaceClusterRequest>,
     ) -> Result<Response<v1::ReplaceClusterResponse>, Status> {
-        self.admit(request, Rpc::ReplaceCluster)?;
-        Err(Status::unimplemented("ReplaceCluster"))
+        let asked = self.admit(request, Rpc::ReplaceCluster)?;
+        let command = request::replace_cluster(&asked)?;
+        let Answer { reply, revision } = self.submit(command).await?;
+        if let Reply::Refused(refusal) = &reply {
+            return Err(fault::refused(refusal));
+        }
+        let Reply::Replaced { before } = reply else {
+            return Err(fault::wrong_reply());
+        };
+        Ok(Response::new(v1::ReplaceClusterResponse {
+            revision: revision.0,
+            replaced_uid: before.map(|uid| uid.to_string()).unwrap_or_default(),
+        }))
     }
 
     async fn plan_configuration(

@@ -1,7 +1,7 @@
 //! `AllocatorService`: requests become commands, and word of what was freed
 //! goes out.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, stream};
 use lb_proto::v1::{
@@ -14,16 +14,21 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{convert, fault, gate::Gate, request, sync};
 use crate::{
     auth::{Rpc, Target},
-    engine::{Command, Reply, Revision},
+    engine::{Attach, Claim, ClusterName, Command, Refusal, Reply, Revision},
+    mark::{Marks, Shown},
     published::Published,
     streams::{self, Told},
     writer::{Answer, Writer},
 };
 
+/// How often a stream is told how far the database has come, at most.
+const PROGRESS: Duration = Duration::from_secs(1);
+
 /// See the module.
 pub struct Allocator {
     writer: Writer,
     published: Arc<Published>,
+    marks: Marks,
     gate: Gate,
     shutdown: CancellationToken,
 }
@@ -32,23 +37,76 @@ impl Allocator {
     pub const fn new(
         writer: Writer,
         published: Arc<Published>,
+        marks: Marks,
         gate: Gate,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
             writer,
             published,
+            marks,
             gate,
             shutdown,
         }
     }
 
-    async fn submit(&self, command: Command) -> Result<Answer, Status> {
-        self.writer
-            .submit(command)
-            .await
-            .map_err(fault::not_written)
+    /// An answer that is no refusal.
+    async fn submit(&self, claim: Option<Claim>, command: Command) -> Result<Answer, Status> {
+        let answer = self.writer.submit_as(claim, command).await;
+        let answer = answer.map_err(fault::not_written)?;
+        match &answer.reply {
+            Reply::Refused(refusal) => Err(self.refused(refusal)),
+            Reply::Acquired(_)
+            | Reply::Released(_)
+            | Reply::Reserved(_)
+            | Reply::Unreserved(_)
+            | Reply::Synced(_)
+            | Reply::Resolved(_)
+            | Reply::Decommissioned(_)
+            | Reply::Recommissioned
+            | Reply::Attached
+            | Reply::Replaced { .. } => Ok(answer),
+        }
     }
+
+    fn refused(&self, refusal: &Refusal) -> Status {
+        refused(&self.published, refusal)
+    }
+
+    /// Somebody may have taken the name over since the session was admitted.
+    fn still_has_its_name(&self, claim: &Claim) -> Result<(), Status> {
+        let owner = self.published.read().identity(&claim.cluster).cloned();
+        match owner.filter(|owner| owner.uid != claim.uid) {
+            None => Ok(()),
+            Some(owner) => Err(self.refused(&Refusal::ClusterNameInUse {
+                cluster: claim.cluster.clone(),
+                uid: claim.uid.clone(),
+                owner,
+            })),
+        }
+    }
+
+    fn note_false_mark(&self, cluster: &ClusterName) {
+        let contacts = self.published.contacts();
+        if contacts.showed_false_mark(cluster, self.writer.now()) {
+            tracing::warn!(
+                %cluster,
+                "the cluster shows a mark that this allocator did not make; it is ignored"
+            );
+        }
+    }
+}
+
+fn refused(published: &Published, refusal: &Refusal) -> Status {
+    let cluster = if let Refusal::ClusterNameInUse { cluster, .. } = refusal {
+        Some(cluster)
+    } else if let Refusal::ClusterHasOtherName { known_as, .. } = refusal {
+        Some(known_as)
+    } else {
+        None
+    };
+    let heard_at = cluster.and_then(|cluster| published.contacts().of(cluster).heard_at);
+    fault::refused_caller(refusal, heard_at)
 }
 
 #[tonic::async_trait]
@@ -58,13 +116,13 @@ impl AllocatorService for Allocator {
         request: Request<v1::AcquireRequest>,
     ) -> Result<Response<v1::AcquireResponse>, Status> {
         let (caller, message) = self.gate.enter(request);
+        let cluster_uid = message.cluster_uid.clone();
         let acquire = request::acquire(message)?;
-        let target = Target::Cluster(&acquire.key.cluster);
-        self.gate.admit(&caller, Rpc::Acquire, target)?;
-        let Answer { reply, revision } = self.submit(Command::Acquire(acquire)).await?;
-        if let Reply::Refused(refusal) = &reply {
-            return Err(fault::refused(refusal));
-        }
+        let cluster = &acquire.key.cluster;
+        self.gate
+            .admit(&caller, Rpc::Acquire, Target::Cluster(cluster))?;
+        let claim = request::claim(cluster, &cluster_uid)?;
+        let Answer { reply, revision } = self.submit(claim, Command::Acquire(acquire)).await?;
         let Reply::Acquired(acquired) = reply else {
             return Err(fault::wrong_reply());
         };
@@ -76,10 +134,13 @@ impl AllocatorService for Allocator {
         request: Request<v1::ReleaseRequest>,
     ) -> Result<Response<v1::ReleaseResponse>, Status> {
         let (caller, message) = self.gate.enter(request);
+        let cluster_uid = message.cluster_uid.clone();
         let release = request::release(message)?;
-        let target = Target::Cluster(&release.key.cluster);
-        self.gate.admit(&caller, Rpc::Release, target)?;
-        let Answer { reply, revision } = self.submit(Command::Release(release)).await?;
+        let cluster = &release.key.cluster;
+        self.gate
+            .admit(&caller, Rpc::Release, Target::Cluster(cluster))?;
+        let claim = request::claim(cluster, &cluster_uid)?;
+        let Answer { reply, revision } = self.submit(claim, Command::Release(release)).await?;
         let Reply::Released(released) = reply else {
             return Err(fault::wrong_reply());
         };
@@ -97,18 +158,21 @@ impl AllocatorService for Allocator {
         request: Request<Streaming<v1::SyncRequest>>,
     ) -> Result<Response<Self::SyncStream>, Status> {
         let (caller, messages) = self.gate.enter(request);
-        let (cluster, messages) = sync::begin(messages).await?;
-        let target = Target::Cluster(&cluster.name);
+        let (begun, messages) = sync::begin(messages, &self.marks).await?;
+        let target = Target::Cluster(&begun.name);
         self.gate.admit(&caller, Rpc::Sync, target)?;
-        let sync = sync::gather(cluster, messages).await?;
-        let Answer { reply, revision } = self.submit(Command::Sync(sync)).await?;
-        if let Reply::Refused(refusal) = &reply {
-            return Err(fault::refused(refusal));
+        let (cluster, claim, mark) = (begun.name.clone(), begun.claim.clone(), begun.mark);
+        let now = self.published.read().revision();
+        let sync = sync::gather(begun, now, messages).await?;
+        let Answer { reply, revision } = self.submit(claim, Command::Sync(sync)).await?;
+        if mark == Shown::False {
+            self.note_false_mark(&cluster);
         }
         let Reply::Synced(synced) = reply else {
             return Err(fault::wrong_reply());
         };
-        let pages = sync::pages(&synced, revision).into_iter().map(Ok);
+        let pages = sync::pages(&synced, revision, self.marks.of(revision));
+        let pages = pages.into_iter().map(Ok);
         Ok(Response::new(Box::pin(stream::iter(pages))))
     }
 
@@ -122,41 +186,77 @@ impl AllocatorService for Allocator {
         let v1::WatchRequest {
             cluster,
             resume_revision,
-            cluster_uid: _,
+            cluster_uid,
         } = request;
         let cluster = request::cluster("cluster", &cluster)?;
         self.gate
             .admit(&caller, Rpc::Watch, Target::Cluster(&cluster))?;
+        let claim = request::claim(&cluster, &cluster_uid)?;
+        let attach = Command::Attach(Attach {
+            is_vacant: self.published.streams().is_vacant(&cluster),
+            cluster: cluster.clone(),
+        });
+        self.submit(claim.clone(), attach).await?;
         let seen = Some(Revision(resume_revision)).filter(|seen| seen.0 > 0);
+        let uid = claim.as_ref().map(|claim| claim.uid.clone());
         // Opened before the revision is read: nothing falls between the two.
-        let opened = self.published.streams().open(cluster, seen);
-        let streams::Stream { messages, resumed } = opened.map_err(fault::too_many_streams)?;
-        let revision = self.published.read().revision().0;
+        let opened = self.published.streams().open(cluster, uid, seen);
+        let opened = opened.map_err(fault::too_many_streams)?;
+        if let Some(claim) = &claim {
+            self.still_has_its_name(claim)?;
+        }
+        let streams::Stream {
+            messages,
+            presence,
+            resumed,
+        } = opened;
+        let progress = self.progress();
+        let revision = self.published.read().revision();
         // Who saw more than there is saw another database: this one is new or
         // restored, and all was missed.
-        let resumed = resumed && seen.is_some_and(|seen| seen.0 <= revision);
-        let started = v1::watch_response::Started {
-            resumed,
-            mark: String::new(),
-        };
+        let resumed = resumed && seen.is_some_and(|seen| seen <= revision);
+        let mark = self.marks.of(revision);
+        let started = v1::watch_response::Started { resumed, mark };
         let started = stream::once(async move { Ok(message(revision, Message::Started(started))) });
-        let told = ReceiverStream::new(messages).map(|message| Ok(tell(message)));
+        let published = Arc::clone(&self.published);
+        let told = ReceiverStream::new(messages).map(move |message| {
+            let _open = &presence;
+            tell(message).map_err(|refusal| refused(&published, &refusal))
+        });
         // The buffer ends only when it was full.
         let cut = stream::once(async { Err(fault::slow_consumer()) });
         let shutdown = self.shutdown.clone();
         let end = stream::once(async { Err(fault::shutting_down()) });
         let stream = started
-            .chain(told)
-            .chain(cut)
+            .chain(stream::select(told.chain(cut), progress))
             .take_until(shutdown.clone().cancelled_owned())
             .chain(end.filter(move |_| std::future::ready(shutdown.is_cancelled())));
         Ok(Response::new(Box::pin(stream)))
     }
 }
 
+impl Allocator {
+    /// How far the database has come, whenever it has.
+    fn progress(&self) -> impl Stream<Item = Result<v1::WatchResponse, Status>> + use<> {
+        let mut revisions = self.published.revisions();
+        revisions.mark_unchanged();
+        let marks = self.marks.clone();
+        stream::unfold((revisions, marks), async |(mut revisions, marks)| {
+            tokio::time::sleep(PROGRESS).await;
+            revisions.changed().await.ok()?;
+            let revision = *revisions.borrow_and_update();
+            let mark = marks.of(revision);
+            let progress = v1::watch_response::Progress { mark };
+            let progress = message(revision, Message::Progress(progress));
+            Some((Ok(progress), (revisions, marks)))
+        })
+    }
+}
+
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-fn tell(message: streams::Message) -> v1::WatchResponse {
+/// Why the stream ends, where it does.
+fn tell(message: streams::Message) -> Result<v1::WatchResponse, Box<Refusal>> {
     let streams::Message { revision, told } = message;
     let event = match told {
         Told::Freed { pool, family, key } => Message::Freed(v1::watch_response::Freed {
@@ -169,11 +269,12 @@ fn tell(message: streams::Message) -> v1::WatchResponse {
         }),
         Told::PoolsChanged => Message::PoolsChanged(v1::watch_response::PoolsChanged {}),
         Told::Reloaded => Message::Lagged(v1::watch_response::Lagged {}),
+        Told::Ended(refusal) => return Err(refusal),
     };
-    self::message(revision.0, event)
+    Ok(self::message(revision, event))
 }
 
-const fn message(revision: i64, event: Message) -> v1::WatchResponse {
+const fn message(Revision(revision): Revision, event: Message) -> v1::WatchResponse {
     v1::WatchResponse {
         revision,
         event: Some(event),

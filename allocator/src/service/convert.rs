@@ -4,6 +4,7 @@ use lb_proto::v1;
 
 use super::fault;
 use crate::{
+    contacts::Refused,
     engine::{
         Acquired, Allocation, Conflict, Family, Pools, Reservation, Revision, ServiceKey, Synced,
         Timestamp, Verdict, is_stranded,
@@ -166,6 +167,23 @@ pub fn pools(state: &State) -> Vec<v1::Pool> {
     shown.collect()
 }
 
+pub fn refused_cluster(refused: &Refused) -> v1::RefusedCluster {
+    let Refused {
+        uid,
+        name,
+        first_at,
+        last_at,
+        count,
+    } = refused;
+    v1::RefusedCluster {
+        uid: uid.to_string(),
+        first_at: Some(timestamp(*first_at)),
+        last_at: Some(timestamp(*last_at)),
+        count: *count,
+        name: name.to_string(),
+    }
+}
+
 pub fn history_entry(row: HistoryRow) -> v1::HistoryEntry {
     let kind = match row.kind {
         HistoryKind::Allocated => v1::ChangeKind::Allocated,
@@ -176,6 +194,7 @@ pub fn history_entry(row: HistoryRow) -> v1::HistoryEntry {
         HistoryKind::Conflicted => v1::ChangeKind::Conflicted,
         HistoryKind::ConflictEnded => v1::ChangeKind::ConflictEnded,
         HistoryKind::Cluster => v1::ChangeKind::Cluster,
+        HistoryKind::Opened => v1::ChangeKind::Opened,
     };
     let service = (!row.cluster.is_empty()).then_some(v1::ServiceKey {
         cluster: row.cluster,

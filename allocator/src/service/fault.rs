@@ -9,7 +9,7 @@ use super::MAX_MESSAGE;
 use crate::{
     auth::{Caller, Denied, Rpc, Target},
     denials::name_and_role,
-    engine::{ClusterName, InvalidName, PoolName, Refusal},
+    engine::{ClusterName, InvalidName, PoolName, Refusal, Timestamp},
     streams::TooMany,
     writer::WriteError,
 };
@@ -154,7 +154,22 @@ pub fn invalid_configuration(message: String) -> Status {
     )
 }
 
+/// Of a cluster that is not the one which has the name; `last_heard`: of that.
+pub fn refused_caller(refusal: &Refusal, last_heard: Option<Timestamp>) -> Status {
+    let is_about_identity = matches!(
+        refusal,
+        Refusal::ClusterNameInUse { .. } | Refusal::ClusterHasOtherName { .. }
+    );
+    let heard = last_heard.filter(|_| is_about_identity);
+    let heard = heard.map(|at| ("last_heard".to_owned(), at.to_string()));
+    refused_with(refusal, heard)
+}
+
 pub fn refused(refusal: &Refusal) -> Status {
+    refused_with(refusal, None)
+}
+
+fn refused_with(refusal: &Refusal, more: Option<(String, String)>) -> Status {
     let code = match refusal {
         Refusal::PoolExhausted { .. }
         | Refusal::PoolCoolingDown { .. }
@@ -171,8 +186,12 @@ pub fn refused(refusal: &Refusal) -> Status {
         | Refusal::SharingKeyMismatch { .. }
         | Refusal::SharingNotPermitted { .. }
         | Refusal::AddressConflict { .. }
-        | Refusal::AddressHandedOver { .. } => Code::FailedPrecondition,
-        Refusal::NotTheHolder { .. } | Refusal::NoConflict { .. } => Code::NotFound,
+        | Refusal::AddressHandedOver { .. }
+        | Refusal::ClusterNameInUse { .. }
+        | Refusal::ClusterHasOtherName { .. } => Code::FailedPrecondition,
+        Refusal::NotTheHolder { .. } | Refusal::NoConflict { .. } | Refusal::NoCluster { .. } => {
+            Code::NotFound
+        }
         Refusal::AwaitingSync { .. } => Code::Unavailable,
         Refusal::ClusterDecommissioned { .. } => Code::PermissionDenied,
     };
@@ -180,7 +199,7 @@ pub fn refused(refusal: &Refusal) -> Status {
         code,
         refusal.to_string(),
         refusal.reason(),
-        metadata(refusal),
+        metadata(refusal).into_iter().chain(more).collect(),
     )
 }
 
@@ -263,11 +282,45 @@ pub fn metadata(refusal: &Refusal) -> Metadata {
             ("address", address.to_string()),
             ("service", key.to_string()),
         ],
-        Refusal::AwaitingSync { clusters } => {
+        Refusal::AwaitingSync { clusters, until } => {
             let names: Vec<_> = clusters.iter().map(ClusterName::as_str).collect();
-            vec![("clusters", names.join(","))]
+            let mut pairs = vec![("clusters", names.join(","))];
+            pairs.extend(until.map(|until| ("until", until.to_string())));
+            pairs
         }
-        Refusal::ClusterDecommissioned { cluster } => vec![("cluster", cluster.to_string())],
+        Refusal::ClusterNameInUse {
+            cluster,
+            uid,
+            owner,
+        } => vec![
+            ("cluster", cluster.to_string()),
+            ("since", owner.since.to_string()),
+            (
+                "command",
+                format!(
+                    "grpcurl -d '{{\"cluster\":\"{cluster}\",\"cluster_uid\":\"{uid}\"}}' ALLOCATOR \
+                     lballocator.v1.AdminService/ReplaceCluster"
+                ),
+            ),
+        ],
+        Refusal::ClusterHasOtherName {
+            cluster: _,
+            known_as,
+            owner,
+        } => vec![
+            ("cluster", known_as.to_string()),
+            ("since", owner.since.to_string()),
+            (
+                "command",
+                format!(
+                    "grpcurl -d '{{\"cluster\":\"{known_as}\"}}' ALLOCATOR \
+                     lballocator.v1.AdminService/DecommissionCluster"
+                ),
+            ),
+        ],
+        Refusal::ClusterDecommissioned { cluster } | Refusal::NoCluster { cluster } => {
+            vec![("cluster", cluster.to_string())]
+        }
     };
     let owned = pairs
         .into_iter()

@@ -39,7 +39,8 @@ pub use self::{
     gate::{Gate, Trust},
 };
 use crate::{
-    config::Source, metrics::RpcMetrics, published::Published, store::HistoryReader, writer::Writer,
+    config::Source, mark::Marks, metrics::RpcMetrics, published::Published, store::HistoryReader,
+    writer::Writer,
 };
 
 /// The largest request message, in bytes.
@@ -76,6 +77,7 @@ pub struct Parts {
     pub writer: Writer,
     pub published: Arc<Published>,
     pub history: HistoryReader,
+    pub marks: Marks,
     pub source: Source,
     pub gate: Gate,
     pub shutdown: CancellationToken,
@@ -119,6 +121,7 @@ pub async fn routes(parts: Parts) -> Result<Routes, tonic_reflection::server::Er
         writer,
         published,
         history,
+        marks,
         source,
         gate,
         shutdown,
@@ -127,6 +130,7 @@ pub async fn routes(parts: Parts) -> Result<Routes, tonic_reflection::server::Er
     let allocator = AllocatorServiceServer::new(Allocator::new(
         writer.clone(),
         Arc::clone(&published),
+        marks,
         gate.clone(),
         shutdown,
     ))

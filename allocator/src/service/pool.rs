@@ -220,7 +220,7 @@ impl PoolService for PoolReader {
             .into_iter()
             .map(|(name, state, allocations)| {
                 let (state, release_at) = match state {
-                    None => (v1::ClusterState::Unspecified, None),
+                    None | Some(ClusterState::Unsynced) => (v1::ClusterState::Unspecified, None),
                     Some(ClusterState::Awaited) => (v1::ClusterState::Awaited, None),
                     Some(ClusterState::Synced) => (v1::ClusterState::Synced, None),
                     Some(ClusterState::Decommissioned { release_at }) => {
@@ -228,15 +228,24 @@ impl PoolService for PoolReader {
                     }
                 };
                 let watchers = self.published.streams().count(&name);
+                let contact = self.published.contacts().of(&name);
+                let identity = self.published.read().identity(&name).cloned();
                 v1::Cluster {
                     state: state.into(),
                     allocations,
-                    last_sync: self.published.last_heard(&name).map(convert::timestamp),
+                    last_sync: contact.synced_at.map(convert::timestamp),
                     silent: self.published.is_silent(&name, now),
                     release_at: release_at.map(convert::timestamp),
                     watchers: u32::try_from(watchers).unwrap_or(u32::MAX),
                     name: name.to_string(),
-                    ..v1::Cluster::default()
+                    uid: identity.map(|of| of.uid.to_string()).unwrap_or_default(),
+                    last_heard: contact.heard_at.map(convert::timestamp),
+                    refused: contact.refused.as_ref().map(convert::refused_cluster),
+                    false_marks: contact.false_mark_at.map(|at| v1::FalseMarks {
+                        last_at: Some(convert::timestamp(at)),
+                        count: contact.false_marks,
+                    }),
+                    proved_loss_at: contact.proved_loss_at.map(convert::timestamp),
                 }
             });
         Ok(Response::new(v1::ListClustersResponse {

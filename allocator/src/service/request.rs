@@ -12,9 +12,9 @@ use tonic::Status;
 
 use super::fault::{conflicting, invalid, invalid_name};
 use crate::engine::{
-    Acquire, Backend, ClusterName, Command, Family, Handover, LabelMap, Labels, Namespace,
-    PerFamily, Permitted, Policy, PoolName, Port, Protocol, Release, Reserve, Resolve, ServiceKey,
-    ServiceName, SharingKey, Terms, Timestamp, Uid, Winner, Wish,
+    Acquire, Backend, Claim, ClusterName, Command, Family, Handover, LabelMap, Labels, Namespace,
+    PerFamily, Permitted, Policy, PoolName, Port, Protocol, Release, ReplaceCluster, Reserve,
+    Resolve, ServiceKey, ServiceName, SharingKey, Terms, Timestamp, Uid, Winner, Wish,
 };
 
 const MAX_PORTS: usize = 1000;
@@ -29,6 +29,28 @@ const DECOMMISSION: Duration = Duration::from_secs(60 * 60);
 const MAX_LABEL_KEY: usize = 317;
 const MAX_LABEL_VALUE: usize = 63;
 
+/// Who says that a request is its own; `None` where nobody does.
+pub fn claim(cluster: &ClusterName, uid: &str) -> Result<Option<Claim>, Status> {
+    let uid = optional("cluster_uid", uid, |field, text| {
+        Uid::parse(text).map_err(invalid_name(field))
+    })?;
+    Ok(uid.map(|uid| Claim {
+        cluster: cluster.clone(),
+        uid,
+    }))
+}
+
+pub fn replace_cluster(request: &v1::ReplaceClusterRequest) -> Result<Command, Status> {
+    let v1::ReplaceClusterRequest {
+        cluster: name,
+        cluster_uid,
+    } = request;
+    Ok(Command::ReplaceCluster(ReplaceCluster {
+        cluster: cluster("cluster", name)?,
+        uid: Uid::parse(cluster_uid).map_err(invalid_name("cluster_uid"))?,
+    }))
+}
+
 pub fn acquire(request: v1::AcquireRequest) -> Result<Acquire, Status> {
     let v1::AcquireRequest {
         service,
@@ -36,7 +58,7 @@ pub fn acquire(request: v1::AcquireRequest) -> Result<Acquire, Status> {
         wish,
         created_at,
         cluster_uid: _,
-        was_allocated: _,
+        was_allocated,
     } = request;
     let key = service_key("service", service)?;
     let raw = wish.ok_or_else(|| invalid("wish", "is missing"))?;
@@ -46,6 +68,7 @@ pub fn acquire(request: v1::AcquireRequest) -> Result<Acquire, Status> {
         uid: optional_uid(&uid)?,
         created: created_at.map(|at| millis("created_at", at)).transpose()?,
         cluster_ip,
+        was_allocated,
         wish: self::wish(raw)?,
     })
 }
@@ -60,6 +83,7 @@ pub fn present(request: v1::AcquireRequest) -> Result<Acquire, Status> {
             .created_at
             .and_then(|at| millis("created_at", at).ok()),
         cluster_ip: None,
+        was_allocated: request.was_allocated,
         wish: Wish {
             families: Vec::new(),
             policy: Policy::All,

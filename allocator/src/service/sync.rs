@@ -9,7 +9,10 @@ use super::{
     fault::invalid,
     request::{self, at_most},
 };
-use crate::engine::{Acquire, ClusterName, Revision, ServiceKey, Sync, Synced};
+use crate::{
+    engine::{Acquire, Claim, ClusterName, Loss, Revision, ServiceKey, Sync, Synced},
+    mark::{Marks, Shown},
+};
 
 const MAX_SERVICES: usize = 200_000;
 /// Services in one message of the answer.
@@ -21,6 +24,10 @@ type Messages = Streaming<v1::SyncRequest>;
 pub struct Begun {
     /// The cluster.
     pub name: ClusterName,
+    /// Who says that it is its own.
+    pub claim: Option<Claim>,
+    /// What it shows as a mark.
+    pub mark: Shown,
     seen: Option<Revision>,
 }
 
@@ -32,20 +39,23 @@ struct Gathered {
 }
 
 /// Reads whose stream it is.
-pub async fn begin(mut stream: Messages) -> Result<(Begun, Messages), Status> {
+pub async fn begin(mut stream: Messages, marks: &Marks) -> Result<(Begun, Messages), Status> {
     let first = stream.message().await?.and_then(|message| message.part);
     let Some(Part::Begin(begin)) = first else {
         return Err(invalid("begin", "has to come first"));
     };
+    let name = request::cluster("begin.cluster", &begin.cluster)?;
     let begun = Begun {
-        name: request::cluster("begin.cluster", &begin.cluster)?,
+        claim: request::claim(&name, &begin.cluster_uid)?,
+        mark: marks.read(&begin.mark),
+        name,
         seen: Some(Revision(begin.seen_revision)).filter(|seen| seen.0 > 0),
     };
     Ok((begun, stream))
 }
 
-/// Reads the rest of it.
-pub async fn gather(begun: Begun, mut stream: Messages) -> Result<Sync, Status> {
+/// Reads the rest of it. `now` is how far the database has come.
+pub async fn gather(begun: Begun, now: Revision, mut stream: Messages) -> Result<Sync, Status> {
     let mut gathered = Gathered {
         begun,
         services: Vec::new(),
@@ -54,7 +64,7 @@ pub async fn gather(begun: Begun, mut stream: Messages) -> Result<Sync, Status> 
     loop {
         match stream.message().await?.and_then(|message| message.part) {
             Some(Part::Services(services)) => gathered.add(services)?,
-            Some(Part::End(end)) => return gathered.end(end.count),
+            Some(Part::End(end)) => return gathered.end(end.count, now),
             Some(Part::Begin(_)) => return Err(invalid("begin", "came twice")),
             None => return Err(invalid("end", "is missing: the stream was cut short")),
         }
@@ -83,7 +93,7 @@ impl Gathered {
         Ok(())
     }
 
-    fn end(self, count: i64) -> Result<Sync, Status> {
+    fn end(self, count: i64, now: Revision) -> Result<Sync, Status> {
         let came = self.services.len();
         if usize::try_from(count) != Ok(came) {
             return Err(invalid(
@@ -95,19 +105,28 @@ impl Gathered {
             cluster: self.begun.name,
             services: self.services,
             seen: self.begun.seen,
+            proves: match self.begun.mark {
+                Shown::Ours(revision) => (revision > now).then_some(Loss::Restored),
+                Shown::OfAnother => Some(Loss::Another),
+                Shown::Nothing | Shown::False => None,
+            },
         })
     }
 }
 
-/// The answer; at least one page, for its revision.
-pub fn pages(synced: &[Synced], revision: Revision) -> Vec<v1::SyncResponse> {
+/// The answer; at least one page, for its revision, and the mark of that on the last one.
+pub fn pages(synced: &[Synced], revision: Revision, mark: String) -> Vec<v1::SyncResponse> {
     let page = |synced: &[Synced]| v1::SyncResponse {
         revision: revision.0,
         services: synced.iter().map(super::convert::synced).collect(),
         mark: String::new(),
     };
-    if synced.is_empty() {
-        return vec![page(&[])];
+    let mut pages: Vec<_> = synced.chunks(PAGE).map(page).collect();
+    if pages.is_empty() {
+        pages.push(page(&[]));
     }
-    synced.chunks(PAGE).map(page).collect()
+    if let Some(last) = pages.last_mut() {
+        last.mark = mark;
+    }
+    pages
 }

@@ -1,13 +1,15 @@
 //! What a row says in JSON: labels and terms of sharing of a holder, and when it has to
-//! go; comment, expiry and source of a reservation; the state of a cluster.
+//! go; comment, expiry and source of a reservation; the state of a cluster, and whose name
+//! it is.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{
-    Backend, ClusterState, Holder, InvalidName, LabelMap, Labels, Namespace, Permitted, Port,
-    Protocol, Reservation, ServiceKey, SharingKey, Terms, Timestamp, Transition, Uid,
+    Backend, ClusterName, ClusterRecord, ClusterState, Holder, Identity, InvalidName, LabelMap,
+    Labels, Namespace, Permitted, Port, Protocol, Reservation, Revision, ServiceKey, SharingKey,
+    Terms, Timestamp, Transition, Uid,
 };
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -202,8 +204,18 @@ impl ReservationDetails {
 }
 
 #[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterDetails {
+    #[serde(flatten)]
+    state: StateDetails,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    identity: Option<IdentityDetails>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(tag = "state", rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum ClusterDetails {
+enum StateDetails {
+    Unsynced,
     Awaited,
     Synced,
     Decommissioned {
@@ -213,26 +225,60 @@ pub enum ClusterDetails {
     },
 }
 
-impl From<ClusterState> for ClusterDetails {
-    fn from(state: ClusterState) -> Self {
-        match state {
-            ClusterState::Awaited => Self::Awaited,
-            ClusterState::Synced => Self::Synced,
-            ClusterState::Decommissioned { release_at } => Self::Decommissioned {
-                release_at: release_at.map(|at| at.0),
-            },
-        }
-    }
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct IdentityDetails {
+    uid: String,
+    /// Milliseconds since 1970.
+    since: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    took_over_at: Option<i64>,
 }
 
-impl From<ClusterDetails> for ClusterState {
-    fn from(details: ClusterDetails) -> Self {
-        match details {
-            ClusterDetails::Awaited => Self::Awaited,
-            ClusterDetails::Synced => Self::Synced,
-            ClusterDetails::Decommissioned { release_at } => Self::Decommissioned {
-                release_at: release_at.map(Timestamp),
+impl ClusterDetails {
+    pub fn of(record: &ClusterRecord) -> Self {
+        let ClusterRecord {
+            name: _,
+            state,
+            identity,
+        } = record;
+        Self {
+            state: match *state {
+                ClusterState::Unsynced => StateDetails::Unsynced,
+                ClusterState::Awaited => StateDetails::Awaited,
+                ClusterState::Synced => StateDetails::Synced,
+                ClusterState::Decommissioned { release_at } => StateDetails::Decommissioned {
+                    release_at: release_at.map(|at| at.0),
+                },
             },
+            identity: identity.as_ref().map(|identity| IdentityDetails {
+                uid: identity.uid.to_string(),
+                since: identity.since.0,
+                took_over_at: identity.took_over_at.map(|revision| revision.0),
+            }),
         }
+    }
+
+    pub fn into_record(self, name: ClusterName) -> Result<ClusterRecord, InvalidName> {
+        let Self { state, identity } = self;
+        let identity = identity.map(|identity| {
+            Ok(Identity {
+                uid: Uid::parse(&identity.uid)?,
+                since: Timestamp(identity.since),
+                took_over_at: identity.took_over_at.map(Revision),
+            })
+        });
+        Ok(ClusterRecord {
+            name,
+            state: match state {
+                StateDetails::Unsynced => ClusterState::Unsynced,
+                StateDetails::Awaited => ClusterState::Awaited,
+                StateDetails::Synced => ClusterState::Synced,
+                StateDetails::Decommissioned { release_at } => ClusterState::Decommissioned {
+                    release_at: release_at.map(Timestamp),
+                },
+            },
+            identity: identity.transpose()?,
+        })
     }
 }

@@ -128,6 +128,9 @@ async fn rest(connection: &mut SqliteConnection) -> Result<Snapshot, RowError> {
         .fetch_all(&mut *connection)
         .await?;
     snapshot.clusters = clusters.iter().map(cluster).collect::<Result<_, _>>()?;
+    snapshot.is_new = sqlx::query_scalar("SELECT NOT opened FROM database")
+        .fetch_one(&mut *connection)
+        .await?;
     Ok(snapshot)
 }
 
@@ -164,10 +167,8 @@ pub(super) fn holder(texts: [&str; 5]) -> Result<Holder, RowError> {
 
 fn cluster(row: &SqliteRow) -> Result<Arc<ClusterRecord>, RowError> {
     let details: ClusterDetails = parsed(row.try_get("details")?)?;
-    Ok(Arc::new(ClusterRecord {
-        name: ClusterName::parse(row.try_get("name")?)?,
-        state: details.into(),
-    }))
+    let name = ClusterName::parse(row.try_get("name")?)?;
+    Ok(Arc::new(details.into_record(name)?))
 }
 
 fn reservation(row: &SqliteRow) -> Result<Arc<Reservation>, RowError> {

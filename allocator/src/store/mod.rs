@@ -37,7 +37,10 @@ pub use self::{
     lock::LockError,
 };
 use self::{load::Corrupt, lock::Lock, row::HistoryInsert};
-use crate::engine::{Change, Engine, Inconsistent, Pools, Revision, Timestamp};
+use crate::{
+    engine::{Change, Engine, Inconsistent, Pools, Revision, Timestamp},
+    mark::DatabaseIdentity,
+};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
@@ -97,6 +100,7 @@ pub enum StoreError {
 pub struct Store {
     path: PathBuf,
     writer: SqliteConnection,
+    identity: DatabaseIdentity,
     _lock: Lock,
 }
 
@@ -127,6 +131,7 @@ pub enum HistoryKind {
     Conflicted,
     ConflictEnded,
     Cluster,
+    Opened,
 }
 
 /// One row of history as text, for people.
@@ -172,11 +177,24 @@ impl Store {
             .run(&mut writer)
             .await
             .map_err(|error| migration_error(&path, error))?;
+        let identity = sqlx::query_as("SELECT name, secret FROM database")
+            .fetch_one(&mut writer)
+            .await;
+        let (id, secret) = identity.map_err(|source| StoreError::Read {
+            path: path.clone(),
+            source,
+        })?;
         Ok(Self {
             path,
             writer,
+            identity: DatabaseIdentity { id, secret },
             _lock: lock,
         })
+    }
+
+    /// What this database and its copies are known by.
+    pub const fn identity(&self) -> &DatabaseIdentity {
+        &self.identity
     }
 
     /// The file.
@@ -375,6 +393,7 @@ async fn insert(writer: &mut SqliteConnection, changes: &[Change]) -> Result<(),
 }
 
 fn history_row(row: &SqliteRow) -> Result<HistoryRow, sqlx::Error> {
+    let cluster: String = row.try_get("cluster")?;
     Ok(HistoryRow {
         revision: row.try_get("revision")?,
         at_millis: row.try_get("at")?,
@@ -386,6 +405,7 @@ fn history_row(row: &SqliteRow) -> Result<HistoryRow, sqlx::Error> {
             "UNRESERVED" => HistoryKind::Unreserved,
             "CONFLICTED" => HistoryKind::Conflicted,
             "CONFLICT_ENDED" => HistoryKind::ConflictEnded,
+            "CLUSTER" if cluster.is_empty() => HistoryKind::Opened,
             "CLUSTER" => HistoryKind::Cluster,
             other => {
                 let text = format!("unknown kind {other:?}");
@@ -394,7 +414,7 @@ fn history_row(row: &SqliteRow) -> Result<HistoryRow, sqlx::Error> {
         },
         address: row.try_get("address")?,
         pool: row.try_get("pool")?,
-        cluster: row.try_get("cluster")?,
+        cluster,
         namespace: row.try_get("namespace")?,
         name: row.try_get("name")?,
         uid: row.try_get("uid")?,

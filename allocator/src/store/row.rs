@@ -38,6 +38,11 @@ impl HistoryInsert {
             ChangeKind::Conflicted(conflict) => Self::of_conflict("CONFLICTED", conflict),
             ChangeKind::ConflictEnded(conflict) => Self::of_conflict("CONFLICT_ENDED", conflict),
             ChangeKind::Cluster(record) => Self::of_cluster(record),
+            // Of no cluster: of the database.
+            ChangeKind::Opened => Ok(Self {
+                kind: "CLUSTER",
+                ..Self::default()
+            }),
         }
     }
 
@@ -88,7 +93,7 @@ impl HistoryInsert {
         Ok(Self {
             kind: "CLUSTER",
             cluster: record.name.to_string(),
-            details: Some(serde_json::to_string(&ClusterDetails::from(record.state))?),
+            details: Some(serde_json::to_string(&ClusterDetails::of(record))?),
             ..Self::default()
         })
     }

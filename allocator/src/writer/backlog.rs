@@ -109,12 +109,14 @@ pub fn line(command: &Command) -> Line {
         Command::Acquire(acquire) => Some(acquire.key.cluster.clone()),
         Command::Release(release) => Some(release.key.cluster.clone()),
         Command::Sync(sync) => Some(sync.cluster.clone()),
+        Command::Attach(attach) => Some(attach.cluster.clone()),
         Command::Reserve(_)
         | Command::Unreserve(_)
         | Command::Handover(_)
         | Command::Resolve(_)
         | Command::Decommission(_)
-        | Command::Recommission(_) => None,
+        | Command::Recommission(_)
+        | Command::ReplaceCluster(_) => None,
     }
 }
 

@@ -9,13 +9,22 @@ use super::{
     waiting::{Line, Offer, Onward, Waiting},
 };
 use crate::{
-    engine::{ClusterName, Command, Outcome, Reply},
+    engine::{ChangeKind, Claim, ClusterName, Command, Outcome, Refusal, Reply},
     streams::{Message, Told},
 };
 
 impl<S: Storage> WriterTask<S> {
     /// Takes note of who waits now, and who does not any more.
-    pub(super) fn note(&mut self, command: Command, reply: &Reply) {
+    pub(super) fn note(&mut self, claim: Option<&Claim>, command: Command, reply: &Reply) {
+        if let (Some(claim), Reply::Refused(refusal)) = (claim, reply)
+            && self.is_refused_identity(claim, refusal)
+        {
+            return;
+        }
+        if let Some(claim) = claim {
+            let contacts = self.published.contacts();
+            contacts.heard(&claim.cluster, self.clock.now());
+        }
         let onward = match command {
             Command::Acquire(acquire) => match &self.engine {
                 Some(engine) => self.waiting.asked(acquire, reply, |acquire, family| {
@@ -25,7 +34,10 @@ impl<S: Storage> WriterTask<S> {
             },
             Command::Release(release) => self.waiting.gone(&release.key),
             Command::Sync(sync) => {
-                self.published.heard(sync.cluster, self.clock.now());
+                if matches!(reply, Reply::Synced(_)) {
+                    let contacts = self.published.contacts();
+                    contacts.synced(&sync.cluster, self.clock.now());
+                }
                 None
             }
             Command::Reserve(_)
@@ -33,15 +45,68 @@ impl<S: Storage> WriterTask<S> {
             | Command::Handover(_)
             | Command::Resolve(_)
             | Command::Decommission(_)
-            | Command::Recommission(_) => None,
+            | Command::Recommission(_)
+            | Command::Attach(_)
+            | Command::ReplaceCluster(_) => None,
         };
         if let Some(onward) = onward {
             self.offer_on(onward);
         }
     }
 
+    /// Notes who was refused for not being the cluster that has the name.
+    fn is_refused_identity(&self, claim: &Claim, refusal: &Refusal) -> bool {
+        let (known_as, owner) = if let Refusal::ClusterNameInUse { cluster, owner, .. } = refusal {
+            (cluster, owner)
+        } else if let Refusal::ClusterHasOtherName {
+            known_as, owner, ..
+        } = refusal
+        {
+            (known_as, owner)
+        } else {
+            return false;
+        };
+        let now = self.clock.now();
+        let Claim { cluster, uid } = claim;
+        let contacts = self.published.contacts();
+        if contacts.refused(known_as, cluster, uid, now) {
+            tracing::warn!(
+                %cluster,
+                %uid,
+                %known_as,
+                known_uid = %owner.uid,
+                "refusing a cluster that is not the one that is known: {refusal}"
+            );
+        }
+        true
+    }
+
     /// Tells those that wait what they may get now.
     pub(super) fn tell(&mut self, outcome: &Outcome) {
+        for change in &outcome.changes {
+            if let ChangeKind::Cluster(record) = &change.kind
+                && let Some(owner) = &record.identity
+                && owner.took_over_at == Some(change.revision)
+            {
+                self.published.contacts().taken_over(&record.name);
+                let streams = &self.streams;
+                streams.end_others(&record.name, owner, change.revision);
+                tracing::warn!(
+                    cluster = %record.name,
+                    uid = %owner.uid,
+                    "another cluster has taken over the name"
+                );
+            }
+        }
+        for cluster in &outcome.loss_shown_by {
+            let contacts = self.published.contacts();
+            contacts.proved_loss(cluster, self.clock.now());
+            tracing::warn!(
+                %cluster,
+                "the cluster shows more than the database knows; nothing new is given before \
+                 the other clusters have told what they have"
+            );
+        }
         for freed in &outcome.freed {
             for onward in Waiting::freed(freed) {
                 self.offer(onward);

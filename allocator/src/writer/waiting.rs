@@ -119,7 +119,9 @@ impl Waiting {
             | Reply::Synced(_)
             | Reply::Resolved(_)
             | Reply::Decommissioned(_)
-            | Reply::Recommissioned => false,
+            | Reply::Recommissioned
+            | Reply::Attached
+            | Reply::Replaced { .. } => false,
         };
         (!taken).then_some(Onward {
             line,
@@ -258,7 +260,9 @@ fn refusals(reply: &Reply) -> Vec<&Refusal> {
         | Reply::Synced(_)
         | Reply::Resolved(_)
         | Reply::Decommissioned(_)
-        | Reply::Recommissioned => Vec::new(),
+        | Reply::Recommissioned
+        | Reply::Attached
+        | Reply::Replaced { .. } => Vec::new(),
     }
 }
 
@@ -292,6 +296,9 @@ fn lines(
             | Refusal::NotTheHolder { .. }
             | Refusal::NoConflict { .. }
             | Refusal::AwaitingSync { .. }
+            | Refusal::ClusterNameInUse { .. }
+            | Refusal::ClusterHasOtherName { .. }
+            | Refusal::NoCluster { .. }
             | Refusal::ClusterDecommissioned { .. } => continue,
         };
         let cluster = &acquire.key.cluster;

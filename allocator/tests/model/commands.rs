@@ -23,7 +23,9 @@ impl Book {
             | Command::Handover(_)
             | Command::Resolve(_)
             | Command::Decommission(_)
-            | Command::Recommission(_) => unreachable!("histories have none of these"),
+            | Command::Recommission(_)
+            | Command::Attach(_)
+            | Command::ReplaceCluster(_) => unreachable!("histories have none of these"),
         };
         changes.extend(more);
         (reply, changes)

@@ -130,7 +130,9 @@ impl Debug for Step {
                 | Command::Handover(_)
                 | Command::Resolve(_)
                 | Command::Decommission(_)
-                | Command::Recommission(_) => write!(f, "{command:?}"),
+                | Command::Recommission(_)
+                | Command::Attach(_)
+                | Command::ReplaceCluster(_) => write!(f, "{command:?}"),
             },
             Self::Clock(millis) => write!(f, "clock {millis:+}"),
             Self::Configure(edits) => write!(f, "configure {edits:?}"),

@@ -77,6 +77,7 @@ fn any_acquire() -> impl Strategy<Value = Acquire> {
             key: Arc::new(key),
             uid,
             cluster_ip: cluster_ip.map(|text| text.parse().expect("an address")),
+            was_allocated: false,
             wish,
         })
 }

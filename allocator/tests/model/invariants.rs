@@ -45,7 +45,8 @@ impl Witness {
             | ChangeKind::Unreserved(_)
             | ChangeKind::Conflicted(_)
             | ChangeKind::ConflictEnded(_)
-            | ChangeKind::Cluster(_) => Ok(()),
+            | ChangeKind::Cluster(_)
+            | ChangeKind::Opened => Ok(()),
         }
     }
 

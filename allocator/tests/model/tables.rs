@@ -50,7 +50,10 @@ impl Tables {
                 self.reservations
                     .retain(|r| r.address != reservation.address);
             }
-            ChangeKind::Conflicted(_) | ChangeKind::ConflictEnded(_) | ChangeKind::Cluster(_) => {
+            ChangeKind::Conflicted(_)
+            | ChangeKind::ConflictEnded(_)
+            | ChangeKind::Cluster(_)
+            | ChangeKind::Opened => {
                 unreachable!("histories have nothing that leads to these")
             }
         }

@@ -28,7 +28,9 @@ impl Waiting {
             | Command::Handover(_)
             | Command::Resolve(_)
             | Command::Decommission(_)
-            | Command::Recommission(_) => return,
+            | Command::Recommission(_)
+            | Command::Attach(_)
+            | Command::ReplaceCluster(_) => return,
         };
         self.0.retain(|waiter| waiter.key != key);
         let waits = match reply {
@@ -40,7 +42,9 @@ impl Waiting {
             | Reply::Synced(_)
             | Reply::Resolved(_)
             | Reply::Decommissioned(_)
-            | Reply::Recommissioned => false,
+            | Reply::Recommissioned
+            | Reply::Attached
+            | Reply::Replaced { .. } => false,
         };
         if waits {
             self.0.push(Waiter {

@@ -161,7 +161,9 @@ impl World {
             Reply::Synced(_)
             | Reply::Resolved(_)
             | Reply::Decommissioned(_)
-            | Reply::Recommissioned => unreachable!("no command of a history leads to it"),
+            | Reply::Recommissioned
+            | Reply::Attached
+            | Reply::Replaced { .. } => unreachable!("no command of a history leads to it"),
         }
         Ok(())
     }
@@ -294,6 +296,7 @@ fn plain(key: ServiceKey, labels: Arc<Labels>, family: Family) -> Acquire {
         key: Arc::new(key),
         uid: None,
         cluster_ip: None,
+        was_allocated: false,
         wish: Wish {
             families: vec![family],
             policy: Policy::All,

@@ -14,6 +14,7 @@ use lb_allocator::{
     decision_log::DecisionLog,
     denials::Denials,
     engine::Timestamp,
+    mark::Marks,
     metrics::{AuthMetrics, RpcMetrics, WriterMetrics},
     service::{self, Gate, Parts, Trust},
     store::StoreError,
@@ -168,6 +169,7 @@ impl World {
         let configuration = source.with_file(Some(&text)).unwrap();
         let disk = Disk::open(&database, self.chaos.clone(), self.disk_full.clone()).unwrap();
         let history = disk.store().history_reader();
+        let marks = Marks::new(disk.store().identity());
         let mut registry = Registry::default();
         let loaded = WriterTask::load(
             disk,
@@ -198,6 +200,7 @@ impl World {
             writer: writer.clone(),
             published,
             history,
+            marks,
             source,
             gate: gate.clone(),
             shutdown: shutdown.clone(),

@@ -20,6 +20,7 @@ fn sync(cluster_name: &str, services: Vec<Acquire>) -> Command {
         cluster: cluster(cluster_name),
         services,
         seen: None,
+        proves: None,
     })
 }
 
@@ -211,6 +212,7 @@ fn a_lost_database_learns_what_services_show_before_it_gives_anything() {
     let refused = |clusters: &[&str]| {
         Err(Refusal::AwaitingSync {
             clusters: clusters.iter().map(|name| cluster(name)).collect(),
+            until: None,
         })
     };
     assert_eq!(h.get(of("a", "new")), refused(&["a", "b"]));

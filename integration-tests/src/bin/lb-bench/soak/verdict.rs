@@ -134,7 +134,8 @@ impl Past {
                 | ChangeKind::Updated
                 | ChangeKind::Conflicted
                 | ChangeKind::ConflictEnded
-                | ChangeKind::Cluster => {}
+                | ChangeKind::Cluster
+                | ChangeKind::Opened => {}
             }
         }
         past
