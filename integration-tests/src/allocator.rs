@@ -38,6 +38,9 @@ pub struct Options {
     pub given: Given,
     /// Whether it writes no routes file.
     pub no_routes_file: bool,
+    /// Whether a new database waits as long as it does by default. Otherwise it gives
+    /// addresses at once, which saves the time in all tests that are about something else.
+    pub waits_for_clusters: bool,
     /// More arguments of `serve`.
     pub args: Vec<String>,
     /// More environment variables.
@@ -95,6 +98,13 @@ impl Options {
     #[must_use]
     pub fn without_routes_file(mut self) -> Self {
         self.no_routes_file = true;
+        self
+    }
+
+    /// With a new database that waits as long as it does by default.
+    #[must_use]
+    pub fn waits_for_clusters(mut self) -> Self {
+        self.waits_for_clusters = true;
         self
     }
 
@@ -197,6 +207,9 @@ impl Allocator {
         if !options.no_routes_file {
             let file = self.routes_file().display().to_string();
             settings.push(("routes-file", Some(file)));
+        }
+        if !options.waits_for_clusters {
+            settings.push(("adoption-window", Some("0s".to_owned())));
         }
         if options.config.is_some() {
             settings.push(("config", Some(self.pools_file().display().to_string())));

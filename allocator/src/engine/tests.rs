@@ -9,7 +9,9 @@ use proptest::{prelude::*, sample::select};
 
 use super::*;
 
+mod identity;
 mod moving;
+mod opening;
 mod syncing;
 
 const STICKY: Duration = Duration::from_millis(100);
@@ -930,7 +932,7 @@ proptest! {
                     let passed = h.run(&nothing());
                     let repassed = restarted.plan(&nothing(), h.now);
                     prop_assert_eq!(repassed.1.changes, passed.1.changes);
-                    let foretold = h.engine.reply_without_change(&command);
+                    let foretold = h.engine.reply_without_change(None, &command);
                     let before = h.tables.last_held.clone();
 
                     let plan = h.run(&command);

@@ -78,7 +78,7 @@ impl Waiting {
 
     pub fn are_told(&self, engine: &Engine) -> Result<(), TestCaseError> {
         for waiter in self.0.iter().filter(|waiter| !waiter.is_told) {
-            let reply = engine.reply_without_change(&waiter.command);
+            let reply = engine.reply_without_change(None, &waiter.command);
             prop_assert!(reply.is_some(), "nobody told {:?}", waiter.command);
         }
         Ok(())

@@ -109,7 +109,7 @@ impl World {
         prop_assert_eq!(&passed, &self.book.pass(self.clock), "what ended by itself");
         self.write_down(&passed)?;
 
-        let foretold = self.engine.reply_without_change(&command);
+        let foretold = self.engine.reply_without_change(None, &command);
         let mut twin = Engine::restore(Arc::clone(&self.pools), self.tables.snapshot())
             .map_err(|error| TestCaseError::fail(error.to_string()))?;
         let is_behind = self.clock < self.book.now;
@@ -230,7 +230,7 @@ impl World {
             *acquire.wish.requested.get_mut(Family::of(address)) = Some(address);
             let reply = self
                 .engine
-                .reply_without_change(&Command::Acquire(acquire.clone()));
+                .reply_without_change(None, &Command::Acquire(acquire.clone()));
             let (expected, changes) = scratch.acquire(&acquire);
             let expected = changes.is_empty().then_some(expected);
             if expected.is_none() {

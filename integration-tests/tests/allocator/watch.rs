@@ -36,12 +36,16 @@ async fn watch(
     }
 }
 
+/// The next message, but for those that tell how far the database has come.
 async fn next(stream: &mut Streaming<WatchResponse>) -> WatchResponse {
-    let message = timeout(Duration::from_secs(10), stream.message()).await;
-    message
-        .expect("a message in time")
-        .unwrap()
-        .expect("a message before the end")
+    loop {
+        let message = timeout(Duration::from_secs(10), stream.message()).await;
+        let message = message.expect("a message in time").unwrap();
+        let message = message.expect("a message before the end");
+        if !matches!(message.event, Some(Event::Progress(_))) {
+            return message;
+        }
+    }
 }
 
 /// Who should ask, of the next message.

@@ -269,11 +269,11 @@ fn only_addresses_of_pools_that_the_cluster_may_use_are_adopted() {
         let synced = h.sync(who, vec![of(who, "s1").showing(shown)]);
         assert_eq!(synced[0].2, held, "{who} shows {shown}");
     }
-    // A new database does not know what the pool allowed when it was given.
+    // Nor does a new database take the word of a cluster for it.
     h.lose_the_database();
     h.begin(&["a", "b"], &[]);
     let synced = h.sync("b", vec![of("b", "s1").showing("192.0.2.1")]);
-    assert_eq!(synced[0].2, "192.0.2.1");
+    assert_eq!(synced[0].2, "");
 }
 
 #[test]
@@ -454,20 +454,30 @@ fn what_services_show_wins_over_an_old_backup() {
 }
 
 #[test]
-fn a_database_that_is_older_than_what_a_cluster_was_told_waits_for_all() {
+fn a_cluster_that_proves_that_a_backup_was_restored_makes_the_others_tell_what_they_have() {
     let mut h = four();
     h.sync("a", vec![]);
     h.sync("b", vec![]);
-    let (_, outcome) = h.run(&Command::Sync(Sync {
-        cluster: cluster("a"),
-        services: vec![],
-        seen: Some(Revision(h.tables.revision.0 + 1)),
-    }));
+    let proves = |proves| {
+        Command::Sync(Sync {
+            cluster: cluster("a"),
+            services: vec![],
+            seen: Some(Revision(i64::MAX)),
+            proves,
+        })
+    };
+    for nothing in [None, Some(Loss::Another)] {
+        let (_, outcome) = h.run(&proves(nothing));
+        assert_eq!(outcome, Outcome::default(), "a number stops nobody");
+    }
+    let (_, outcome) = h.run(&proves(Some(Loss::Restored)));
     assert_eq!(outcome.tell_again, [cluster("b")]);
+    assert_eq!(outcome.loss_shown_by, [cluster("a")]);
     assert_eq!(
         h.get(of("a", "new")),
         Err(Refusal::AwaitingSync {
-            clusters: vec![cluster("b")]
+            clusters: vec![cluster("b")],
+            until: None,
         })
     );
     h.sync("b", vec![of("b", "s1").showing("192.0.2.1")]);
