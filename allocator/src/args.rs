@@ -29,7 +29,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Own the pools and answer watchers
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Print the routes table of a running allocator
     Routes(Routes),
     /// Check a pools file, together with IP_LIST if it is set, and explain it

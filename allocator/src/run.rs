@@ -52,7 +52,7 @@ const LAST_COMMIT: Duration = Duration::from_secs(2);
 pub async fn run(cli: Cli) -> Result<()> {
     let Cli { command } = cli;
     match command {
-        Command::Serve(args) => serve(args).await,
+        Command::Serve(args) => serve(*args).await,
         Command::Routes(args) => show_routes(args).await,
         Command::CheckConfig(args) => check_config(args).await,
         Command::Backup(Backup { file, database }) => {

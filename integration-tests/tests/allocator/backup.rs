@@ -33,7 +33,7 @@ fn url(database: &Path) -> String {
 }
 
 /// What the command printed, or what it said against it.
-async fn back_up(database: &Path, file: &Path) -> Result<String, String> {
+pub async fn back_up(database: &Path, file: &Path) -> Result<String, String> {
     let args = ["backup", file.to_str().unwrap()];
     let (status, out, errors) = run(&args, &[("LB_ALLOCATOR_DATABASE", url(database))]).await;
     if status.success() {
@@ -45,7 +45,7 @@ async fn back_up(database: &Path, file: &Path) -> Result<String, String> {
 }
 
 /// As README says: the allocator does not run, and nothing of the old database is left.
-fn put_in_place(allocator: &Allocator, backup: &Path) {
+pub fn put_in_place(allocator: &Allocator, backup: &Path) {
     let database = allocator.database();
     for suffix in ["-wal", "-shm"] {
         let _ = fs::remove_file(format!("{}{suffix}", database.display()));

@@ -13,6 +13,7 @@ mod certs;
 mod command_line;
 mod database;
 mod full_disk;
+mod identity;
 mod ip_list;
 mod overload;
 mod reading;

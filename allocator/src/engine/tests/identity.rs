@@ -36,10 +36,10 @@ fn replace(name: &str, uid: &str) -> Command {
 }
 
 fn reason(reply: &Reply) -> &'static str {
-    match reply {
-        Reply::Refused(refusal) => refusal.reason(),
-        reply => panic!("{reply:?}"),
-    }
+    let Reply::Refused(refusal) = reply else {
+        panic!("{reply:?}");
+    };
+    refusal.reason()
 }
 
 impl Harness {
