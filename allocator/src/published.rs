@@ -7,11 +7,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     ops::Bound,
+    pin::pin,
     sync::Arc,
 };
 
 use parking_lot::{RwLock, RwLockReadGuard};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use self::by_address::ByAddress;
 pub use self::by_address::Place;
@@ -31,6 +32,8 @@ use crate::{
 pub struct Published {
     state: RwLock<State>,
     revisions: watch::Sender<Revision>,
+    /// for the many who wait for a revision: unlike the channel it wakes them in order
+    revised: Notify,
     streams: Arc<Streams>,
     decommissioned: Decommissioned,
     contacts: Contacts,
@@ -63,6 +66,7 @@ impl Published {
         Self {
             state: RwLock::new(state),
             revisions: watch::Sender::new(engine.revision()),
+            revised: Notify::new(),
             streams: Arc::new(Streams::new(engine.revision())),
             decommissioned,
             contacts: Contacts::default(),
@@ -78,6 +82,19 @@ impl Published {
     /// The revision, and word of every new one.
     pub fn revisions(&self) -> watch::Receiver<Revision> {
         self.revisions.subscribe()
+    }
+
+    /// The revision, as soon as it is another one than this.
+    pub async fn revision_other_than(&self, known: Revision) -> Revision {
+        loop {
+            let mut revised = pin!(self.revised.notified());
+            revised.as_mut().enable();
+            let revision = *self.revisions.borrow();
+            if revision != known {
+                return revision;
+            }
+            revised.await;
+        }
     }
 
     /// Where those who wait are told.
@@ -135,7 +152,7 @@ impl Published {
             }
             state.revision
         };
-        self.revisions.send_replace(revision);
+        self.revise(revision);
     }
 
     /// Shows a state that was made anew, from the database or under other pools.
@@ -143,7 +160,12 @@ impl Published {
         let state = State::of(engine);
         self.decommissioned.replace(state.decommissioned());
         *self.state.write() = state;
-        self.revisions.send_replace(engine.revision());
+        self.revise(engine.revision());
+    }
+
+    fn revise(&self, revision: Revision) {
+        self.revisions.send_replace(revision);
+        self.revised.notify_waiters();
     }
 }
 

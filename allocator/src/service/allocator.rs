@@ -210,8 +210,8 @@ impl AllocatorService for Allocator {
             presence,
             resumed,
         } = opened;
-        let progress = self.progress();
         let revision = self.published.read().revision();
+        let progress = self.progress(revision);
         // Who saw more than there is saw another database: this one is new or
         // restored, and all was missed.
         let resumed = resumed && seen.is_some_and(|seen| seen <= revision);
@@ -237,19 +237,22 @@ impl AllocatorService for Allocator {
 
 impl Allocator {
     /// How far the database has come, whenever it has.
-    fn progress(&self) -> impl Stream<Item = Result<v1::WatchResponse, Status>> + use<> {
-        let mut revisions = self.published.revisions();
-        revisions.mark_unchanged();
-        let marks = self.marks.clone();
-        stream::unfold((revisions, marks), async |(mut revisions, marks)| {
-            tokio::time::sleep(PROGRESS).await;
-            revisions.changed().await.ok()?;
-            let revision = *revisions.borrow_and_update();
-            let mark = marks.of(revision);
-            let progress = v1::watch_response::Progress { mark };
-            let progress = message(revision, Message::Progress(progress));
-            Some((Ok(progress), (revisions, marks)))
-        })
+    fn progress(
+        &self,
+        known: Revision,
+    ) -> impl Stream<Item = Result<v1::WatchResponse, Status>> + use<> {
+        let (published, marks) = (Arc::clone(&self.published), self.marks.clone());
+        stream::unfold(
+            (published, marks, known),
+            async |(published, marks, known)| {
+                tokio::time::sleep(PROGRESS).await;
+                let revision = published.revision_other_than(known).await;
+                let mark = marks.of(revision);
+                let progress = v1::watch_response::Progress { mark };
+                let progress = message(revision, Message::Progress(progress));
+                Some((Ok(progress), (published, marks, revision)))
+            },
+        )
     }
 }
 

@@ -8,11 +8,11 @@ use std::{
 
 use futures::executor::block_on;
 use lb_allocator::engine::Reservation;
-use serde_json::Value;
 use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use crate::{
-    api_server::objects::shown,
+    api_server::objects::{Stored, WATCHER, shown},
+    liar::LIAR,
     pools::{Asker, allowed},
     rpc::Grant,
     workload::asks,
@@ -32,13 +32,20 @@ pub async fn problems(world: &World) -> Vec<String> {
         return vec!["the allocator has no state".to_owned()];
     };
     let mut held = Held::new();
-    let mut taken: BTreeMap<IpAddr, String> = BTreeMap::new();
+    let mut taken: BTreeMap<IpAddr, (String, Option<(String, String)>)> = BTreeMap::new();
     let mut allocations: Vec<_> = inspection.engine.allocations().collect();
     allocations.sort_by(|a, b| (a.address, &a.key).cmp(&(b.address, &b.key)));
     for allocation in allocations {
         let key = &allocation.key;
         let name = format!("{}/{}/{}", key.cluster, key.namespace, key.name);
-        if let Some(other) = taken.insert(allocation.address, name.clone()) {
+        let shares = allocation
+            .holder
+            .sharing
+            .as_ref()
+            .map(|terms| terms.key.to_string());
+        let shares = shares.map(|of| (key.cluster.to_string(), of));
+        let before = taken.insert(allocation.address, (name.clone(), shares.clone()));
+        if let Some((other, _)) = before.filter(|(_, with)| with.is_none() || *with != shares) {
             problems.push(format!(
                 "{} is held by {other} and {name}",
                 allocation.address
@@ -50,6 +57,9 @@ pub async fn problems(world: &World) -> Vec<String> {
             key.namespace.to_string(),
             key.name.to_string(),
         );
+        if key.0 == LIAR {
+            continue;
+        }
         let entry = held.entry(key).or_default();
         entry.0 = uid.unwrap_or_default();
         entry.1.insert(allocation.address);
@@ -59,7 +69,18 @@ pub async fn problems(world: &World) -> Vec<String> {
         .reservations()
         .map(|reserved| (reserved.address, reserved))
         .collect();
-    let free = |address: &IpAddr| !taken.contains_key(address) && !reserved.contains_key(address);
+    let mut visible = BTreeSet::new();
+    for server in &world.clusters {
+        server.objects(|objects| {
+            let services = objects.services.values();
+            visible.extend(services.flat_map(|stored| shown(&stored.object)));
+        });
+    }
+    let free = |address: &IpAddr| {
+        !taken.contains_key(address)
+            && !reserved.contains_key(address)
+            && !visible.contains(address)
+    };
     let conflicts = inspection.engine.conflicts().map(|conflict| {
         let key = &conflict.key;
         let name = format!("{}/{}/{}", key.cluster, key.namespace, key.name);
@@ -77,7 +98,7 @@ pub async fn problems(world: &World) -> Vec<String> {
             check(
                 world,
                 &key,
-                &stored.object,
+                &stored,
                 &holding,
                 free,
                 contested,
@@ -85,10 +106,23 @@ pub async fn problems(world: &World) -> Vec<String> {
             );
         }
     }
+    if let Some(twin) = &world.twin {
+        let services = twin.objects(|objects| objects.services.clone());
+        for (key, stored) in services {
+            if stored.owners.contains(WATCHER) {
+                let (label, shown) = (twin.label(), shown(&stored.object));
+                problems.push(format!("{label} {key:?} has {shown:?}, and no name"));
+            }
+        }
+    }
     let moves = reserved
         .values()
         .filter(|reserved| is_kept_in_vain(world, reserved));
     problems.extend(moves.map(|moved| format!("leaked: {moved:?} is over")));
+    let handed = reserved
+        .values()
+        .filter(|it| it.from.is_some() && !it.is_of_a_move());
+    problems.extend(handed.map(|it| format!("not over: {it:?}")));
     for ((cluster, namespace, name), (uid, addresses)) in held {
         problems.push(format!(
             "leaked: {addresses:?} of {cluster}/{namespace}/{name} {uid}, which is gone"
@@ -117,13 +151,14 @@ fn is_kept_in_vain(world: &World, reserved: &Reservation) -> bool {
 fn check(
     world: &World,
     key: &(String, String, String),
-    service: &Value,
+    stored: &Stored,
     (holder, held): &(String, BTreeSet<IpAddr>),
     free: impl Fn(&IpAddr) -> bool,
     contested: impl Fn(&IpAddr) -> bool,
     problems: &mut Vec<String>,
 ) {
     let (cluster, namespace, name) = key;
+    let service = &stored.object;
     let uid = service["metadata"]["uid"].as_str().unwrap_or_default();
     let mut problem = |what: String| {
         problems.push(format!("{cluster}/{namespace}/{name} {uid} {what}"));
@@ -141,6 +176,10 @@ fn check(
         if !service["status"]["conditions"].is_null() {
             problem("is of another type and has our condition".to_owned());
         }
+        return;
+    }
+    // What another controller wrote is left to it.
+    if !stored.owners.is_empty() && !stored.owners.contains(WATCHER) {
         return;
     }
     // After a restore, a Service may show what another one holds by now: that is told

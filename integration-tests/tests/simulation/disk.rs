@@ -21,24 +21,31 @@ use lb_allocator::{
     writer::Storage,
 };
 
-use crate::chaos::Chaos;
+use crate::{chaos::Chaos, showing::Showing};
 
 /// The disk and the database on it.
 pub struct Disk {
     store: Store,
     path: PathBuf,
     chaos: Chaos,
+    showing: Showing,
     full: Arc<AtomicBool>,
 }
 
 impl Disk {
     /// Opens the database; `full` tells while there is no room.
-    pub fn open(path: &Path, chaos: Chaos, full: Arc<AtomicBool>) -> Result<Self, StoreError> {
+    pub fn open(
+        path: &Path,
+        chaos: Chaos,
+        showing: Showing,
+        full: Arc<AtomicBool>,
+    ) -> Result<Self, StoreError> {
         let url = format!("sqlite://{}", path.display());
         Ok(Self {
             store: block_on(Store::open(&url))?,
             path: path.to_owned(),
             chaos,
+            showing,
             full,
         })
     }
@@ -74,6 +81,9 @@ impl Storage for Disk {
             self.check()?;
         }
         block_on(self.store.commit(changes))?;
+        for problem in self.showing.committed(changes) {
+            self.chaos.violated(problem);
+        }
         self.chaos.travel().await;
         if self
             .chaos

@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::{
     chaos::{Rates, pick, random_up_to},
@@ -17,6 +17,8 @@ pub enum Cure {
     Reconnect(String),
     ApiServerBack(usize),
     RoomOnDisk,
+    Recommission(String),
+    Replace(usize),
 }
 
 /// Cures that are yet to come.
@@ -57,10 +59,21 @@ impl Cures {
                 Cure::StartWatcher(host) => world.start_watcher(&host),
                 Cure::Reconnect(host) => world.network.part(&host, false),
                 Cure::ApiServerBack(cluster) => world.clusters[cluster].set_away(false),
+                Cure::Recommission(name) => world.admin.recommission(&name),
+                Cure::Replace(cluster) => {
+                    let server = world.clusters[cluster].clone();
+                    world.admin.replace(&server);
+                }
                 Cure::RoomOnDisk => world.disk_full.store(false, Ordering::Relaxed),
             }
         }
     }
+}
+
+/// Whether the database may be lost. An excluded address is in no pool, and of two
+/// clusters of one name a new database knows the one that comes first.
+const fn may_forget(world: &World) -> bool {
+    !world.has_excluded && world.twin.is_none()
 }
 
 /// One thing that goes wrong.
@@ -69,7 +82,7 @@ pub async fn strike(world: &mut World, cures: &mut Cures) {
     let host = pick(&hosts);
     let cluster = fastrand::usize(..world.clusters.len());
     let minute = Duration::from_secs(60);
-    let what = match fastrand::u8(..20) {
+    let what = match fastrand::u8(..22) {
         0 | 1 => {
             world.kill_allocator();
             cures.after(minute, Cure::StartAllocator);
@@ -114,27 +127,61 @@ pub async fn strike(world: &mut World, cures: &mut Cures) {
             "disk full"
         }
         12 => {
-            let error = fastrand::i64(-600_000..600_000);
+            let year = 366 * 24 * 3_600_000;
+            let error = if world.cast.far_clock {
+                pick(&[-year, year])
+            } else {
+                fastrand::i64(-600_000..600_000)
+            };
             world.clock_error.store(error, Ordering::Relaxed);
+            world
+                .chaos
+                .note(format_args!("the clock is {error} ms off"));
             "clock jumped"
         }
         13 | 14 => {
             world.back_up();
             "backup made"
         }
-        // An excluded address is in no pool, so that a database which does not know
-        // of its holder leaves it to nobody.
-        15 if !world.backups.is_empty() && !world.has_excluded => {
-            world.forget();
+        15 if !world.backups.is_empty() && may_forget(world) => {
+            world.forget(false);
             world.restore(fastrand::usize(..world.backups.len()));
             cures.after(minute, Cure::StartAllocator);
             "backup restored"
         }
-        16 if !world.has_excluded => {
-            world.forget();
+        16 if may_forget(world) => {
+            world.forget(!world.cast.unknown_clusters);
             world.lose_disk();
             cures.after(minute, Cure::StartAllocator);
             "disk lost"
+        }
+        17 if may_forget(world) => {
+            // Whoever is there at once is heard before anything is given, also where no
+            // pools file says who is there.
+            world.chaos.set_rates(Rates::calm());
+            cures.all(world).await;
+            sleep(minute).await;
+            world.forget(true);
+            world.lose_disk();
+            sleep(random_up_to(minute)).await;
+            world.start_allocator().await;
+            sleep(minute).await;
+            "disk lost while all are there"
+        }
+        19 if world.cast.twin && world.twin.is_none() && world.showing.is_known_cluster("c0") => {
+            world.add_twin();
+            "second cluster of a name"
+        }
+        20 if world.cast.rebuilds => {
+            world.rebuild(cluster);
+            cures.after(minute, Cure::Replace(cluster));
+            "cluster made anew"
+        }
+        18 if world.cast.admin => {
+            let name = world.clusters[cluster].cluster().to_owned();
+            world.admin.decommission(&name);
+            cures.after(minute, Cure::Recommission(name));
+            "cluster decommissioned"
         }
         _ => {
             let rates = Rates::random();

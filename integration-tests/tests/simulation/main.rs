@@ -32,11 +32,14 @@
     reason = "a test ends where it cannot go on, helpers of tests included"
 )]
 
+mod admin;
 mod api_server;
+mod cast;
 mod chaos;
 mod checks;
 mod disk;
 mod faults;
+mod liar;
 mod network;
 mod pools;
 mod rpc;

@@ -22,6 +22,8 @@ pub struct Pool {
     pub disabled: bool,
     pub priority: Option<u8>,
     pub cooldown: u8,
+    /// How many addresses a cluster may hold.
+    pub quota: Option<u8>,
 }
 
 /// What a Service asks for that pools look at.
@@ -47,12 +49,14 @@ fn pool(name: &'static str, v4: &str, count: u8) -> Pool {
         disabled: false,
         priority: None,
         cooldown: 0,
+        quota: None,
     }
 }
 
 /// The pools of the start: few addresses, so that many Services wait.
 pub fn first() -> Vec<Pool> {
-    let shared = pool("shared", "192.0.2", fastrand::u8(2..=6));
+    let mut shared = pool("shared", "192.0.2", fastrand::u8(2..=6));
+    shared.quota = pick(&[None, None, None, Some(3)]);
     let mut bound = pool("bound", "98.51.100", fastrand::u8(1..=3));
     bound.namespaces = vec!["team-a"];
     bound.clusters = pick(&[vec![], vec![], vec!["c0"], vec!["c0", "c1"]]);
@@ -83,7 +87,8 @@ pub fn edited(pools: &[Pool], may_exclude: bool) -> Vec<Pool> {
     pools
 }
 
-/// The text of a pools file. A new database waits for all these clusters.
+/// The text of a pools file. A new database waits for all these clusters, if there are
+/// any.
 pub fn file(pools: &[Pool], clusters: &[&str]) -> String {
     let join = |addresses: &mut dyn Iterator<Item = &IpAddr>| {
         addresses
@@ -91,8 +96,11 @@ pub fn file(pools: &[Pool], clusters: &[&str]) -> String {
             .collect::<Vec<_>>()
             .join(", ")
     };
-    let clusters = clusters.join(", ");
-    let mut text = format!("clusters: [{clusters}]\norphanGrace: 30s\npools:\n");
+    let mut text = String::from("orphanGrace: 30s\n");
+    if !clusters.is_empty() {
+        let _ = writeln!(text, "clusters: [{}]", clusters.join(", "));
+    }
+    text.push_str("pools:\n");
     for pool in pools {
         let _ = writeln!(text, "- name: {}", pool.name);
         let _ = writeln!(text, "  addresses: [{}]", join(&mut pool.addresses.iter()));
@@ -106,6 +114,9 @@ pub fn file(pools: &[Pool], clusters: &[&str]) -> String {
         if !pool.clusters.is_empty() {
             let _ = writeln!(text, "  clusters: [{}]", pool.clusters.join(", "));
         }
+        if let Some(quota) = pool.quota {
+            let _ = writeln!(text, "  maxPerCluster: {quota}");
+        }
         if let Some(priority) = pool.priority {
             let _ = writeln!(text, "  priority: {priority}");
         }
@@ -113,10 +124,12 @@ pub fn file(pools: &[Pool], clusters: &[&str]) -> String {
     text
 }
 
-/// Addresses that this Service may be given, of either family.
+/// Addresses that this Service may be given, of either family, by pools without a
+/// quota.
 pub fn allowed(pools: &[Pool], asker: &Asker<'_>) -> BTreeSet<IpAddr> {
     let serves = |pool: &&Pool| {
         !pool.disabled
+            && pool.quota.is_none()
             && (pool.namespaces.is_empty() || pool.namespaces.contains(&asker.namespace))
             && (pool.clusters.is_empty() || pool.clusters.contains(&asker.cluster))
             && asker.pool.is_none_or(|name| name == pool.name)

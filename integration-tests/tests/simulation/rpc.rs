@@ -5,18 +5,25 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::{Request, Response, request::Parts};
 use http_body_util::{BodyExt, Full};
-use lb_proto::v1;
+use lb_proto::v1::{self, sync_request::Part};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, service::Routes};
 use tower::{Layer, Service, ServiceExt, util::BoxCloneService};
 
-use crate::chaos::{Chaos, random_up_to};
+use crate::{
+    chaos::{Chaos, random_up_to},
+    showing::Showing,
+};
+
+/// Within this time a request comes again that comes twice.
+pub const REPEATED: Duration = Duration::from_secs(30);
 
 /// An answer that a watcher may rely on.
 #[derive(Clone, Debug)]
@@ -36,6 +43,7 @@ pub type Grants = Arc<Mutex<Vec<Grant>>>;
 pub struct Wire {
     pub chaos: Chaos,
     pub grants: Grants,
+    pub showing: Showing,
     /// Cancelled when the process is killed.
     pub killed: CancellationToken,
 }
@@ -132,7 +140,7 @@ impl Wire {
 
     /// The same request again, whenever.
     async fn repeat(self, inner: Inner, parts: Parts, body: bytes::Bytes) {
-        tokio::time::sleep(random_up_to(std::time::Duration::from_secs(30))).await;
+        tokio::time::sleep(random_up_to(REPEATED)).await;
         let answer = call(inner, &parts, body.clone().into()).await;
         self.noted(parts.uri.path(), &body, answer).await;
     }
@@ -146,6 +154,8 @@ impl Wire {
         let trailers = collected.trailers().cloned();
         let bytes = collected.to_bytes();
         let code = parts.headers.get("grpc-status");
+        let at_the_end = trailers.as_ref().and_then(|last| last.get("grpc-status"));
+        let code = code.or(at_the_end);
         let code = code.and_then(|code| code.to_str().ok()).unwrap_or("0");
         match method {
             "Acquire" => {
@@ -186,10 +196,35 @@ impl Wire {
                 self.chaos
                     .note(format_args!("allocator: {name} {uid} released: {code}"));
             }
+            "Sync" => {
+                self.chaos.note(format_args!("allocator: Sync: {code}"));
+                if code == "0" {
+                    self.told(request);
+                }
+            }
             _ => self.chaos.note(format_args!("allocator: {method}: {code}")),
         }
         let body = Full::new(bytes).with_trailers(async move { trailers.map(Ok) });
         Response::from_parts(parts, Body::new(body))
+    }
+
+    /// What a cluster said that it shows is known from now on.
+    fn told(&self, request: &[u8]) {
+        for part in messages::<v1::SyncRequest>(request) {
+            match part.part {
+                Some(Part::Begin(begin)) => self.showing.heard(&begin.cluster),
+                Some(Part::Services(services)) => {
+                    for acquire in services.services {
+                        let key = acquire.service.unwrap_or_default();
+                        let shown = acquire.wish.unwrap_or_default().current_addresses;
+                        let shown = shown.iter().filter_map(|text| text.parse().ok());
+                        let place = (key.cluster, key.namespace, key.name);
+                        self.showing.told(&place, &acquire.uid, &shown.collect());
+                    }
+                }
+                Some(Part::End(_)) | None => {}
+            }
+        }
     }
 }
 
@@ -215,6 +250,20 @@ fn message<M: Message + Default>(bytes: &[u8]) -> M {
         .get(5..)
         .and_then(|bytes| M::decode(bytes).ok())
         .unwrap_or_default()
+}
+
+/// All of a stream of them.
+fn messages<M: Message + Default>(mut bytes: &[u8]) -> Vec<M> {
+    let mut messages = Vec::new();
+    while let Some((head, rest)) = bytes.split_at_checked(5) {
+        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
+        let Some((message, rest)) = rest.split_at_checked(length as usize) else {
+            break;
+        };
+        messages.extend(M::decode(message).ok());
+        bytes = rest;
+    }
+    messages
 }
 
 fn name(service: &v1::ServiceKey) -> String {

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    cast::Cast,
     chaos::{Chaos, Rates, random_up_to},
     checks::{lost_grants, problems},
     faults::{self, Cures},
@@ -20,7 +21,7 @@ const SETTLE: Duration = Duration::from_secs(45 * 60);
 const QUIET: Duration = Duration::from_secs(15 * 60);
 
 /// What became of a run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Outcome {
     pub seed: u64,
     pub problems: Vec<String>,
@@ -57,6 +58,7 @@ pub fn run(seed: u64, folder: &Path, aloud: bool) -> Outcome {
 async fn live(seed: u64, folder: &Path, aloud: bool) -> Outcome {
     let chaos = Chaos::new(aloud);
     let clusters = fastrand::usize(1..=3);
+    let cast = Cast::random();
     let elects = elects(seed);
     let replicas = if elects || fastrand::u8(..3) == 0 {
         2
@@ -64,9 +66,9 @@ async fn live(seed: u64, folder: &Path, aloud: bool) -> Outcome {
         1
     };
     chaos.note(format_args!(
-        "{clusters} clusters, {replicas} watchers each"
+        "{clusters} clusters, {replicas} watchers each, {cast:?}"
     ));
-    let mut world = World::new(folder, chaos.clone(), clusters, replicas, elects).await;
+    let mut world = World::new(folder, chaos.clone(), cast, clusters, replicas, elects).await;
     let mut cures = Cures::default();
     for _ in 0..fastrand::u32(10..80) {
         let pause = [0, 50, 2_000, 30_000][fastrand::usize(..4)];
@@ -79,10 +81,20 @@ async fn live(seed: u64, folder: &Path, aloud: bool) -> Outcome {
         } else {
             workload::act(&mut world).await;
         }
+        if cast.admin && fastrand::u8(..4) == 0 {
+            world.admin_acts().await;
+        }
+        if let Some(liar) = world.liar.as_mut().filter(|_| fastrand::u8(..3) == 0) {
+            liar.lie(&world.pools);
+        }
     }
     chaos.note("peace");
     chaos.set_rates(Rates::calm());
     cures.all(&mut world).await;
+    world.recommission().await;
+    if let Some(liar) = &mut world.liar {
+        liar.insist(&world.pools);
+    }
     let peace = Instant::now();
     let mut found = settle(&world).await;
     let settled = peace.elapsed();

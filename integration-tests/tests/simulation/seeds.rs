@@ -53,9 +53,11 @@ pub fn one(seed: u64, aloud: bool) -> Outcome {
         }
         let _ = sender.send(outcome);
     });
-    receiver
-        .recv_timeout(DEADLINE)
-        .unwrap_or_else(|_| panic!("seed {seed} goes round in circles, or panicked"))
+    receiver.recv_timeout(DEADLINE).unwrap_or_else(|_| Outcome {
+        seed,
+        problems: vec!["it goes round in circles, or panicked".to_owned()],
+        ..Outcome::default()
+    })
 }
 
 /// What some seeds came to.

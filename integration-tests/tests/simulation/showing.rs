@@ -1,15 +1,38 @@
-//! Which Services of all clusters show which addresses at the moment: never two of
-//! them the same, not even while one of them moves.
+//! Which Services of all clusters show which addresses at the moment, beside what the
+//! allocator commits. This is known from outside: from the API servers and the rows
+//! of the database, not from the engine.
+//!
+//! - No two Services show one address, not even while one of them moves.
+//! - No address is given to a Service while the status of another one shows it, unless
+//!   both share it. What a watcher wrote counts at once; what somebody else wrote
+//!   counts from when the allocator was told.
+//! - What cools down goes to nobody else before that is over.
+//! - A cluster gets nothing from a pool for others, and no more than its quota.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
+use lb_allocator::engine::{Allocation, Change, ChangeKind, ServiceKey};
 use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::time::Instant;
 
-use crate::api_server::objects::{Objects, shown};
+use crate::{
+    api_server::objects::{Objects, WATCHER, shown},
+    liar::LIAR,
+    pools::Pool,
+    workload::asks_to_share,
+};
+
+/// So long after it was decided a change may be durable.
+const COMMIT: Duration = Duration::from_secs(9);
+
+/// Cluster, namespace and name.
+pub type Place = (String, String, String);
 
 /// A clone is of the same clusters.
 #[derive(Clone, Debug, Default)]
@@ -17,41 +40,276 @@ pub struct Showing(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// By cluster, namespace and name.
-    services: BTreeMap<(String, String, String), BTreeSet<IpAddr>>,
-    /// An allocator that forgot who holds what gives some of it again, until it is told.
+    services: BTreeMap<Place, Shown>,
+    /// Under which key a Service was last given an address.
+    shared: BTreeMap<(IpAddr, Place), Option<String>>,
+    held: BTreeMap<IpAddr, BTreeSet<Place>>,
+    released: BTreeMap<IpAddr, Released>,
+    promised: BTreeMap<IpAddr, Place>,
+    pools: Vec<Pool>,
+    /// A database was lost or restored.
     forgot: bool,
+    /// Clusters that ever told the allocator what they have.
+    known: BTreeSet<String>,
+    /// Clusters that told the allocator what they have since it forgot; `None`: all.
+    heard: Option<BTreeSet<String>>,
+}
+
+#[derive(Debug, Default)]
+struct Shown {
+    uid: String,
+    addresses: BTreeSet<IpAddr>,
+    by_watcher: bool,
+    /// Those that the allocator knows of.
+    known: BTreeSet<IpAddr>,
+}
+
+#[derive(Debug)]
+struct Released {
+    by: Place,
+    at: Instant,
+    cooldown: Duration,
+}
+
+fn place(key: &ServiceKey) -> Place {
+    (
+        key.cluster.to_string(),
+        key.namespace.to_string(),
+        key.name.to_string(),
+    )
 }
 
 impl Showing {
-    pub fn allocator_forgot(&self) {
-        self.0.lock().forgot = true;
+    /// These pools are in force.
+    pub fn configure(&self, pools: &[Pool]) {
+        self.0.lock().pools = pools.to_vec();
+    }
+
+    /// Another process decides: what cools down is as its wall clock says.
+    pub fn restarted(&self) {
+        self.0.lock().released.clear();
+    }
+
+    /// The database is another one. One that knows whom to wait for gives nothing that
+    /// is shown; another one learns it first.
+    pub fn allocator_forgot(&self, waits: bool) {
+        let mut state = self.0.lock();
+        state.forgot = true;
+        state.held.clear();
+        state.released.clear();
+        state.promised.clear();
+        state.shared.clear();
+        if !waits {
+            state.heard = Some(BTreeSet::new());
+            for shown in state.services.values_mut() {
+                shown.known.clear();
+            }
+        }
+    }
+
+    /// The allocator waits until it is told all that is there now.
+    pub fn all_is_known(&self) {
+        let mut state = self.0.lock();
+        let State {
+            services, pools, ..
+        } = &mut *state;
+        for ((cluster, _, _), shown) in services {
+            let claimable = shown.addresses.iter();
+            let claimable = claimable.filter(|address| is_claimable(pools, cluster, **address));
+            shown.known = claimable.copied().collect();
+        }
+    }
+
+    /// The allocator was told all that this cluster has.
+    pub fn heard(&self, cluster: &str) {
+        let mut state = self.0.lock();
+        state.known.insert(cluster.to_owned());
+        if let Some(heard) = &mut state.heard {
+            heard.insert(cluster.to_owned());
+        }
+    }
+
+    pub fn is_known_cluster(&self, cluster: &str) -> bool {
+        let state = self.0.lock();
+        state.known.contains(cluster) && !state.forgot
+    }
+
+    /// The allocator was told that a Service shows these addresses.
+    pub fn told(&self, of: &Place, uid: &str, addresses: &BTreeSet<IpAddr>) {
+        let mut state = self.0.lock();
+        let State {
+            services, pools, ..
+        } = &mut *state;
+        let Some(shown) = services.get_mut(of).filter(|shown| shown.uid == uid) else {
+            return;
+        };
+        let told = shown.addresses.intersection(addresses).copied();
+        let told: Vec<IpAddr> = told
+            .filter(|address| is_claimable(pools, &of.0, *address))
+            .collect();
+        shown.known.extend(told);
     }
 
     /// Looks at a cluster after a change. Says what two Services show since then.
     pub fn look(&self, cluster: &str, objects: &Objects) -> Vec<String> {
         let mut state = self.0.lock();
-        let State { services, forgot } = &mut *state;
+        let State {
+            services,
+            forgot,
+            heard,
+            ..
+        } = &mut *state;
+        let is_heard = heard.as_ref().is_none_or(|heard| heard.contains(cluster));
         let mut problems = Vec::new();
         let mut after = BTreeMap::new();
         for ((namespace, name), stored) in &objects.services {
             let key = (cluster.to_owned(), namespace.clone(), name.clone());
-            let shown = shown(&stored.object);
-            let before = services.get(&key);
-            for address in shown
+            let addresses = shown(&stored.object);
+            let uid = stored.object["metadata"]["uid"].as_str();
+            let uid = uid.unwrap_or_default().to_owned();
+            let before = services.get(&key).filter(|before| before.uid == uid);
+            let by_watcher = stored.owners.contains(WATCHER);
+            let mut known: BTreeSet<IpAddr> = before
+                .map(|before| before.known.intersection(&addresses).copied().collect())
+                .unwrap_or_default();
+            for address in addresses
                 .iter()
-                .filter(|it| before.is_none_or(|b| !b.contains(it)))
+                .filter(|it| before.is_none_or(|b| !b.addresses.contains(it)))
             {
+                if by_watcher && is_heard {
+                    known.insert(*address);
+                }
                 let mut others = services.iter().filter(|(other, _)| **other != key);
-                let other = others.find(|(_, shown)| shown.contains(address));
-                if let Some((other, _)) = other.filter(|_| !*forgot) {
+                let other = others.find(|(other, shown)| {
+                    shown.addresses.contains(address)
+                        && shown.by_watcher
+                        && !share(&stored.object, cluster, other)
+                });
+                if let Some((other, _)) = other.filter(|_| by_watcher && !*forgot) {
                     problems.push(format!("{key:?} shows {address}, which {other:?} shows"));
                 }
             }
+            let shown = Shown {
+                uid,
+                addresses,
+                by_watcher,
+                known,
+            };
             after.insert(key, shown);
         }
         services.retain(|(of, _, _), _| of != cluster);
         services.extend(after);
         problems
     }
+
+    /// The allocator made this durable. Says what it should not have done.
+    pub fn committed(&self, changes: &[Change]) -> Vec<String> {
+        let mut state = self.0.lock();
+        let mut problems = Vec::new();
+        for change in changes {
+            match &change.kind {
+                ChangeKind::Allocated(allocation) => {
+                    problems.extend(state.check(allocation));
+                    state.take(allocation);
+                }
+                ChangeKind::Updated(allocation) => state.take(allocation),
+                ChangeKind::Released(allocation) => state.leave(allocation),
+                ChangeKind::Reserved(reservation) => {
+                    if let Some(key) = &reservation.key {
+                        state.promised.insert(reservation.address, place(key));
+                    }
+                }
+                _ => {}
+            }
+        }
+        problems
+    }
+}
+
+impl State {
+    fn take(&mut self, allocation: &Allocation) {
+        let (address, by) = (allocation.address, place(&allocation.key));
+        let terms = allocation.holder.sharing.as_ref();
+        let key = terms.map(|terms| terms.key.to_string());
+        self.held.entry(address).or_default().insert(by.clone());
+        self.shared.insert((address, by), key);
+    }
+
+    fn leave(&mut self, allocation: &Allocation) {
+        let (address, by) = (allocation.address, place(&allocation.key));
+        if let Some(holders) = self.held.get_mut(&address) {
+            holders.remove(&by);
+        }
+        let cooldown = self.cooldown(address);
+        let at = Instant::now();
+        self.released.insert(address, Released { by, at, cooldown });
+    }
+
+    fn pool(&self, address: IpAddr) -> Option<&Pool> {
+        let mut pools = self.pools.iter();
+        pools.find(|pool| pool.addresses.contains(&address))
+    }
+
+    fn cooldown(&self, address: IpAddr) -> Duration {
+        let seconds = self.pool(address).map_or(0, |pool| pool.cooldown);
+        Duration::from_secs(seconds.into())
+    }
+
+    fn check(&self, allocation: &Allocation) -> Vec<String> {
+        let (address, by) = (allocation.address, place(&allocation.key));
+        let lies = by.0 == LIAR;
+        let mut problems = Vec::new();
+        let mut problem = |what: &str| problems.push(format!("{by:?} is given {address}, {what}"));
+        // What it shows itself is told: who shows it first keeps it.
+        let own = self.services.get(&by);
+        let shows = own.is_some_and(|shown| shown.addresses.contains(&address));
+        let key = allocation.holder.sharing.as_ref();
+        let key = key.map(|terms| terms.key.to_string());
+        let agreed = |other: &Place| {
+            let theirs = self.shared.get(&(address, other.clone()));
+            other.0 == by.0 && key.is_some() && theirs == Some(&key)
+        };
+        let mut others = self.services.iter().filter(|(other, _)| **other != by);
+        let other = others.find(|(other, shown)| shown.known.contains(&address) && !agreed(other));
+        // After a loss nobody can tell who lies about what is shown.
+        if let Some((other, _)) = other.filter(|_| !(shows || lies && self.forgot)) {
+            problem(&format!("which {other:?} shows"));
+        }
+        let is_promised = self.promised.get(&address) == Some(&by);
+        let released = self.released.get(&address).filter(|it| it.by != by);
+        if let Some(released) = released.filter(|_| !shows && !is_promised && key.is_none()) {
+            let cooldown = released.cooldown.min(self.cooldown(address));
+            if released.at.elapsed() + COMMIT < cooldown {
+                problem(&format!("which cools down after {:?}", released.by));
+            }
+        }
+        let Some(pool) = self.pool(address).filter(|_| lies && !self.forgot) else {
+            return problems;
+        };
+        if !pool.clusters.is_empty() && !pool.clusters.contains(&LIAR) {
+            problem("of a pool for other clusters");
+        }
+        let of_liar = |address: &IpAddr| {
+            let holders = self.held.get(address).into_iter().flatten();
+            holders.filter(|of| of.0 == LIAR).count() > 0
+        };
+        let count = pool.addresses.iter().filter(|it| of_liar(it)).count();
+        if pool.quota.is_some_and(|quota| count >= quota.into()) {
+            problem("which is more than its quota");
+        }
+        problems
+    }
+}
+
+/// Whether a Service may share its address with this other one.
+fn share(service: &Value, cluster: &str, other: &Place) -> bool {
+    asks_to_share(service).is_some() && other.0 == cluster
+}
+
+/// Whether an address is of a pool that this cluster may use.
+fn is_claimable(pools: &[Pool], cluster: &str, address: IpAddr) -> bool {
+    pools.iter().any(|pool| {
+        let has = pool.addresses.contains(&address) && !pool.excluded.contains(&address);
+        has && (pool.clusters.is_empty() || pool.clusters.contains(&cluster))
+    })
 }

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    api_server::objects::{Key, shown},
+    api_server::{
+        ApiServer,
+        objects::{Key, METALLB, shown},
+    },
     chaos::pick,
     pools::{self, NAMESPACES},
     world::World,
@@ -13,17 +16,19 @@ use crate::{
 
 const IPS: &str = "lb-allocator.io/ips";
 const POOL: &str = "lb-allocator.io/pool";
+const SHARING_KEY: &str = "lb-allocator.io/sharing-key";
+const SHARING_NAMESPACES: &str = "lb-allocator.io/sharing-namespaces";
 const NAMES: [&str; 4] = ["web", "api", "mail", "dns"];
 
 /// One thing that a user does.
 pub async fn act(world: &mut World) {
     let cluster = fastrand::usize(..world.clusters.len());
     let server = world.clusters[cluster].clone();
-    let name = server.cluster().to_owned();
+    let name = server.label().to_owned();
     let now = world.chaos.time();
     let mut key: Key = (pick(&NAMESPACES).to_owned(), pick(&NAMES).to_owned());
     let exists = server.objects(|objects| objects.services.contains_key(&key));
-    let action = fastrand::u8(..20);
+    let action = fastrand::u8(..22);
     if !exists && action < 16 {
         let annotations = annotations(world);
         let (namespace, service) = &key;
@@ -71,7 +76,17 @@ pub async fn act(world: &mut World) {
             server.change(|objects| objects.clear_status(&key));
             "status cleared by hand"
         }
-        15..=17 => {
+        15 if world.cast.foreign_writer => {
+            write(world, &server, &key);
+            "status written by another controller"
+        }
+        16 if world.cast.foreign_writer => {
+            let written = server.objects(|objects| shown(&objects.services[&key].object));
+            let written: Vec<_> = written.into_iter().collect();
+            server.change(|objects| objects.write_status(&key, Some((METALLB, &written))));
+            "status taken over by another controller"
+        }
+        15..=19 => {
             let pools = pools::edited(&world.pools, !world.forgets);
             world.has_excluded |= pools.iter().any(|pool| !pool.excluded.is_empty());
             world.configure(pools).await;
@@ -92,6 +107,43 @@ pub async fn act(world: &mut World) {
     world
         .chaos
         .note(format_args!("user: {name}/{namespace}/{service}: {what}"));
+}
+
+/// Somebody else writes an address of a pool into the status of a Service.
+fn write(world: &World, server: &ApiServer, key: &Key) {
+    let families = server.objects(|objects| asks(&objects.services[key].object).0);
+    let balanced = server.objects(|objects| is_balanced(&objects.services[key].object));
+    let pool = &world.pools[fastrand::usize(..world.pools.len())];
+    let fits = |address: &&IpAddr| families.contains(&address.is_ipv4());
+    let fitting: Vec<_> = pool.addresses.iter().filter(fits).copied().collect();
+    if !balanced || fitting.is_empty() {
+        return;
+    }
+    let address = pick(&fitting);
+    let manager = pick(&[METALLB, "kubectl-edit"]);
+    server.change(|objects| objects.write_status(key, Some((manager, &[address]))));
+    world.chaos.note(format_args!(
+        "{manager}: {}/{}/{} shows {address}",
+        server.cluster(),
+        key.0,
+        key.1
+    ));
+}
+
+/// Services that another controller served until today.
+pub fn migrate(world: &World, server: &ApiServer) {
+    let (name, now) = (server.cluster().to_owned(), world.chaos.time());
+    for service in &NAMES[..fastrand::usize(1..NAMES.len())] {
+        let key: Key = (pick(&NAMESPACES).to_owned(), (*service).to_owned());
+        server.change(|objects| objects.create(&key, &name, &now, annotations(world), spec()));
+        if fastrand::bool() {
+            write(world, server, &key);
+        }
+    }
+}
+
+fn is_balanced(service: &Value) -> bool {
+    service["spec"]["type"] == "LoadBalancer"
 }
 
 /// A Service is told to have another address, and one of any cluster to have the one
@@ -134,8 +186,7 @@ pub fn trade(world: &mut World) {
 }
 
 fn toggle(service: &mut Value) {
-    let balanced = service["spec"]["type"] == "LoadBalancer";
-    service["spec"]["type"] = json!(if balanced {
+    service["spec"]["type"] = json!(if is_balanced(service) {
         "ClusterIP"
     } else {
         "LoadBalancer"
@@ -153,6 +204,12 @@ fn annotations(world: &World) -> Value {
         2 => {
             annotations.insert(POOL.to_owned(), json!(pool.name));
         }
+        3 => {
+            annotations.insert(SHARING_KEY.to_owned(), json!(pick(&["k", "l"])));
+            if fastrand::bool() {
+                annotations.insert(SHARING_NAMESPACES.to_owned(), json!("*"));
+            }
+        }
         _ => {}
     }
     annotations.into()
@@ -169,8 +226,13 @@ fn spec() -> Value {
         "type": "LoadBalancer", "clusterIP": format!("10.0.0.{}", fastrand::u8(1..)),
         "ipFamilies": families, "ipFamilyPolicy": policy,
         "externalTrafficPolicy": "Cluster", "selector": {"app": "x"},
-        "ports": [{"port": 80, "protocol": "TCP"}],
+        "ports": [{"port": fastrand::u8(80..84), "protocol": "TCP"}],
     })
+}
+
+/// The key under which a Service shares its address.
+pub fn asks_to_share(service: &Value) -> Option<&str> {
+    service["metadata"]["annotations"][SHARING_KEY].as_str()
 }
 
 /// What a Service asks for, for the checks.

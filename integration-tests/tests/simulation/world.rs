@@ -34,13 +34,17 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 
 use crate::{
+    admin::Admin,
     api_server::ApiServer,
+    cast::Cast,
     chaos::Chaos,
     disk::{self, Disk},
+    liar::{LIAR, Liar},
     network::Network,
     pools::{self, NAMESPACES, Pool},
     rpc::{Grant, Grants, Wire},
     showing::Showing,
+    workload,
 };
 
 /// 2026-01-01, when every run begins.
@@ -59,6 +63,14 @@ pub struct World {
     pub has_excluded: bool,
     /// Whether a database was ever lost or restored.
     pub forgets: bool,
+    pub cast: Cast,
+    /// Another cluster of the name of the first one.
+    pub twin: Option<ApiServer>,
+    /// How many clusters were made anew, and which.
+    pub rebuilt: Vec<usize>,
+    one_acts: bool,
+    pub liar: Option<Liar>,
+    pub admin: Admin,
     pub grants: Grants,
     /// Milliseconds by which the allocator's clock is wrong.
     pub clock_error: Arc<AtomicI64>,
@@ -74,7 +86,7 @@ pub struct World {
 
 /// A watcher, or what is left of it.
 pub struct Watcher {
-    pub cluster: usize,
+    pub server: ApiServer,
     pub tasks: Option<Tasks>,
 }
 
@@ -94,6 +106,7 @@ impl World {
     pub async fn new(
         folder: &Path,
         chaos: Chaos,
+        cast: Cast,
         clusters: usize,
         replicas: usize,
         elects: bool,
@@ -106,10 +119,22 @@ impl World {
             .iter()
             .map(|name| {
                 let (chaos, showing) = (chaos.clone(), showing.clone());
-                ApiServer::new(name, &NAMESPACES, one_acts, chaos, showing)
+                ApiServer::new(name, (name, name), &NAMESPACES, one_acts, chaos, showing)
             })
             .collect();
+        let channel = |host| {
+            let endpoint = with_deadlines(&Endpoint::from_static("http://allocator"));
+            network.channel(host, &endpoint)
+        };
+        let liar = cast.liar.then(|| Liar::new(channel(LIAR), chaos.clone()));
+        let admin = Admin::new(channel("admin"), chaos.clone());
         let mut world = Self {
+            cast,
+            twin: None,
+            rebuilt: Vec::new(),
+            one_acts,
+            liar,
+            admin,
             network,
             showing,
             clusters: servers,
@@ -128,12 +153,20 @@ impl World {
             begun: Instant::now(),
             chaos,
         };
+        world.showing.configure(&world.pools);
+        for server in &world.clusters {
+            if world.cast.foreign_writer && fastrand::bool() {
+                workload::migrate(&world, server);
+            }
+        }
+        world.showing.all_is_known();
         world.start_allocator().await;
-        for (cluster, name) in names[..clusters].iter().enumerate() {
+        for server in world.clusters.clone() {
+            let name = server.cluster();
             for replica in 0..replicas {
                 let host = format!("{name}-{replica}");
                 let watcher = Watcher {
-                    cluster,
+                    server: server.clone(),
                     tasks: None,
                 };
                 world.watchers.insert(host.clone(), watcher);
@@ -167,7 +200,8 @@ impl World {
         let source = Source::default();
         let text = self.pools_file();
         let configuration = source.with_file(Some(&text)).unwrap();
-        let disk = Disk::open(&database, self.chaos.clone(), self.disk_full.clone()).unwrap();
+        let (chaos, showing) = (self.chaos.clone(), self.showing.clone());
+        let disk = Disk::open(&database, chaos, showing, self.disk_full.clone()).unwrap();
         let history = disk.store().history_reader();
         let marks = Marks::new(disk.store().identity());
         let mut registry = Registry::default();
@@ -208,6 +242,7 @@ impl World {
         let wire = Wire {
             chaos: self.chaos.clone(),
             grants: self.grants.clone(),
+            showing: self.showing.clone(),
             killed: killed.clone(),
         };
         let router = service::server(RpcMetrics::register(&mut registry), gate)
@@ -221,6 +256,7 @@ impl World {
         // that no seed replays: they are cut after what is under way.
         tasks.spawn(async move { router.serve_with_incoming(incoming).await.unwrap() });
         self.chaos.note("the allocator starts");
+        self.showing.restarted();
         self.allocator = Some(Process {
             database,
             writer,
@@ -244,10 +280,11 @@ impl World {
         }
     }
 
-    /// The database is about to be another one.
-    pub fn forget(&mut self) {
+    /// The database is about to be another one. `waits`: one that gives nothing before
+    /// it was told all that is there.
+    pub fn forget(&mut self, waits: bool) {
         self.forgets = true;
-        self.showing.allocator_forgot();
+        self.showing.allocator_forgot(waits);
     }
 
     /// Keeps a copy of the database, of which another may be made later.
@@ -302,14 +339,71 @@ impl World {
         }
     }
 
+    /// A second cluster under the name of the first one, with the same manifests.
+    pub fn add_twin(&mut self) {
+        let twin = self.remade(0, "twin", "twin");
+        self.chaos.note("a second cluster has the name c0");
+        self.twin = Some(twin.clone());
+        let watcher = Watcher {
+            server: twin,
+            tasks: None,
+        };
+        self.watchers.insert("twin-0".to_owned(), watcher);
+        self.start_watcher("twin-0");
+    }
+
+    /// A cluster is lost, and made anew from the same manifests.
+    pub fn rebuild(&mut self, cluster: usize) {
+        let old = self.clusters[cluster].clone();
+        self.rebuilt.push(cluster);
+        let label = format!("{}-made-{}", old.cluster(), self.rebuilt.len());
+        old.end();
+        let new = self.remade(cluster, &label, old.cluster());
+        self.clusters[cluster] = new.clone();
+        self.chaos
+            .note(format_args!("{label} takes the place of {}", old.label()));
+        let hosts = self.watchers.iter();
+        let hosts = hosts.filter(|(_, watcher)| watcher.server.label() == old.label());
+        for host in hosts.map(|(host, _)| host.clone()).collect::<Vec<_>>() {
+            self.kill_watcher(&host);
+            self.watchers.get_mut(&host).unwrap().server = new.clone();
+            self.start_watcher(&host);
+        }
+    }
+
+    fn remade(&self, cluster: usize, label: &str, shown_as: &str) -> ApiServer {
+        let original = &self.clusters[cluster];
+        let (chaos, showing) = (self.chaos.clone(), self.showing.clone());
+        let name = original.cluster();
+        let server = ApiServer::new(
+            name,
+            (label, shown_as),
+            &NAMESPACES,
+            self.one_acts,
+            chaos,
+            showing,
+        );
+        let now = self.chaos.time();
+        for (key, stored) in original.objects(|objects| objects.services.clone()) {
+            let annotations = stored.object["metadata"]["annotations"].clone();
+            let spec = stored.object["spec"].clone();
+            if fastrand::u8(..4) > 0 {
+                server.change(|objects| objects.create(&key, label, &now, annotations, spec));
+            }
+        }
+        server
+    }
+
     fn pools_file(&self) -> String {
-        let clusters: Vec<_> = self.clusters.iter().map(ApiServer::cluster).collect();
+        let named = self.clusters.iter().filter(|_| !self.cast.unknown_clusters);
+        let clusters: Vec<_> = named.map(ApiServer::cluster).collect();
         pools::file(&self.pools, &clusters)
     }
 
     /// Puts other pools in force.
     pub async fn configure(&mut self, pools: Vec<Pool>) {
         self.pools = pools;
+        self.showing.configure(&self.pools);
         self.chaos
             .note(format_args!("pools: {}", self.pools_file()));
         let source = Source::default();
@@ -326,7 +420,7 @@ impl World {
         if watcher.tasks.is_some() {
             return;
         }
-        let server = &self.clusters[watcher.cluster];
+        let server = &watcher.server;
         let endpoint = with_deadlines(&Endpoint::from_static("http://allocator"));
         let channel = self.network.channel(host, &endpoint);
         let (metrics, _registry) = Metrics::new();

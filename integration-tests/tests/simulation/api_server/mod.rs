@@ -31,6 +31,10 @@ pub struct ApiServer(Arc<Inner>);
 
 struct Inner {
     cluster: String,
+    /// Its own name, where another cluster has the same.
+    label: String,
+    /// The cluster of its Services, for those who look at what is shown.
+    shown_as: String,
     /// Whether one watcher acts at a time, so that no Service shows for a moment what
     /// another one was told before.
     one_acts: bool,
@@ -45,6 +49,8 @@ struct Inner {
 struct State {
     objects: Objects,
     away: bool,
+    /// The cluster is no more.
+    gone: bool,
     /// Rest of lists that are read page by page.
     pages: BTreeMap<u64, (u64, Vec<Value>)>,
     writes: u64,
@@ -73,6 +79,7 @@ impl Kind {
 impl ApiServer {
     pub fn new(
         cluster: &str,
+        (label, shown_as): (&str, &str),
         namespaces: &[&str],
         one_acts: bool,
         chaos: Chaos,
@@ -80,6 +87,8 @@ impl ApiServer {
     ) -> Self {
         let server = Self(Arc::new(Inner {
             cluster: cluster.to_owned(),
+            label: label.to_owned(),
+            shown_as: shown_as.to_owned(),
             one_acts,
             chaos,
             showing,
@@ -94,6 +103,25 @@ impl ApiServer {
 
     pub fn cluster(&self) -> &str {
         &self.0.cluster
+    }
+
+    /// What tells it from others of its name.
+    pub fn label(&self) -> &str {
+        &self.0.label
+    }
+
+    /// `metadata.uid` of its namespace `kube-system`.
+    pub fn uid(&self) -> String {
+        format!("uid-of-{}", self.0.label)
+    }
+
+    /// The cluster is no more, and shows nothing.
+    pub fn end(&self) {
+        let mut state = self.0.state.lock();
+        state.away = true;
+        state.gone = true;
+        drop(state);
+        self.0.news.notify_waiters();
     }
 
     fn chaos(&self) -> &Chaos {
@@ -115,8 +143,8 @@ impl ApiServer {
     pub fn change<T>(&self, change: impl FnOnce(&mut Objects) -> T) -> T {
         let mut state = self.0.state.lock();
         let changed = change(&mut state.objects);
-        if self.0.one_acts {
-            for problem in self.0.showing.look(&self.0.cluster, &state.objects) {
+        if self.0.one_acts && !state.gone {
+            for problem in self.0.showing.look(&self.0.shown_as, &state.objects) {
                 self.chaos().violated(problem);
             }
         }
@@ -201,6 +229,13 @@ impl ApiServer {
         match (method, steps.as_slice()) {
             (&Method::GET, ["api", "v1", "services"]) => self.read(Kind::Service, query),
             (&Method::GET, ["api", "v1", "namespaces"]) => self.read(Kind::Namespace, query),
+            (&Method::GET, ["api", "v1", "namespaces", "kube-system"]) => {
+                let metadata = json!({"name": "kube-system", "uid": self.uid()});
+                let namespace = json!({
+                    "apiVersion": "v1", "kind": "Namespace", "metadata": metadata,
+                });
+                respond(200, &namespace)
+            }
             (&Method::GET, ["api", "v1", "namespaces", namespace, "services", name]) => {
                 let key = ((*namespace).to_owned(), (*name).to_owned());
                 let found = self.objects(|objects| objects.services.get(&key).cloned());
@@ -259,7 +294,7 @@ impl ApiServer {
                 let lease = self.change(|objects| objects.put_lease(name, body.clone()));
                 let holder = &lease["spec"]["holderIdentity"];
                 self.chaos()
-                    .note(format_args!("{}: {holder} has the lease", self.cluster()));
+                    .note(format_args!("{}: {holder} has the lease", self.label()));
                 return respond(200, &lease);
             }
             _ => panic!("the watcher does with a Lease what is not simulated: {method}"),
@@ -274,7 +309,7 @@ impl ApiServer {
         body: &Value,
     ) -> Response<Body> {
         let manager = query.get("fieldManager").map_or("", String::as_str);
-        let cluster = self.cluster();
+        let cluster = self.label();
         let (namespace, name) = key;
         let uid = body["metadata"]["uid"].as_str().unwrap_or_default();
         let before = self.objects(|objects| objects.services.get(key).cloned());
@@ -318,7 +353,7 @@ impl ApiServer {
                 "list"
             };
             self.chaos()
-                .note(format_args!("{}: {what} from {version}", self.cluster()));
+                .note(format_args!("{}: {what} from {version}", self.label()));
         }
         if query.contains_key("watch") {
             // One from a version that is forgotten is told so by an event, as the

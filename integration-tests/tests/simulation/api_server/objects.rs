@@ -13,6 +13,8 @@ pub type Key = (String, String);
 
 /// The manager of everything that the watchers write.
 pub const WATCHER: &str = "lb-watcher";
+/// The manager of what MetalLB writes.
+pub const METALLB: &str = "controller";
 
 /// Kinds that can be listed and watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub struct Stored {
     /// What a watcher last wrote, as long as nobody asked for anything else: it is
     /// to stay.
     pub promised: Option<BTreeSet<IpAddr>>,
+    /// An administrator may take what it has: nothing is promised any more.
+    pub may_lose: bool,
 }
 
 /// One change.
@@ -117,6 +121,7 @@ impl Objects {
             object,
             owners: BTreeSet::new(),
             promised: None,
+            may_lose: false,
         };
         self.services.insert(key.clone(), stored);
         uid
@@ -156,12 +161,22 @@ impl Objects {
 
     /// Somebody empties the address list by hand.
     pub fn clear_status(&mut self, key: &Key) {
+        self.write_status(key, None);
+    }
+
+    /// Somebody else than a watcher writes the address list, or empties it.
+    pub fn write_status(&mut self, key: &Key, written: Option<(&str, &[IpAddr])>) {
         let Some(mut stored) = self.services.get(key).cloned() else {
             return;
         };
         stored.object["status"]["loadBalancer"] = json!({});
         stored.owners.clear();
         stored.promised = None;
+        if let Some((manager, addresses)) = written {
+            let list: Vec<_> = addresses.iter().map(|it| json!({"ip": it})).collect();
+            stored.object["status"]["loadBalancer"]["ingress"] = json!(list);
+            stored.owners.insert(manager.to_owned());
+        }
         self.update(key, stored);
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     answer::{Failure, MODIFIED},
-    objects::{Key, Objects, shown},
+    objects::{Key, Objects, WATCHER, shown},
 };
 
 impl Objects {
@@ -72,7 +72,8 @@ impl Objects {
         let asks = annotations
             .as_object()
             .is_some_and(|asked| !asked.is_empty());
-        stored.promised = Some(shown(&stored.object)).filter(|_| !asks);
+        let stays = !asks && !stored.may_lose && stored.owners.contains(WATCHER);
+        stored.promised = stays.then(|| shown(&stored.object));
         Ok(self.update(key, stored))
     }
 }
