@@ -63,6 +63,8 @@ pub struct WriterMetrics {
     batch_size: Histogram,
     commit_seconds: Histogram,
     commit_failures: Counter,
+    history_pruned: Counter,
+    waiters_dropped: Counter,
 }
 
 impl WriterMetrics {
@@ -73,6 +75,8 @@ impl WriterMetrics {
             batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
             commit_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
             commit_failures: Counter::default(),
+            history_pruned: Counter::default(),
+            waiters_dropped: Counter::default(),
         };
         registry.register("changes", "Committed changes", metrics.changes.clone());
         registry.register("refusals", "Refused wishes", metrics.refusals.clone());
@@ -90,6 +94,16 @@ impl WriterMetrics {
             "commit_failures",
             "Transactions that failed",
             metrics.commit_failures.clone(),
+        );
+        registry.register(
+            "history_pruned",
+            "Changes that were removed from history because of their age or number",
+            metrics.history_pruned.clone(),
+        );
+        registry.register(
+            "waiting_services_dropped",
+            "Services that asked in vain and are not told of what becomes free: too many of their cluster wait",
+            metrics.waiters_dropped.clone(),
         );
         metrics
     }
@@ -139,6 +153,14 @@ impl WriterMetrics {
 
     pub fn commit_failed(&self) {
         self.commit_failures.inc();
+    }
+
+    pub fn pruned(&self, rows: u64) {
+        self.history_pruned.inc_by(rows);
+    }
+
+    pub fn waiter_dropped(&self) {
+        self.waiters_dropped.inc();
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+use hashbrown::HashMap;
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::{Notify, watch};
 
@@ -56,6 +57,8 @@ pub struct State {
     clusters: BTreeMap<ClusterName, u64>,
     records: BTreeMap<ClusterName, Arc<ClusterRecord>>,
     conflicts: BTreeMap<Place, Arc<Conflict>>,
+    /// the conflict of each Service and family, of which there is one at most
+    conflict_of: HashMap<(Arc<ServiceKey>, Family), IpAddr>,
 }
 
 impl Published {
@@ -183,6 +186,7 @@ impl State {
             clusters: BTreeMap::new(),
             records: BTreeMap::new(),
             conflicts: BTreeMap::new(),
+            conflict_of: HashMap::new(),
         };
         for record in engine.clusters() {
             state
@@ -190,9 +194,7 @@ impl State {
                 .insert(record.name.clone(), Arc::clone(record));
         }
         for conflict in engine.conflicts() {
-            state
-                .conflicts
-                .insert(place(conflict), Arc::clone(conflict));
+            state.add_conflict(conflict);
         }
         state.add_all(engine);
         for reservation in engine.reservations() {
@@ -297,19 +299,25 @@ impl State {
                     self.count(address, |used| *used -= 1);
                 }
             }
-            ChangeKind::Conflicted(conflict) => {
-                self.conflicts
-                    .retain(|_, other| other.key != conflict.key || !same_family(other, conflict));
-                self.conflicts.insert(place(conflict), Arc::clone(conflict));
-            }
+            ChangeKind::Conflicted(conflict) => self.add_conflict(conflict),
             ChangeKind::ConflictEnded(conflict) => {
                 self.conflicts.remove(&place(conflict));
+                self.conflict_of.remove(&of(conflict));
             }
             ChangeKind::Cluster(record) => {
                 self.records.insert(record.name.clone(), Arc::clone(record));
             }
             ChangeKind::Opened => {}
         }
+    }
+
+    fn add_conflict(&mut self, conflict: &Arc<Conflict>) {
+        let before = self.conflict_of.insert(of(conflict), conflict.address);
+        if let Some(address) = before {
+            let place = (address, Some(Arc::clone(&conflict.key)));
+            self.conflicts.remove(&place);
+        }
+        self.conflicts.insert(place(conflict), Arc::clone(conflict));
     }
 
     fn reserve(&mut self, reservation: &Arc<Reservation>) {
@@ -404,6 +412,6 @@ fn place(conflict: &Conflict) -> Place {
     (conflict.address, Some(Arc::clone(&conflict.key)))
 }
 
-fn same_family(one: &Conflict, other: &Conflict) -> bool {
-    Family::of(one.address) == Family::of(other.address)
+fn of(conflict: &Conflict) -> (Arc<ServiceKey>, Family) {
+    (Arc::clone(&conflict.key), Family::of(conflict.address))
 }

@@ -169,7 +169,7 @@ async fn serve(args: Serve) -> Result<()> {
         &assumed_absent,
         WriterMetrics::register(&mut registry),
         decisions,
-        Clock::wall(),
+        Clock::machine(),
     )
     .await?;
     let census = Arc::new(Mutex::default());
@@ -178,6 +178,7 @@ async fn serve(args: Serve) -> Result<()> {
         census: Arc::clone(&census),
         store_available: writer.store_available(),
         database: database_file,
+        clock: writer.clock(),
     };
     collector.register(&mut registry);
     let metrics = RpcMetrics::register(&mut registry);
@@ -216,7 +217,9 @@ async fn serve(args: Serve) -> Result<()> {
     })?;
     let listener = listen::bind(&listen, handshakes).await?;
     let incoming = connections::incoming(listener, connections::limit(), connection_metrics);
-    let gate = Gate::new(trust, published.decommissioned().clone(), denials.clone());
+    let clock = writer.clock();
+    let decommissioned = published.decommissioned().clone();
+    let gate = Gate::new(trust, decommissioned, denials.clone(), clock.clone());
     let parts = Parts {
         writer,
         published: Arc::clone(&published),
@@ -228,7 +231,7 @@ async fn serve(args: Serve) -> Result<()> {
     };
     let router = service::router(parts, metrics).await?;
 
-    tokio::spawn(silence::report(Arc::clone(&published)));
+    tokio::spawn(silence::report(Arc::clone(&published), clock));
     if let Some(path) = routes_file {
         let mut file = RoutesFile::new(path, published, zone);
         file.write().await;

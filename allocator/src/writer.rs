@@ -16,6 +16,7 @@ mod census;
 mod clock;
 mod storage;
 mod telling;
+mod upkeep;
 mod waiting;
 
 use std::{sync::Arc, time::Duration};
@@ -28,8 +29,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug_span};
 
-use self::backlog::Backlog;
-pub use self::{census::Census, clock::Clock, storage::Storage, waiting::Waiting};
+use self::{backlog::Backlog, upkeep::Upkeep};
+pub use self::{
+    census::Census,
+    clock::{Clock, Reading},
+    storage::Storage,
+    waiting::Waiting,
+};
 use crate::{
     config::Configuration,
     decision_log::DecisionLog,
@@ -52,6 +58,8 @@ pub enum WriteError {
     Overloaded,
     #[error("the change could not be made durable")]
     StoreUnavailable,
+    #[error("a rule of the database forbids the change")]
+    Forbidden,
     #[error("the allocator is shutting down")]
     ShuttingDown,
 }
@@ -68,6 +76,8 @@ struct Job {
     claim: Option<Claim>,
     command: Command,
     answer: oneshot::Sender<Result<Answer, WriteError>>,
+    /// When the caller knew what it asks for.
+    since: Instant,
     /// Of the RPC that asks for it.
     span: Span,
 }
@@ -112,12 +122,27 @@ impl Writer {
         claim: Option<Claim>,
         command: Command,
     ) -> Result<Answer, WriteError> {
+        self.submit_since(claim, command, Instant::now()).await
+    }
+
+    /// As [`Writer::submit_as`], for a command that took its time to come: what happened
+    /// after `since` is not known to whoever sent it.
+    ///
+    /// # Errors
+    /// As [`Writer::submit`].
+    pub async fn submit_since(
+        &self,
+        claim: Option<Claim>,
+        command: Command,
+        since: Instant,
+    ) -> Result<Answer, WriteError> {
         let (answer, answered) = oneshot::channel();
         self.jobs
             .try_send(Job {
                 claim,
                 command,
                 answer,
+                since,
                 span: lb_trace::context::current(),
             })
             .map_err(|error| match error {
@@ -195,6 +220,7 @@ pub struct WriterTask<S = Store> {
     control: mpsc::Receiver<Control>,
     store_available: watch::Sender<bool>,
     clock: Clock,
+    upkeep: Upkeep,
 }
 
 impl<S: Storage> WriterTask<S> {
@@ -212,6 +238,7 @@ impl<S: Storage> WriterTask<S> {
     ) -> Result<(Self, Writer, Arc<Published>), StoreError> {
         let pools = Arc::clone(&configuration.pools);
         let mut engine = store.load(pools).await?;
+        clock.start(store.last_time().await?);
         let begun = engine.begin(assumed_absent, clock.now());
         store.commit(&begun.changes).await?;
         let published = Arc::new(Published::new(&engine, clock.now()));
@@ -239,8 +266,10 @@ impl<S: Storage> WriterTask<S> {
             control,
             store_available,
             clock,
+            upkeep: Upkeep::new(),
         };
         task.record_pools().await;
+        task.note_time().await;
         Ok((task, writer, published))
     }
 
@@ -251,6 +280,8 @@ impl<S: Storage> WriterTask<S> {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
         let mut retry = tokio::time::interval(RETRY);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watch = tokio::time::interval(upkeep::WATCH);
+        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::new();
         loop {
             let next_end = self.until_next_end();
@@ -262,13 +293,20 @@ impl<S: Storage> WriterTask<S> {
                 () = stop.cancelled(), if !self.jobs.is_closed() => self.jobs.close(),
                 Some(control) = self.control.recv() => self.obey(control).await,
                 _ = retry.tick(), if !self.writable => self.recover().await,
+                _ = watch.tick() => self.look_around().await,
                 () = tokio::time::sleep(next_end.unwrap_or_default()), if next_end.is_some() => {
                     self.carry_out(&mut batch).await;
                 }
                 () = sleep_until(next_expiry), if next_expiry.is_some() => self.pass_offers_on(),
+                () = tokio::time::sleep_until(self.upkeep.prune), if self.writable => {
+                    self.prune().await;
+                }
                 job = self.jobs.recv(), if self.backlog.is_empty() => match job {
                     Some(job) => self.line_up(job),
-                    None => return self.store.close().await,
+                    None => {
+                        self.note_time().await;
+                        return self.store.close().await;
+                    }
                 },
                 () = std::future::ready(()), if !self.backlog.is_empty() => {
                     self.next_batch(&mut batch);
@@ -310,9 +348,18 @@ impl<S: Storage> WriterTask<S> {
             self.answer_what_changes_nothing(batch);
             return;
         }
+        match self.try_batch(batch).await {
+            Ok(()) => {}
+            Err(error) if error.is_of_the_change() => self.one_by_one(&error, batch).await,
+            Err(error) => self.fail(&error, batch),
+        }
+    }
+
+    /// Makes a batch durable and answers it, or leaves it as it is.
+    async fn try_batch(&mut self, batch: &mut Vec<Job>) -> Result<(), StoreError> {
         let Some(engine) = &mut self.engine else {
             refuse(batch);
-            return;
+            return Ok(());
         };
         let now = self.clock.now();
         let passed = engine.pass(now);
@@ -331,10 +378,7 @@ impl<S: Storage> WriterTask<S> {
             // Of no RPC in particular: linked with all that share it.
             let span = debug_span!(parent: None, "commit", requests, changes);
             lb_trace::context::link(&span, batch.iter().map(|job| &job.span));
-            if let Err(error) = self.store.commit(&all.changes).instrument(span).await {
-                self.fail(&error, batch);
-                return;
-            }
+            self.store.commit(&all.changes).instrument(span).await?;
             self.metrics.committed(planned.len(), start.elapsed());
         }
         self.published.apply(&all.changes);
@@ -345,16 +389,72 @@ impl<S: Storage> WriterTask<S> {
                 claim,
                 command,
                 answer,
+                since,
                 span: _,
             } = job;
             self.metrics.planned(&reply, &outcome);
             self.decisions
                 .decided(&command, &reply, &outcome, several_clusters);
-            self.note(claim.as_ref(), command, &reply);
+            self.note(claim.as_ref(), command, &reply, since);
             // Whoever gave up in the meantime asks again and gets the same.
             let _ = answer.send(Ok(Answer { reply, revision }));
         }
         self.tell(&all);
+        Ok(())
+    }
+
+    /// Carries out each request of a batch by itself, after the database forbade a change
+    /// of one of them: that one fails, and no other has to pay for it.
+    async fn one_by_one(&mut self, error: &StoreError, batch: &mut Vec<Job>) {
+        tracing::warn!(
+            error = error as &dyn std::error::Error,
+            requests = batch.len(),
+            "a rule of the database forbids a change; carrying out each request by itself"
+        );
+        self.metrics.commit_failed();
+        // What ended by itself comes first: nobody asked for it.
+        let mut alone = Vec::with_capacity(1);
+        if let Err(error) = self.try_again(&mut alone).await {
+            self.fail(&error, batch);
+            return;
+        }
+        let mut jobs = std::mem::take(batch).into_iter();
+        while let Some(job) = jobs.next() {
+            alone.push(job);
+            match self.try_batch(&mut alone).await {
+                Ok(()) => continue,
+                Err(error) if error.is_of_the_change() => self.forbid(&error, &mut alone),
+                Err(error) => {
+                    alone.extend(jobs);
+                    self.fail(&error, &mut alone);
+                    return;
+                }
+            }
+            if let Err(error) = self.try_again(&mut alone).await {
+                alone.extend(jobs);
+                self.fail(&error, &mut alone);
+                return;
+            }
+        }
+    }
+
+    /// After a failure that the engine does not know of.
+    async fn try_again(&mut self, batch: &mut Vec<Job>) -> Result<(), StoreError> {
+        self.engine = None;
+        self.read_again().await?;
+        self.try_batch(batch).await
+    }
+
+    fn forbid(&self, error: &StoreError, batch: &mut Vec<Job>) {
+        for job in batch.drain(..) {
+            tracing::error!(
+                error = error as &dyn std::error::Error,
+                command = ?job.command,
+                "a rule of the database forbids a change; nothing was changed by this request"
+            );
+            self.metrics.commit_failed();
+            let _ = job.answer.send(Err(WriteError::Forbidden));
+        }
     }
 
     fn answer_what_changes_nothing(&self, batch: &mut Vec<Job>) {
@@ -453,13 +553,19 @@ impl<S: Storage> WriterTask<S> {
     }
 
     async fn reload(&mut self) -> Result<(), StoreError> {
+        self.read_again().await?;
+        self.store.probe().await
+    }
+
+    async fn read_again(&mut self) -> Result<(), StoreError> {
+        self.store.check()?;
         if self.engine.is_none() {
             let pools = Arc::clone(&self.configuration.pools);
             let engine = self.store.load(pools).await?;
             self.published.replace(&engine);
             self.engine = Some(engine);
         }
-        self.store.probe().await
+        Ok(())
     }
 }
 
@@ -475,7 +581,5 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-/// What time it is for the parts that decide nothing.
-pub fn wall_clock() -> Timestamp {
-    Clock::wall().now()
-}
+#[cfg(test)]
+mod tests;

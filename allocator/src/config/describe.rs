@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde_json::{Map, Value, json};
 
-use crate::engine::{AddressRange, PoolSpec, Pools, Requirement, Selector, Settings};
+use crate::engine::{AddressRange, PoolSpec, Pools, Requirement, Retention, Selector, Settings};
 
 /// A few lines for each pool.
 pub fn explain(pools: &Pools) -> String {
@@ -78,6 +78,7 @@ pub fn explain(pools: &Pools) -> String {
         adoption_window,
         orphan_grace,
         cluster_silence,
+        history,
     } = pools.settings();
     if !clusters.is_empty() {
         text += &format!("a new database waits for clusters {}\n", join(clusters));
@@ -94,6 +95,13 @@ pub fn explain(pools: &Pools) -> String {
     }
     if *cluster_silence != default.cluster_silence {
         text += &format!("a cluster is reported when it says nothing for {cluster_silence:?}\n");
+    }
+    let Retention {
+        keep_for,
+        keep_rows,
+    } = history;
+    if *history != default.history {
+        text += &format!("history is kept for {keep_for:?}, {keep_rows} rows at most\n");
     }
     text
 }
@@ -174,6 +182,7 @@ pub fn json(pools: &Pools) -> String {
         adoption_window,
         orphan_grace,
         cluster_silence,
+        history,
     } = pools.settings();
     let mut all = json!({
         "pools": described.collect::<Vec<_>>(),
@@ -191,6 +200,13 @@ pub fn json(pools: &Pools) -> String {
             }
         });
         all["clusters"] = names.collect();
+    }
+    let Retention {
+        keep_for,
+        keep_rows,
+    } = *history;
+    if *history != Retention::default() {
+        all["history"] = json!({"keepFor": duration_json(keep_for), "keepRows": keep_rows});
     }
     all.to_string()
 }

@@ -30,6 +30,9 @@
 //! adoptionWindow: 2s        # and so long, after the first session, for any other
 //! orphanGrace: 2m           # how long a vanished Service's address is kept
 //! clusterSilence: 15m       # then a cluster that says nothing is reported
+//! history:                  # what is held, and its last change, always stay
+//!   keepFor: 8760h          # older changes are removed
+//!   keepRows: 10000000      # of more than these the oldest are
 //! ```
 
 use std::{
@@ -49,8 +52,8 @@ use serde_saphyr::Spanned;
 use thiserror::Error;
 
 use crate::engine::{
-    AddressRange, ClusterName, InvalidName, Namespace, PoolName, PoolSpec, Requirement, STICKY_FOR,
-    Selector, Settings,
+    AddressRange, ClusterName, InvalidName, Namespace, PoolName, PoolSpec, Requirement, Retention,
+    STICKY_FOR, Selector, Settings,
 };
 
 /// Why a pools file was refused.
@@ -88,6 +91,8 @@ pub enum KeyError {
     Empty { hint: &'static str },
     #[error("{text:?} is not a duration such as 30s, 5m or 24h")]
     NotDuration { text: String },
+    #[error("{text:?} is more than ten years, 87600h, which is the longest duration")]
+    TooLong { text: String },
     #[error("{number} is not allowed; {hint}")]
     Number { number: i64, hint: &'static str },
     #[error("operator {text:?} is none of In, NotIn, Exists, DoesNotExist")]
@@ -116,6 +121,14 @@ struct File {
     adoption_window: Option<Spanned<String>>,
     orphan_grace: Option<Spanned<String>>,
     cluster_silence: Option<Spanned<String>>,
+    history: Option<RawRetention>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawRetention {
+    keep_for: Option<Spanned<String>>,
+    keep_rows: Option<Spanned<i64>>,
 }
 
 /// A name, or a name and what is particular about it.
@@ -186,6 +199,9 @@ struct RawPool {
     disabled: bool,
 }
 
+/// The longest that a pools file may ask for: ten years.
+pub const MAX_DURATION: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
 const fn yes() -> bool {
     true
 }
@@ -218,6 +234,7 @@ pub fn parse(text: &str, default: &Settings) -> Result<(Vec<FilePool>, Settings)
         adoption_window,
         orphan_grace,
         cluster_silence,
+        history,
     } = serde_saphyr::from_str(text)
         .map_err(|error| FileError::Yaml(error.without_snippet().to_string()))?;
     let pools = pools.into_iter().map(pool).collect::<Result<_, _>>()?;
@@ -231,8 +248,23 @@ pub fn parse(text: &str, default: &Settings) -> Result<(Vec<FilePool>, Settings)
         orphan_grace: at("orphanGrace").duration(orphan_grace.as_ref(), default.orphan_grace)?,
         cluster_silence: at("clusterSilence")
             .duration(cluster_silence.as_ref(), default.cluster_silence)?,
+        history: history.map_or(Ok(default.history), retention)?,
     };
     Ok((pools, settings))
+}
+
+fn retention(raw: RawRetention) -> Result<Retention, FileError> {
+    let RawRetention {
+        keep_for,
+        keep_rows,
+    } = raw;
+    let at = |key: &'static str| Place { pool: None, key };
+    let default = Retention::default();
+    let rows = at("history.keepRows").limit(keep_rows.as_ref(), "history has at least 1 row")?;
+    Ok(Retention {
+        keep_for: at("history.keepFor").duration(keep_for.as_ref(), default.keep_for)?,
+        keep_rows: rows.unwrap_or(default.keep_rows),
+    })
 }
 
 /// Where in the file we are, for messages.
@@ -320,25 +352,21 @@ impl Place<'_> {
         let Some(text) = text else {
             return Ok(default);
         };
-        let parsed = text.value.parse::<SignedDuration>().ok();
-        let parsed = parsed.and_then(|duration| Duration::try_from(duration).ok());
-        parsed.ok_or_else(|| {
-            let text_value = text.value.clone();
-            self.fault(
-                text.referenced.line(),
-                KeyError::NotDuration { text: text_value },
-            )
-        })
+        let line = text.referenced.line();
+        duration(&text.value).map_err(|source| self.fault(line, source))
     }
 
-    fn limit(&self, number: Option<&Spanned<i64>>) -> Result<Option<u64>, FileError> {
+    fn limit(
+        &self,
+        number: Option<&Spanned<i64>>,
+        hint: &'static str,
+    ) -> Result<Option<u64>, FileError> {
         let Some(number) = number else {
             return Ok(None);
         };
         match u64::try_from(number.value) {
             Ok(limit) if limit > 0 => Ok(Some(limit)),
             Ok(_) | Err(_) => {
-                let hint = "a limit is at least 1; use disabled to give nothing";
                 let source = KeyError::Number {
                     number: number.value,
                     hint,
@@ -406,6 +434,7 @@ fn pool(raw: RawPool) -> Result<FilePool, FileError> {
         key,
     };
     let everybody = "leave the key out to serve all";
+    let nothing = "a limit is at least 1; use disabled to give nothing";
     let parsed_name = PoolName::parse(&name.value)
         .map_err(|error| at("name").fault(name.referenced.line(), error.into()))?;
     if addresses.value.is_empty() {
@@ -429,8 +458,8 @@ fn pool(raw: RawPool) -> Result<FilePool, FileError> {
         fenced: fenced.as_ref().is_some_and(|fenced| fenced.value),
         cooldown: at("cooldown").duration(cooldown.as_ref(), Duration::ZERO)?,
         sticky_for: at("stickyFor").duration(sticky_for.as_ref(), STICKY_FOR)?,
-        max_per_namespace: at("maxPerNamespace").limit(max_per_namespace.as_ref())?,
-        max_per_cluster: at("maxPerCluster").limit(max_per_cluster.as_ref())?,
+        max_per_namespace: at("maxPerNamespace").limit(max_per_namespace.as_ref(), nothing)?,
+        max_per_cluster: at("maxPerCluster").limit(max_per_cluster.as_ref(), nothing)?,
         disabled,
     };
     if let Some(fenced) = fenced
@@ -441,6 +470,32 @@ fn pool(raw: RawPool) -> Result<FilePool, FileError> {
         return Err(at("fenced").fault(fenced.referenced.line(), KeyError::FenceAroundAll));
     }
     Ok(FilePool { spec, lines })
+}
+
+/// Not more than [`MAX_DURATION`], so that no time to come is beyond all counting.
+fn duration(text: &str) -> Result<Duration, KeyError> {
+    let text = || text.to_owned();
+    let parsed = match text().parse::<SignedDuration>() {
+        Ok(duration) => duration,
+        // A number of hours and the like: what does not parse is out of any range.
+        Err(_) if has_the_form_of_a_duration(&text()) => {
+            return Err(KeyError::TooLong { text: text() });
+        }
+        Err(_) => return Err(KeyError::NotDuration { text: text() }),
+    };
+    let parsed = Duration::try_from(parsed).map_err(|_| KeyError::NotDuration { text: text() })?;
+    if parsed > MAX_DURATION {
+        return Err(KeyError::TooLong { text: text() });
+    }
+    Ok(parsed)
+}
+
+fn has_the_form_of_a_duration(text: &str) -> bool {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = &text[digits.len()..];
+    !digits.is_empty()
+        && digits.bytes().all(|byte| byte.is_ascii_digit())
+        && ["ms", "s", "m", "h", "d"].contains(&unit)
 }
 
 fn range(text: &str) -> Result<AddressRange, KeyError> {
@@ -541,6 +596,62 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn a_duration_beyond_all_sense_is_refused_with_the_longest_one() {
+        let pool = "pools:\n- name: a\n  addresses: [192.0.2.1]\n";
+        for text in [
+            "99999999999h",
+            "99999999999999999999h",
+            "87601h",
+            "5256001m",
+        ] {
+            for (key, place) in [
+                ("  cooldown: ", "line 4: pool \"a\": cooldown"),
+                ("  stickyFor: ", "line 4: pool \"a\": stickyFor"),
+                ("orphanGrace: ", "line 4: orphanGrace"),
+                ("clusterSilence: ", "line 4: clusterSilence"),
+                ("history:\n  keepFor: ", "line 5: history.keepFor"),
+            ] {
+                let error = chain(
+                    &parse(&format!("{pool}{key}{text}\n"), &Settings::default()).unwrap_err(),
+                );
+                let expected = format!(
+                    "{place}: {text:?} is more than ten years, 87600h, which is the longest duration"
+                );
+                assert_eq!(error, expected);
+            }
+        }
+        for text in ["", "-5m", "5 minutes or so", "h"] {
+            let error = duration(text).unwrap_err();
+            assert!(matches!(error, KeyError::NotDuration { .. }), "{text:?}");
+        }
+        assert_eq!(duration("87600h"), Ok(MAX_DURATION));
+    }
+
+    #[test]
+    fn history_is_kept_for_a_year_and_ten_million_rows_unless_the_file_says_otherwise() {
+        let pool = "pools:\n- name: a\n  addresses: [192.0.2.1]\n";
+        let kept = |text: &str| {
+            parse(&format!("{pool}{text}"), &Settings::default()).map(|(_, all)| all.history)
+        };
+        let day = Duration::from_secs(24 * 60 * 60);
+        let default = Retention {
+            keep_for: 365 * day,
+            keep_rows: 10_000_000,
+        };
+        assert_eq!(kept("").unwrap(), default);
+        assert_eq!(kept("history: {}").unwrap(), default);
+        let other = Retention {
+            keep_for: day,
+            keep_rows: 7,
+        };
+        assert_eq!(kept("history: {keepFor: 24h, keepRows: 7}").unwrap(), other);
+        assert_eq!(
+            chain(&kept("history: {keepRows: 0}").unwrap_err()),
+            "line 4: history.keepRows: 0 is not allowed; history has at least 1 row"
+        );
     }
 
     #[test]

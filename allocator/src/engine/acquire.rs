@@ -376,7 +376,7 @@ impl Engine {
             created: created.or(known.created.filter(|_| known_uid == uid)),
             uid,
             cluster_ip: acquire.cluster_ip.or(known.cluster_ip),
-            labels: Some(Arc::clone(labels)).filter(|labels| !labels.is_empty()),
+            labels: self.pools.relevant(labels),
             sharing: sharing.clone(),
             transition: Transition::new(replaced_uid, None),
         }

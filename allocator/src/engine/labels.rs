@@ -1,6 +1,11 @@
 //! Labels and selectors, as Kubernetes means them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::pools::PoolSpec;
 
 /// Labels of one object.
 pub type LabelMap = BTreeMap<String, String>;
@@ -31,6 +36,60 @@ pub enum Requirement {
     NotIn(String, BTreeSet<String>),
     Exists(String),
     DoesNotExist(String),
+}
+
+/// The keys of labels that selectors of pools name. Labels are a tenant's to write, as many
+/// and as often as it likes: what no selector looks at is not kept.
+#[derive(Clone, Debug, Default)]
+pub struct LabelKeys {
+    service: BTreeSet<String>,
+    namespace: BTreeSet<String>,
+}
+
+impl LabelKeys {
+    pub fn add(&mut self, spec: &PoolSpec) {
+        let keys = |selector: &Option<Selector>| {
+            let requirements = selector.iter().flat_map(|selector| &selector.0);
+            requirements
+                .map(|requirement| requirement.key().to_owned())
+                .collect::<Vec<_>>()
+        };
+        self.service.extend(keys(&spec.service_selector));
+        self.namespace.extend(keys(&spec.namespace_selector));
+    }
+
+    /// `None` where nothing is left.
+    pub fn only(&self, labels: &Arc<Labels>) -> Option<Arc<Labels>> {
+        let named = Labels {
+            service: named(&self.service, &labels.service),
+            namespace: named(&self.namespace, &labels.namespace),
+        };
+        if named.is_empty() {
+            None
+        } else if named == **labels {
+            Some(Arc::clone(labels))
+        } else {
+            Some(Arc::new(named))
+        }
+    }
+}
+
+fn named(keys: &BTreeSet<String>, labels: &LabelMap) -> LabelMap {
+    let pairs = keys.iter().filter_map(|key| labels.get_key_value(key));
+    pairs
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+impl Requirement {
+    fn key(&self) -> &str {
+        match self {
+            Self::In(key, _)
+            | Self::NotIn(key, _)
+            | Self::Exists(key)
+            | Self::DoesNotExist(key) => key,
+        }
+    }
 }
 
 impl Selector {

@@ -72,7 +72,7 @@ pub use self::{
         ClusterName, InvalidName, Namespace, PoolName, ServiceKey, ServiceName, SharingKey, Uid,
     },
     labels::{LabelMap, Labels, Requirement, Selector},
-    pools::{Located, PoolConflict, PoolIndex, PoolSpec, Pools, STICKY_FOR, Settings},
+    pools::{Located, PoolConflict, PoolIndex, PoolSpec, Pools, Retention, STICKY_FOR, Settings},
     refusal::Refusal,
     restore::Restoring,
     sharing::{Backend, Permitted, Port, Protocol, Terms},

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,7 +14,7 @@ use thiserror::Error;
 use super::{
     address::{AddressRange, Family, PerFamily},
     key::{ClusterName, Namespace, PoolName, ServiceKey},
-    labels::{Labels, Selector},
+    labels::{LabelKeys, Labels, Selector},
     ranges::RangeSet,
 };
 
@@ -127,6 +128,25 @@ pub struct Settings {
     pub orphan_grace: Duration,
     /// After how long without a word a cluster is reported.
     pub cluster_silence: Duration,
+    pub history: Retention,
+}
+
+/// What of history is kept, besides the last change of everything that is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Older changes are removed.
+    pub keep_for: Duration,
+    /// Of more changes than this the oldest are removed.
+    pub keep_rows: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            keep_for: Duration::from_secs(365 * 24 * 60 * 60),
+            keep_rows: 10_000_000,
+        }
+    }
 }
 
 impl Default for Settings {
@@ -137,6 +157,7 @@ impl Default for Settings {
             adoption_window: Duration::from_secs(2),
             orphan_grace: Duration::from_secs(2 * 60),
             cluster_silence: Duration::from_secs(15 * 60),
+            history: Retention::default(),
         }
     }
 }
@@ -196,6 +217,8 @@ pub struct Pools {
     /// pools that name no namespaces
     unnamed: Vec<PoolIndex>,
     fenced: Vec<PoolIndex>,
+    /// labels that selectors look at: all others are nobody's business
+    label_keys: LabelKeys,
 }
 
 #[derive(Clone, Debug)]
@@ -232,6 +255,7 @@ impl Pools {
             if spec.fenced {
                 pools.fenced.push(index);
             }
+            pools.label_keys.add(&spec);
             let usable = usable(&spec);
             pools.pools.push(Pool { spec, usable });
         }
@@ -345,6 +369,11 @@ impl Pools {
                 .fenced
                 .iter()
                 .any(|fenced| self.spec(*fenced).serves_namespace(key, labels))
+    }
+
+    /// What of these labels any selector looks at; `None` where that is nothing.
+    pub fn relevant(&self, labels: &Arc<Labels>) -> Option<Arc<Labels>> {
+        self.label_keys.only(labels)
     }
 
     pub fn locate(&self, address: IpAddr) -> Located {

@@ -195,10 +195,22 @@ impl Engine {
                 continue;
             }
             let is_marked = held.holder.transition.release_at().is_some();
-            if held.holder.uid.is_some() && is_live == is_marked && (is_live || is_known) {
+            let is_to_mark = is_live == is_marked && (is_live || is_known);
+            // Selectors may look at labels that none looked at when it was acquired.
+            let labels = acquire
+                .filter(|acquire| is_live && is_known && !acquire.wish.families.is_empty())
+                .map(|acquire| self.pools.relevant(&acquire.wish.labels))
+                .filter(|labels| *labels != held.holder.labels);
+            if held.holder.uid.is_some() && (is_to_mark || labels.is_some()) {
                 let release_at = (!is_live).then_some(release_at);
+                let transition = &held.holder.transition;
                 let holder = Holder {
-                    transition: held.holder.transition.with_release_at(release_at),
+                    transition: if is_to_mark {
+                        transition.with_release_at(release_at)
+                    } else {
+                        transition.clone()
+                    },
+                    labels: labels.unwrap_or_else(|| held.holder.labels.clone()),
                     // The times of two clusters do not compare.
                     created: held.holder.created.filter(|_| !of_another),
                     ..held.holder.clone()

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use crate::{
     engine::{Family, Located, PerFamily, PoolIndex, PoolName},
     published::{Published, State},
-    writer::{Census, wall_clock},
+    writer::{Census, Clock},
 };
 
 /// See the module.
@@ -32,6 +32,7 @@ pub struct StateCollector {
     pub store_available: watch::Receiver<bool>,
     /// The database file.
     pub database: PathBuf,
+    pub clock: Clock,
 }
 
 /// One family of one pool.
@@ -78,7 +79,7 @@ impl StateCollector {
 
     /// Clusters are few: each has a watcher that operators started.
     fn encode_clusters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let now = wall_clock();
+        let now = self.clock.now();
         let published = &self.published;
         let clusters = published.clusters();
         let names = || clusters.iter().map(|(cluster, _, held)| (cluster, held));
@@ -216,6 +217,13 @@ impl Collector for StateCollector {
         )?;
         self.encode_clusters(encoder)?;
         self.encode_database(encoder)?;
+        gauge(
+            encoder,
+            "clock_offset_seconds",
+            "How far the machine's clock is ahead of the time that the allocator goes by",
+            // Exact until the year 287396.
+            self.clock.offset() as f64 / 1000.0,
+        )?;
         let row = |value: fn(&PoolRow) -> f64| {
             rows.iter().map(move |row| {
                 let labels = [("pool", row.pool.as_str()), ("family", row.family.as_str())];

@@ -1,6 +1,6 @@
 //! The table itself, from what `PoolService` shows.
 
-use std::net::IpAddr;
+use std::{collections::HashSet, net::IpAddr};
 
 use comfy_table::{CellAlignment, ContentLineStyle, LineStyle, Table, TableStyle};
 use jiff::ZonedDateTime;
@@ -132,8 +132,9 @@ fn rows<'a>(
     reservations: &'a [v1::Reservation],
 ) -> Vec<Row<'a>> {
     let mut rows: Vec<_> = allocations.iter().map(Row::Held).collect();
-    let holds = |address: &str| allocations.iter().any(|held| held.address == address);
-    let waiting = reservations.iter().filter(|kept| !holds(&kept.address));
+    let held: HashSet<&str> = allocations.iter().map(|of| of.address.as_str()).collect();
+    let is_held = |kept: &&v1::Reservation| held.contains(kept.address.as_str());
+    let waiting = reservations.iter().filter(|kept| !is_held(kept));
     rows.extend(waiting.map(Row::Reserved));
     let mut held: Vec<IpAddr> = rows.iter().filter_map(Row::first).collect();
     held.sort_unstable();

@@ -7,6 +7,7 @@ use futures::{Stream, StreamExt, stream};
 use lb_proto::v1::{
     self, allocator_service_server::AllocatorService, watch_response::Event as Message,
 };
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -18,7 +19,7 @@ use crate::{
     mark::{Marks, Shown},
     published::Published,
     streams::{self, Told},
-    writer::{Answer, Writer},
+    writer::{Answer, WriteError, Writer},
 };
 
 /// How often a stream is told how far the database has come, at most.
@@ -52,7 +53,10 @@ impl Allocator {
 
     /// An answer that is no refusal.
     async fn submit(&self, claim: Option<Claim>, command: Command) -> Result<Answer, Status> {
-        let answer = self.writer.submit_as(claim, command).await;
+        self.answered(self.writer.submit_as(claim, command).await)
+    }
+
+    fn answered(&self, answer: Result<Answer, WriteError>) -> Result<Answer, Status> {
         let answer = answer.map_err(fault::not_written)?;
         match &answer.reply {
             Reply::Refused(refusal) => Err(self.refused(refusal)),
@@ -163,8 +167,10 @@ impl AllocatorService for Allocator {
         self.gate.admit(&caller, Rpc::Sync, target)?;
         let (cluster, claim, mark) = (begun.name.clone(), begun.claim.clone(), begun.mark);
         let now = self.published.read().revision();
+        let since = Instant::now();
         let sync = sync::gather(begun, now, messages).await?;
-        let Answer { reply, revision } = self.submit(claim, Command::Sync(sync)).await?;
+        let submitted = self.writer.submit_since(claim, Command::Sync(sync), since);
+        let Answer { reply, revision } = self.answered(submitted.await)?;
         if mark == Shown::False {
             self.note_false_mark(&cluster);
         }

@@ -96,6 +96,10 @@ pub fn shutting_down() -> Status {
 /// A fault of ours: the log has the cause, the caller a fixed text.
 pub fn internal(error: &(dyn Error + 'static)) -> Status {
     tracing::error!(error, "an RPC failed");
+    fixed_internal()
+}
+
+fn fixed_internal() -> Status {
     Status::internal("internal error; the allocator's log has the cause")
 }
 
@@ -113,10 +117,14 @@ pub fn not_written(error: WriteError) -> Status {
         WriteError::ShuttingDown => shutting_down(),
         WriteError::StoreUnavailable => status(
             Code::Unavailable,
-            "the change could not be made durable and was not made; retry with back-off".to_owned(),
+            "the allocator's database cannot be written; the change may or may not have been made; \
+             retry with back-off"
+                .to_owned(),
             "STORE_UNAVAILABLE",
             Metadata::new(),
         ),
+        // The writer has logged it.
+        WriteError::Forbidden => fixed_internal(),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     auth::{Caller, Decommissioned, Rpc, Target, decide},
     connections::Peer,
     denials::Denials,
-    writer::wall_clock,
+    writer::Clock,
 };
 
 /// Whether callers show certificates.
@@ -27,14 +27,21 @@ pub struct Gate {
     trust: Trust,
     decommissioned: Decommissioned,
     denials: Denials,
+    clock: Clock,
 }
 
 impl Gate {
-    pub const fn new(trust: Trust, decommissioned: Decommissioned, denials: Denials) -> Self {
+    pub const fn new(
+        trust: Trust,
+        decommissioned: Decommissioned,
+        denials: Denials,
+        clock: Clock,
+    ) -> Self {
         Self {
             trust,
             decommissioned,
             denials,
+            clock,
         }
     }
 
@@ -56,9 +63,11 @@ impl Gate {
 
     /// Lets the caller pass, or records that it does not.
     pub fn admit(&self, caller: &Caller, rpc: Rpc, target: Target<'_>) -> Result<(), Status> {
-        let now = wall_clock();
-        let decided = decide(caller, rpc, target, &self.decommissioned, now);
+        // As the handshake has it, which looks at the end of a certificate, too.
+        let wall = self.clock.wall();
+        let decided = decide(caller, rpc, target, &self.decommissioned, wall);
         decided.map_err(|denied| {
+            let now = self.clock.now();
             self.denials.note(caller, rpc, target, &denied, now);
             fault::denied(caller, rpc, target, &denied)
         })

@@ -143,8 +143,13 @@ pub async fn routes(parts: Parts) -> Result<Routes, tonic_reflection::server::Er
         gate.clone(),
     ))
     .max_decoding_message_size(MAX_MESSAGE);
-    let pools = PoolServiceServer::new(PoolReader::new(published, history, gate.clone()))
-        .max_decoding_message_size(MAX_MESSAGE);
+    let pools = PoolServiceServer::new(PoolReader::new(
+        published,
+        history,
+        gate.clone(),
+        writer.clock(),
+    ))
+    .max_decoding_message_size(MAX_MESSAGE);
     health
         .set_serving::<AllocatorServiceServer<Allocator>>()
         .await;

@@ -11,7 +11,7 @@ use crate::{
     engine::{Allocation, ClusterName, ClusterState, Revision, ServiceKey},
     published::{Place, Published, State},
     store::{HistoryFilter, HistoryReader},
-    writer::wall_clock,
+    writer::Clock,
 };
 
 /// See the module.
@@ -19,14 +19,21 @@ pub struct PoolReader {
     published: Arc<Published>,
     history: HistoryReader,
     gate: Gate,
+    clock: Clock,
 }
 
 impl PoolReader {
-    pub const fn new(published: Arc<Published>, history: HistoryReader, gate: Gate) -> Self {
+    pub const fn new(
+        published: Arc<Published>,
+        history: HistoryReader,
+        gate: Gate,
+        clock: Clock,
+    ) -> Self {
         Self {
             published,
             history,
             gate,
+            clock,
         }
     }
 
@@ -175,7 +182,10 @@ impl PoolService for PoolReader {
         let next = if rows.len() > size {
             rows.pop().map(|row| row.revision)
         } else {
-            Some(oldest.0 - 1).filter(|revision| *revision > 0)
+            // What is not kept any more is passed over in one step.
+            let before = self.history.before(oldest).await;
+            let before = before.map_err(|error| fault::internal(&error))?;
+            before.map(|revision| revision.0)
         };
         Ok(Response::new(v1::ListHistoryResponse {
             revision: committed.0,
@@ -213,7 +223,7 @@ impl PoolService for PoolReader {
         self.gate
             .admit(&caller, Rpc::ListClusters, Target::Everything)?;
         let revision = self.published.read().revision().0;
-        let now = wall_clock();
+        let now = self.clock.now();
         let clusters = self
             .published
             .clusters()

@@ -92,9 +92,15 @@ async fn restore(connection: &mut SqliteConnection, pools: Arc<Pools>) -> Result
 /// All but the allocations.
 async fn rest(connection: &mut SqliteConnection) -> Result<Snapshot, RowError> {
     let mut snapshot = Snapshot::default();
-    let last = sqlx::query("SELECT revision, at FROM history ORDER BY revision DESC LIMIT 1")
-        .fetch_optional(&mut *connection)
-        .await?;
+    // History may have been pruned, but a revision is never given twice.
+    let last = sqlx::query(
+        "SELECT max(revision), max(at) FROM (
+             SELECT * FROM (SELECT revision, at FROM history ORDER BY revision DESC LIMIT 1)
+             UNION ALL SELECT revision, 0 FROM history_floor WHERE revision > 0
+         ) HAVING count(*) > 0",
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
     if let Some(row) = last {
         snapshot.revision = Revision(row.try_get(0)?);
         snapshot.last_change_at = Timestamp(row.try_get(1)?);

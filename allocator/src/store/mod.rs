@@ -1,8 +1,9 @@
 //! The only SQL: one SQLite file, in WAL mode with synchronous=FULL, so that what
 //! was committed survives a crash of the process and of the machine.
 //!
-//! A batch of changes is ONE statement: rows inserted into `history`, whose
-//! triggers (see `migrations/`) keep the other tables. It is its own transaction,
+//! A batch of changes is ONE statement: rows inserted into the view `changes`, whose
+//! triggers (see `migrations/`) record them in `history` and keep the other tables. It
+//! is its own transaction,
 //! takes the write lock at its start as `BEGIN IMMEDIATE` would, and costs one
 //! hand-over to sqlx's thread however many rows it has.
 
@@ -12,19 +13,23 @@ mod denials;
 mod details;
 mod load;
 mod lock;
+mod place;
+mod prune;
 mod row;
+mod upgrade;
+mod url;
 
 use std::{
     fmt::Write as _,
+    io,
     path::{Path, PathBuf},
-    str::FromStr,
     sync::Arc,
     time::Duration,
 };
 
 use sqlx::{
     AssertSqlSafe, Connection, Row, SqliteConnection, SqlitePool,
-    migrate::{MigrateError, Migrator},
+    migrate::MigrateError,
     sqlite::{
         SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
     },
@@ -35,14 +40,14 @@ pub use self::{
     backup::{Copied, CopyError, copy},
     denials::{DenialPlace, DenialRow, DenialWriter},
     lock::LockError,
+    prune::Pruned,
+    url::file_of,
 };
-use self::{load::Corrupt, lock::Lock, row::HistoryInsert};
+use self::{load::Corrupt, lock::Lock, place::Place, row::HistoryInsert};
 use crate::{
-    engine::{Change, Engine, Inconsistent, Pools, Revision, Timestamp},
+    engine::{Change, Engine, Inconsistent, Pools, Retention, Revision, Timestamp},
     mark::DatabaseIdentity,
 };
-
-static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
 /// Changes in one statement at most: 14 variables each, of the 32,766 that SQLite
 /// allows.
@@ -60,9 +65,10 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Error)]
 pub enum StoreError {
     #[error(
-        "{url:?} is not a database URL; write sqlite:///absolute/path or sqlite://relative/path"
+        "{url:?} is not a database URL: {why}; write sqlite:///absolute/path or \
+         sqlite://relative/path"
     )]
-    Url { url: String },
+    Url { url: String, why: &'static str },
     #[error(transparent)]
     Lock(#[from] LockError),
     #[error("cannot open the database {}", path.display())]
@@ -76,6 +82,17 @@ pub enum StoreError {
         path: PathBuf,
         version: i64,
         known: i64,
+    },
+    #[error(
+        "cannot copy the database {} to {} before its tables are migrated, so they are left as \
+         they are; make room for the copy, and start again",
+        path.display(),
+        to.display()
+    )]
+    CopyBeforeMigration {
+        path: PathBuf,
+        to: PathBuf,
+        source: sqlx::Error,
     },
     #[error("cannot bring the database {} to this version", path.display())]
     Migrate {
@@ -93,12 +110,33 @@ pub enum StoreError {
     Inconsistent { path: PathBuf, source: Inconsistent },
     #[error("cannot write to the database {}", path.display())]
     Write { path: PathBuf, source: sqlx::Error },
+    #[error("a rule of the database {} forbids a change", path.display())]
+    Forbidden { path: PathBuf, source: sqlx::Error },
+    #[error(
+        "the file {} of the open database cannot be found; move it back, or restart on a backup",
+        path.display()
+    )]
+    Gone { path: PathBuf, source: io::Error },
+    #[error(
+        "the file {} of the open database was replaced by another one; move the old one back, \
+         or restart to use the new one",
+        path.display()
+    )]
+    Replaced { path: PathBuf },
+}
+
+impl StoreError {
+    /// Whether the database works, and what it was to make durable is at fault.
+    pub const fn is_of_the_change(&self) -> bool {
+        matches!(self, Self::Forbidden { .. })
+    }
 }
 
 /// The database, open and ours alone.
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
+    place: Place,
     writer: SqliteConnection,
     identity: DatabaseIdentity,
     _lock: Lock,
@@ -156,27 +194,22 @@ impl Store {
     /// If another process has it, or it cannot be opened, understood or migrated.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
         let path = file_of(url)?;
-        let options = SqliteConnectOptions::from_str(url)
-            .map_err(|_| StoreError::Url {
-                url: url.to_owned(),
-            })?
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
             .page_size(PAGE_SIZE)
             .busy_timeout(BUSY_TIMEOUT);
         let lock = Lock::take(&path)?;
+        let open = |source| StoreError::Open {
+            path: path.clone(),
+            source,
+        };
         let mut writer = SqliteConnection::connect_with(&options)
             .await
-            .map_err(|source| StoreError::Open {
-                path: path.clone(),
-                source,
-            })?;
-        MIGRATIONS
-            .run(&mut writer)
-            .await
-            .map_err(|error| migration_error(&path, error))?;
+            .map_err(open)?;
+        upgrade::upgrade(&mut writer, &path).await?;
         let identity = sqlx::query_as("SELECT name, secret FROM database")
             .fetch_one(&mut writer)
             .await;
@@ -184,8 +217,10 @@ impl Store {
             path: path.clone(),
             source,
         })?;
+        let place = Place::of(&path).map_err(|error| open(sqlx::Error::Io(error)))?;
         Ok(Self {
             path,
+            place,
             writer,
             identity: DatabaseIdentity { id, secret },
             _lock: lock,
@@ -230,6 +265,7 @@ impl Store {
     /// # Errors
     /// The changes may be durable or not; [`Store::load`] tells.
     pub async fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        self.check()?;
         let result = if changes.len() <= MAX_CHANGES {
             insert(&mut self.writer, changes).await
         } else {
@@ -277,6 +313,7 @@ impl Store {
     /// # Errors
     /// Why not.
     pub async fn probe(&mut self) -> Result<(), StoreError> {
+        self.check()?;
         // A value that differs each time, so that pages are really written.
         let result = sqlx::query(
             "INSERT INTO probe (id, writes, room) VALUES (1, 1, zeroblob(?1))
@@ -286,6 +323,61 @@ impl Store {
         .execute(&mut self.writer)
         .await;
         result.map(drop).map_err(|source| self.write_error(source))
+    }
+
+    /// Whether what is written is still written where a restart reads it.
+    ///
+    /// # Errors
+    /// Names the file that was deleted or replaced.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.place.check()
+    }
+
+    /// Notes what time it is, so that the next start knows.
+    ///
+    /// # Errors
+    /// If it cannot be written; nothing is lost then.
+    pub async fn note_time(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        let result =
+            sqlx::query("INSERT INTO clock VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET at = ?1")
+                .bind(now.0)
+                .execute(&mut self.writer)
+                .await;
+        result.map(drop).map_err(|source| self.write_error(source))
+    }
+
+    /// The latest time that is noted anywhere; `None` in a new database.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub async fn last_time(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        let last = sqlx::query_scalar(
+            "SELECT max(at) FROM (
+                 SELECT at FROM clock
+                 UNION ALL SELECT * FROM (SELECT at FROM history ORDER BY revision DESC LIMIT 1)
+             )",
+        )
+        .fetch_one(&mut self.writer)
+        .await;
+        let last: Option<i64> = last.map_err(|source| StoreError::Read {
+            path: self.path.clone(),
+            source,
+        })?;
+        Ok(last.map(Timestamp))
+    }
+
+    /// Removes some of the history that is too old, or too much, by one small step.
+    ///
+    /// # Errors
+    /// If it cannot be written; the step removed nothing then.
+    pub async fn prune(
+        &mut self,
+        after: Revision,
+        now: Timestamp,
+        retention: &Retention,
+    ) -> Result<Pruned, StoreError> {
+        let result = prune::step(&mut self.writer, after, now, retention).await;
+        result.map_err(|source| self.write_error(source))
     }
 
     /// Moves what is in the WAL to the database file and closes it.
@@ -299,14 +391,32 @@ impl Store {
     }
 
     fn write_error(&self, source: sqlx::Error) -> StoreError {
-        StoreError::Write {
-            path: self.path.clone(),
-            source,
+        let path = self.path.clone();
+        if is_of_the_change(&source) {
+            StoreError::Forbidden { path, source }
+        } else {
+            StoreError::Write { path, source }
         }
     }
 }
 
 impl HistoryReader {
+    /// The newest revision before this one of which history still has a row.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub async fn before(&self, revision: Revision) -> Result<Option<Revision>, StoreError> {
+        let found = sqlx::query_scalar("SELECT max(revision) FROM history WHERE revision < ?1")
+            .bind(revision.0)
+            .fetch_one(&self.pool)
+            .await;
+        let found: Option<i64> = found.map_err(|source| StoreError::Read {
+            path: self.path.clone(),
+            source,
+        })?;
+        Ok(found.map(Revision))
+    }
+
     /// Rows of revisions from `newest` down to `oldest`, the newest first, at
     /// most `limit`. Scans every revision between the two: the caller bounds it.
     ///
@@ -348,18 +458,15 @@ impl HistoryReader {
     }
 }
 
-/// The file of a database URL.
-///
-/// # Errors
-/// If it is not of the form `sqlite://PATH`.
-pub fn file_of(url: &str) -> Result<PathBuf, StoreError> {
-    let path = url
-        .strip_prefix("sqlite://")
-        .filter(|path| !path.is_empty() && !path.starts_with(":memory:"))
-        .ok_or_else(|| StoreError::Url {
-            url: url.to_owned(),
-        })?;
-    Ok(PathBuf::from(path.split('?').next().unwrap_or(path)))
+/// Whether a constraint or a trigger refused it, or it cannot be written as a row.
+fn is_of_the_change(error: &sqlx::Error) -> bool {
+    const CONSTRAINT: i32 = 19;
+    const TOO_BIG: i32 = 18;
+    let code = error.as_database_error().and_then(|error| error.code());
+    let code = code.and_then(|code| code.parse::<i32>().ok());
+    matches!(error, sqlx::Error::Encode(_))
+        // The lowest byte of an extended code is its kind.
+        || code.is_some_and(|code| [CONSTRAINT, TOO_BIG].contains(&(code & 0xff)))
 }
 
 /// One statement, which is a transaction by itself unless it is in one.
@@ -422,28 +529,13 @@ fn history_row(row: &SqliteRow) -> Result<HistoryRow, sqlx::Error> {
 }
 
 fn insert_history(rows: usize) -> String {
-    let mut sql = String::from("INSERT INTO history SELECT * FROM (VALUES ");
+    let mut sql = String::from("INSERT INTO changes SELECT * FROM (VALUES ");
     for row in 0..rows {
         let separator = if row == 0 { "" } else { "," };
         // Writing to a String cannot fail.
         let _ = write!(sql, "{separator}(?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
     }
     sql + ") WHERE column1 IS NOT NULL"
-}
-
-fn migration_error(path: &Path, error: MigrateError) -> StoreError {
-    let known = MIGRATIONS.iter().map(|m| m.version).max().unwrap_or(0);
-    if let MigrateError::VersionMissing(version) = error {
-        return StoreError::Newer {
-            path: path.to_owned(),
-            version,
-            known,
-        };
-    }
-    StoreError::Migrate {
-        path: path.to_owned(),
-        source: Box::new(error),
-    }
 }
 
 #[cfg(test)]

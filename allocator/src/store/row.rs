@@ -31,18 +31,30 @@ impl HistoryInsert {
     pub fn of(change: &Change) -> Result<Self, serde_json::Error> {
         match &change.kind {
             ChangeKind::Allocated(allocation) => Self::of_allocation("ALLOCATED", allocation),
-            ChangeKind::Released(allocation) => Self::of_allocation("RELEASED", allocation),
+            ChangeKind::Released(allocation) => {
+                Self::of_allocation("RELEASED", allocation).map(Self::without_details)
+            }
             ChangeKind::Updated(allocation) => Self::of_allocation("UPDATED", allocation),
             ChangeKind::Reserved(reservation) => Self::of_reservation("RESERVED", reservation),
             ChangeKind::Unreserved(reservation) => Self::of_reservation("UNRESERVED", reservation),
             ChangeKind::Conflicted(conflict) => Self::of_conflict("CONFLICTED", conflict),
-            ChangeKind::ConflictEnded(conflict) => Self::of_conflict("CONFLICT_ENDED", conflict),
+            ChangeKind::ConflictEnded(conflict) => {
+                Self::of_conflict("CONFLICT_ENDED", conflict).map(Self::without_details)
+            }
             ChangeKind::Cluster(record) => Self::of_cluster(record),
             // Of no cluster: of the database.
             ChangeKind::Opened => Ok(Self {
                 kind: "CLUSTER",
                 ..Self::default()
             }),
+        }
+    }
+
+    /// Nobody reads them of what is no more.
+    fn without_details(self) -> Self {
+        Self {
+            details: None,
+            ..self
         }
     }
 

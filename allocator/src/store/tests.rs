@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::engine::{
     Acquire, AddressRange, Backend, Command, Engine, Family, PerFamily, Permitted, Policy,
-    PoolName, PoolSpec, Pools, Port, Protocol, Release, Reserve, ServiceKey, SharingKey, Snapshot,
-    Terms, Uid, Wish,
+    PoolName, PoolSpec, Pools, Port, Protocol, Release, Reserve, ServiceKey, Settings, SharingKey,
+    Snapshot, Terms, Uid, Wish,
 };
 
 fn url(directory: &tempfile::TempDir) -> String {
@@ -27,7 +27,12 @@ fn pools() -> Arc<Pools> {
         cooldown: Duration::from_millis(30),
         ..PoolSpec::new(PoolName::parse("p").unwrap(), addresses)
     };
-    Arc::new(Pools::new(vec![spec]).unwrap())
+    let settings = Settings {
+        // The engine that is compared with a restarted one began before the database.
+        adoption_window: Duration::ZERO,
+        ..Settings::default()
+    };
+    Arc::new(Pools::new(vec![spec]).unwrap().with_settings(settings))
 }
 
 fn acquire(name: &str, uid: &str, families: &[Family]) -> Command {
@@ -183,6 +188,247 @@ async fn history_can_only_be_added_to() {
     }
 }
 
+/// Two Services that share, and one that holds an address alone.
+async fn sharers(directory: &tempfile::TempDir) -> Store {
+    let mut store = Store::open(&url(directory)).await.unwrap();
+    let mut engine = Engine::restore(pools(), Snapshot::default()).unwrap();
+    for command in [
+        sharing(acquire("one", "u", &[Family::V4]), 0),
+        sharing(acquire("other", "u", &[Family::V4]), 2),
+        acquire("alone", "u", &[Family::V4]),
+    ] {
+        let (_, plan) = engine.plan(&command, Timestamp(1));
+        store.commit(&plan.changes).await.unwrap();
+    }
+    store
+}
+
+#[tokio::test]
+async fn those_who_share_an_address_agree_on_it_whatever_is_updated() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = sharers(&directory).await;
+    for statement in [
+        "UPDATE allocations SET sharing_key = NULL WHERE name = 'one'",
+        "UPDATE allocations SET sharing_key = 'other' WHERE name = 'one'",
+        "UPDATE allocations SET cluster = 'b' WHERE name = 'other'",
+        "UPDATE allocations SET address = '192.0.2.1' WHERE name = 'alone'",
+        "UPDATE allocations SET address = '192.0.2.1', sharing_key = 'x' WHERE name = 'alone'",
+        "UPDATE allocations SET address = '192.0.2.2' WHERE name = 'one'",
+        "INSERT INTO changes
+         SELECT 99, at, 'UPDATED', address, family, pool, cluster, namespace, name, uid,
+                replaced_uid, cluster_ip, NULL, NULL
+         FROM history WHERE name = 'one'",
+    ] {
+        let refused = sqlx::query(statement)
+            .execute(&mut store.writer)
+            .await
+            .unwrap_err();
+        let text = refused.to_string();
+        assert!(text.contains("that do not share it"), "{statement}: {text}");
+    }
+    let may = "UPDATE allocations SET sharing_key = 'k', pool = 'p' WHERE name = 'alone'";
+    sqlx::query(may).execute(&mut store.writer).await.unwrap();
+}
+
+#[tokio::test]
+async fn history_has_neither_labels_nor_terms_of_sharing_and_a_restart_has_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = sharers(&directory).await;
+    let long: Option<String> = sqlx::query_scalar("SELECT max(details) FROM history")
+        .fetch_one(&mut store.writer)
+        .await
+        .unwrap();
+    assert_eq!(long, None);
+    let engine = store.load(pools()).await.unwrap();
+    let terms = engine
+        .allocations()
+        .filter_map(|held| held.holder.sharing.as_ref())
+        .filter(|terms| !terms.ports.is_empty());
+    assert_eq!(terms.count(), 2);
+}
+
+#[tokio::test]
+async fn old_history_is_removed_but_for_what_is_held_and_the_newest_row() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&url(&directory)).await.unwrap();
+    let mut engine = Engine::restore(pools(), Snapshot::default()).unwrap();
+    let mut at = 0;
+    let mut run = |command: Command| {
+        at += 1;
+        engine.plan(&command, Timestamp(at)).1.changes
+    };
+    let mut changes = run(acquire("held", "u", &[Family::V4]));
+    for _ in 0..1000 {
+        changes.extend(run(acquire("s", "u", &[Family::V6])));
+        changes.extend(run(release("s")));
+    }
+    store.commit(&changes).await.unwrap();
+    let newest = changes.last().unwrap().revision;
+
+    let all = Retention::default();
+    let untouched = store.prune(Revision(0), Timestamp(5000), &all).await;
+    assert_eq!(untouched.unwrap(), Pruned::default());
+
+    let (mut after, mut steps, mut rows) = (Revision(0), 0, 0);
+    let few = Retention {
+        keep_rows: 100,
+        ..all
+    };
+    while let Some(next) = {
+        let pruned = store.prune(after, Timestamp(5000), &few).await.unwrap();
+        assert!(pruned.rows <= 512, "a step is small");
+        rows += pruned.rows;
+        pruned.next
+    } {
+        (after, steps) = (next, steps + 1);
+    }
+    assert_eq!((steps, rows), (4, 1900));
+    let old = Retention {
+        keep_for: Duration::from_millis(10),
+        ..all
+    };
+    store.prune(after, Timestamp(50_000), &old).await.unwrap();
+    let kept: Vec<i64> = sqlx::query_scalar("SELECT revision FROM history ORDER BY revision")
+        .fetch_all(&mut store.writer)
+        .await
+        .unwrap();
+    assert_eq!(kept, [1, newest.0]);
+    let reader = store.history_reader();
+    assert_eq!(reader.before(newest).await.unwrap(), Some(Revision(1)));
+    assert_eq!(reader.before(Revision(1)).await.unwrap(), None);
+
+    for statement in [
+        "DELETE FROM history WHERE revision = 1",
+        "DELETE FROM history WHERE revision > 1",
+    ] {
+        let refused = sqlx::query(statement).execute(&mut store.writer).await;
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains("history is append-only"), "{text}");
+    }
+    sqlx::raw_sql("DROP TRIGGER history_is_append_only_delete; DELETE FROM history")
+        .execute(&mut store.writer)
+        .await
+        .unwrap();
+    let restarted = store.load(pools()).await.unwrap();
+    assert!(restarted.revision() >= Revision(1901), "never one twice");
+}
+
+#[tokio::test]
+async fn a_database_is_copied_before_its_tables_are_migrated_and_only_then() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.db");
+    let copies = || {
+        let files = std::fs::read_dir(directory.path()).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut copies: Vec<_> = names.filter(|name| name.contains("schema")).collect();
+        copies.sort();
+        copies
+    };
+    let store = Store::open(&url(&directory)).await.unwrap();
+    store.close().await.unwrap();
+    let store = Store::open(&url(&directory)).await.unwrap();
+    assert_eq!(copies(), [""; 0], "there was nothing to migrate");
+    store.close().await.unwrap();
+
+    std::fs::remove_file(&path).unwrap();
+    let options = SqliteConnectOptions::new()
+        .filename(&path)
+        .create_if_missing(true);
+    let mut old = SqliteConnection::connect_with(&options).await.unwrap();
+    let mut first = sqlx::migrate!("./migrations");
+    first.migrations.to_mut().retain(|m| m.version <= 5);
+    first.run(&mut old).await.unwrap();
+    let row = "INSERT INTO history SELECT 1, 7, 'ALLOCATED', '192.0.2.1', 4, 'p', 'a', 'default',
+               's', 'u', NULL, NULL, NULL, NULL";
+    sqlx::query(row).execute(&mut old).await.unwrap();
+    old.close().await.unwrap();
+    let mut store = Store::open(&url(&directory)).await.unwrap();
+    assert_eq!(copies(), ["a.db.schema-0005"]);
+    assert_eq!(store.load(pools()).await.unwrap().allocations().count(), 1);
+    store.close().await.unwrap();
+
+    let copy = format!("sqlite://{}.schema-0005", path.display());
+    let mut back = Store::open(&copy).await.unwrap();
+    assert_eq!(back.load(pools()).await.unwrap().allocations().count(), 1);
+}
+
+#[tokio::test]
+async fn a_copy_that_cannot_be_made_leaves_the_database_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(&url(&directory)).await.unwrap();
+    let path = store.path().to_owned();
+    store.close().await.unwrap();
+    let mut database = SqliteConnection::connect(&url(&directory)).await.unwrap();
+    let last: i64 = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations")
+        .fetch_one(&mut database)
+        .await
+        .unwrap();
+    sqlx::raw_sql(
+        "DELETE FROM _sqlx_migrations WHERE version = (SELECT max(version) FROM _sqlx_migrations)",
+    )
+    .execute(&mut database)
+    .await
+    .unwrap();
+    let before: i64 = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations")
+        .fetch_one(&mut database)
+        .await
+        .unwrap();
+    database.close().await.unwrap();
+    // A folder of that name is in the way, as a full disk would be.
+    std::fs::create_dir_all(format!("{}.schema-{before:04}/x", path.display())).unwrap();
+    let text = error(&url(&directory)).await;
+    assert!(
+        text.contains("before its tables are migrated") && text.contains("make room"),
+        "{text}"
+    );
+    let mut database = SqliteConnection::connect(&url(&directory)).await.unwrap();
+    let now: i64 = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations")
+        .fetch_one(&mut database)
+        .await
+        .unwrap();
+    assert!(now == before && now < last);
+}
+
+#[tokio::test]
+async fn nothing_is_written_to_a_database_that_was_deleted_or_replaced() {
+    for (file, deleted) in [("a.db", true), ("a.db", false), ("a.db-wal", true)] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = sharers(&directory).await;
+        store.check().unwrap();
+        let path = directory.path().join(file);
+        let aside = directory.path().join("aside");
+        std::fs::rename(&path, &aside).unwrap();
+        if !deleted {
+            std::fs::copy(&aside, &path).unwrap();
+        }
+        let refused = store.commit(&[]).await.unwrap_err();
+        let is_told = if deleted {
+            matches!(refused, StoreError::Gone { .. })
+        } else {
+            matches!(refused, StoreError::Replaced { .. })
+        };
+        assert!(is_told, "{refused:?}");
+        assert!(store.probe().await.is_err());
+        std::fs::rename(&aside, &path).unwrap();
+        store.probe().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_latest_time_is_that_of_the_last_change_or_one_that_was_noted() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&url(&directory)).await.unwrap();
+    assert_eq!(store.last_time().await.unwrap(), None);
+    store.note_time(Timestamp(5)).await.unwrap();
+    assert_eq!(store.last_time().await.unwrap(), Some(Timestamp(5)));
+    let mut engine = Engine::restore(pools(), Snapshot::default()).unwrap();
+    let (_, plan) = engine.plan(&acquire("s", "u", &[Family::V4]), Timestamp(9));
+    store.commit(&plan.changes).await.unwrap();
+    assert_eq!(store.last_time().await.unwrap(), Some(Timestamp(9)));
+    store.note_time(Timestamp(12)).await.unwrap();
+    assert_eq!(store.last_time().await.unwrap(), Some(Timestamp(12)));
+}
+
 #[tokio::test]
 async fn a_batch_that_gives_an_address_twice_is_refused_whole() {
     let directory = tempfile::tempdir().unwrap();
@@ -204,7 +450,7 @@ async fn a_batch_that_gives_an_address_twice_is_refused_whole() {
         .1
         .changes;
     let refused = store.commit(&changes).await.unwrap_err();
-    assert!(matches!(refused, StoreError::Write { .. }), "{refused}");
+    assert!(refused.is_of_the_change(), "{refused}");
     let snapshot = store.load(pools()).await.unwrap().snapshot();
     assert_eq!(snapshot.allocations.len(), 1);
     assert_eq!(snapshot.revision, Revision(1));
@@ -220,6 +466,7 @@ async fn a_database_that_cannot_be_ours_is_refused_by_its_name() {
     for (edit, expected) in [
         (
             "DROP TRIGGER allocations_are_shared_by_agreement;
+             DROP TRIGGER allocations_are_shared_by_agreement_update;
              DROP INDEX one_holder_per_address;
              INSERT INTO allocations
              SELECT address, family, pool, cluster, namespace, 'b', uid, replaced_uid, cluster_ip,

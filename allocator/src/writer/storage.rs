@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    engine::{Change, Engine, Pools, Revision, Timestamp},
-    store::{Store, StoreError},
+    engine::{Change, Engine, Pools, Retention, Revision, Timestamp},
+    store::{Pruned, Store, StoreError},
 };
 
 /// A database that is ours alone. [`Store`] says what each of these means.
@@ -25,6 +25,19 @@ pub trait Storage: Send {
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     fn probe(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    fn check(&self) -> Result<(), StoreError>;
+
+    fn last_time(&mut self) -> impl Future<Output = Result<Option<Timestamp>, StoreError>> + Send;
+
+    fn note_time(&mut self, now: Timestamp) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    fn prune(
+        &mut self,
+        after: Revision,
+        now: Timestamp,
+        retention: &Retention,
+    ) -> impl Future<Output = Result<Pruned, StoreError>> + Send;
 
     fn close(self) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
@@ -55,6 +68,27 @@ impl Storage for Store {
 
     fn probe(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send {
         Self::probe(self)
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        Self::check(self)
+    }
+
+    fn last_time(&mut self) -> impl Future<Output = Result<Option<Timestamp>, StoreError>> + Send {
+        Self::last_time(self)
+    }
+
+    fn note_time(&mut self, now: Timestamp) -> impl Future<Output = Result<(), StoreError>> + Send {
+        Self::note_time(self, now)
+    }
+
+    fn prune(
+        &mut self,
+        after: Revision,
+        now: Timestamp,
+        retention: &Retention,
+    ) -> impl Future<Output = Result<Pruned, StoreError>> + Send {
+        Self::prune(self, after, now, retention)
     }
 
     fn close(self) -> impl Future<Output = Result<(), StoreError>> + Send {

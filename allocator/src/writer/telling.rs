@@ -1,6 +1,6 @@
 //! Who is told after a commit, and what they may ask for now.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -9,13 +9,23 @@ use super::{
     waiting::{Line, Offer, Onward, Waiting},
 };
 use crate::{
-    engine::{ChangeKind, Claim, ClusterName, Command, Outcome, Refusal, Reply},
+    engine::{
+        Acquire, ChangeKind, Claim, ClusterName, Command, Decommission, Outcome, Refusal, Reply,
+        Sync,
+    },
     streams::{Message, Told},
 };
 
 impl<S: Storage> WriterTask<S> {
     /// Takes note of who waits now, and who does not any more.
-    pub(super) fn note(&mut self, claim: Option<&Claim>, command: Command, reply: &Reply) {
+    /// `since` is when the caller knew what it asks for.
+    pub(super) fn note(
+        &mut self,
+        claim: Option<&Claim>,
+        command: Command,
+        reply: &Reply,
+        since: Instant,
+    ) {
         if let (Some(claim), Reply::Refused(refusal)) = (claim, reply)
             && self.is_refused_identity(claim, refusal)
         {
@@ -26,30 +36,23 @@ impl<S: Storage> WriterTask<S> {
             contacts.heard(&claim.cluster, self.clock.now());
         }
         let onward = match command {
-            Command::Acquire(acquire) => match &self.engine {
-                Some(engine) => self.waiting.asked(acquire, reply, |acquire, family| {
-                    engine.pools_for(acquire, family)
-                }),
-                None => None,
-            },
-            Command::Release(release) => self.waiting.gone(&release.key),
-            Command::Sync(sync) => {
-                if matches!(reply, Reply::Synced(_)) {
-                    let contacts = self.published.contacts();
-                    contacts.synced(&sync.cluster, self.clock.now());
-                }
-                None
+            Command::Acquire(acquire) => Vec::from_iter(self.asked(acquire, reply)),
+            Command::Release(release) => Vec::from_iter(self.waiting.gone(&release.key)),
+            Command::Sync(sync) => self.synced(&sync, reply, since),
+            // Its requests are refused from now on, so nobody of it waits.
+            Command::Decommission(Decommission { cluster, .. }) => {
+                let now = Instant::now();
+                self.waiting.forget_absent(&cluster, now, |_| false)
             }
             Command::Reserve(_)
             | Command::Unreserve(_)
             | Command::Handover(_)
             | Command::Resolve(_)
-            | Command::Decommission(_)
             | Command::Recommission(_)
             | Command::Attach(_)
-            | Command::ReplaceCluster(_) => None,
+            | Command::ReplaceCluster(_) => Vec::new(),
         };
-        if let Some(onward) = onward {
+        for onward in onward {
             self.offer_on(onward);
         }
     }
@@ -79,6 +82,33 @@ impl<S: Storage> WriterTask<S> {
             );
         }
         true
+    }
+
+    fn asked(&mut self, mut acquire: Acquire, reply: &Reply) -> Option<Onward> {
+        let engine = self.engine.as_ref()?;
+        let labels = engine.pools().relevant(&acquire.wish.labels);
+        acquire.wish.labels = labels.unwrap_or_default();
+        let pools_for = |acquire: &Acquire, family| engine.pools_for(acquire, family);
+        let noted = self
+            .waiting
+            .asked(acquire, reply, Instant::now(), pools_for);
+        if noted.dropped {
+            self.metrics.waiter_dropped();
+        }
+        noted.onward
+    }
+
+    fn synced(&mut self, sync: &Sync, reply: &Reply, since: Instant) -> Vec<Onward> {
+        let Reply::Synced(_) = reply else {
+            return Vec::new();
+        };
+        let live: HashSet<_> = sync.services.iter().map(|service| &*service.key).collect();
+        let onward = self
+            .waiting
+            .forget_absent(&sync.cluster, since, |key| live.contains(key));
+        let contacts = self.published.contacts();
+        contacts.synced(&sync.cluster, self.clock.now());
+        onward
     }
 
     /// Tells those that wait what they may get now.

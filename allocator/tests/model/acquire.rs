@@ -1,6 +1,6 @@
 //! Acquire, said once more, and what each family may have, looked at alone.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use lb_allocator::engine::{
     Acquire, Acquired, Change, Family, Holder, Policy, PoolName, Refusal, Reply, Transition, Unmet,
@@ -32,7 +32,7 @@ impl Book {
             return (self.acquired(acquire, Vec::new(), true), Vec::new());
         }
         let mut changes = Vec::new();
-        let holder = next_holder(&holding, acquire);
+        let holder = next_holder(self, &holding, acquire);
         for held in &holding {
             if !wish.families.contains(&Family::of(held.address)) {
                 self.give_up(held, acquire, &mut changes);
@@ -308,12 +308,12 @@ impl Book {
 }
 
 /// Who asks without a uid or a cluster IP does not erase what is known of it.
-fn next_holder(holding: &[Held], acquire: &Acquire) -> Holder {
+fn next_holder(book: &Book, holding: &[Held], acquire: &Acquire) -> Holder {
     let known = holding.first().map(|held| held.holder.clone());
     let known = known.unwrap_or_default();
     let uid = acquire.uid.clone().or_else(|| known.uid.clone());
     let is_new = known.uid.is_some() && known.uid != uid;
-    let labels = &acquire.wish.labels;
+    let labels = book.seen_by_selectors(&acquire.wish.labels);
     let replaced_uid = if is_new {
         known.uid
     } else {
@@ -323,7 +323,7 @@ fn next_holder(holding: &[Held], acquire: &Acquire) -> Holder {
         created: None,
         uid,
         cluster_ip: acquire.cluster_ip.or(known.cluster_ip),
-        labels: (!labels.is_empty()).then(|| labels.clone()),
+        labels: (!labels.is_empty()).then(|| Arc::new(labels)),
         sharing: acquire.wish.sharing.clone(),
         transition: Transition::new(replaced_uid, None),
     }

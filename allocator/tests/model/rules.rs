@@ -50,6 +50,38 @@ impl Book {
             && (pool.fenced || !is_fenced)
     }
 
+    /// Only labels that some selector names are kept.
+    pub fn seen_by_selectors(&self, labels: &Labels) -> Labels {
+        let seen = |selectors: Vec<&Selector>, labels: &LabelMap| -> LabelMap {
+            let requirements: Vec<_> = selectors.iter().flat_map(|s| &s.0).collect();
+            let is_seen = |label: &String| {
+                requirements.iter().any(|requirement| match requirement {
+                    Requirement::In(name, _)
+                    | Requirement::NotIn(name, _)
+                    | Requirement::Exists(name)
+                    | Requirement::DoesNotExist(name) => name == label,
+                })
+            };
+            let pairs = labels.iter().filter(|(label, _)| is_seen(label));
+            pairs.map(|(k, v)| (k.clone(), v.clone())).collect()
+        };
+        let pools = || self.pools.iter();
+        Labels {
+            service: seen(
+                pools()
+                    .filter_map(|p| p.service_selector.as_ref())
+                    .collect(),
+                &labels.service,
+            ),
+            namespace: seen(
+                pools()
+                    .filter_map(|p| p.namespace_selector.as_ref())
+                    .collect(),
+                &labels.namespace,
+            ),
+        }
+    }
+
     /// Bound pools before open ones, then by priority, then by name.
     pub fn serving(&self, key: &ServiceKey, labels: &Labels) -> Vec<&PoolSpec> {
         let mut serving: Vec<_> = self

@@ -1,6 +1,6 @@
 //! The database belongs to one process of one version, and is never guessed at.
 
-use std::{fs, path::Path, time::Duration};
+use std::{collections::HashMap, fs, path::Path, time::Duration};
 
 use integration_tests::{
     allocator::{Allocator, Options},
@@ -8,6 +8,7 @@ use integration_tests::{
     rpc::{acquire, held},
     scratch::Scratch,
 };
+use lb_proto::v1::AcquireRequest;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 async fn sql(database: &Path, statement: &str) {
@@ -129,6 +130,93 @@ async fn a_database_whose_pages_are_damaged_is_refused() {
         errors.contains("allocator.db") && errors.contains("malformed"),
         "{errors}"
     );
+}
+
+#[tokio::test]
+async fn a_database_url_that_could_mean_another_file_or_none_is_refused_with_the_reason() {
+    let scratch = Scratch::new("database").unwrap();
+    for (name, why) in [
+        ("a.db?mode=memory", "parameters are not supported"),
+        ("a.db?vfs=memdb", "parameters are not supported"),
+        ("%41.db", "escapes"),
+        ("a#b.db", "# is not supported"),
+    ] {
+        let (status, errors) =
+            Allocator::start_refused(options().database(scratch.path().join(name))).await;
+        assert!(!status.success());
+        assert!(
+            errors.contains(why) && errors.contains("sqlite:///absolute/path"),
+            "{errors}"
+        );
+    }
+    let left = fs::read_dir(scratch.path()).unwrap().count();
+    assert_eq!(left, 0, "nothing was made");
+}
+
+fn labels(request: &mut AcquireRequest) -> &mut HashMap<String, String> {
+    &mut request.wish.as_mut().unwrap().service_labels
+}
+
+#[tokio::test]
+async fn labels_that_no_selector_looks_at_cost_nothing_however_often_they_change() {
+    let mut allocator = Allocator::start(Options::config(
+        "pools: [{name: p, addresses: [192.0.2.1], serviceSelector: {matchLabels: {tier: web}}}]",
+    ))
+    .await;
+    let mut client = allocator.client().await;
+    let size = || {
+        let log = allocator.database().with_extension("db-wal");
+        let files = [allocator.database(), log];
+        files.map(|file| fs::metadata(file).map_or(0, |file| file.len()))
+    };
+    let mut request = acquire("web", "a");
+    labels(&mut request).insert("tier".into(), "web".into());
+    client.acquire(request.clone()).await.unwrap();
+    let before: u64 = size().iter().sum();
+    for edit in 0..187 {
+        let labels = labels(&mut request);
+        labels.extend((0..900).map(|n| (format!("example.com/{n:0100}"), format!("{edit:063}"))));
+        let answer = client.acquire(request.clone()).await.unwrap();
+        assert_eq!(answer.get_ref().revision, 1);
+    }
+    let grown = size().iter().sum::<u64>() - before;
+    assert!(grown < 100_000, "{grown} bytes");
+    for waiter in 0..300 {
+        let mut vain = request.clone();
+        vain.service.as_mut().unwrap().name = format!("w{waiter}");
+        client.acquire(vain).await.unwrap_err();
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", allocator.process().id()));
+    let resident = status.unwrap().lines().find_map(|line| {
+        let kilobytes = line.strip_prefix("VmRSS:")?.strip_suffix("kB")?;
+        kilobytes.trim().parse::<u64>().ok()
+    });
+    assert!(resident.unwrap() < 64 * 1024, "{resident:?} kB");
+}
+
+#[tokio::test]
+async fn a_database_file_that_is_deleted_under_the_process_is_noticed_and_told() {
+    let mut allocator = Allocator::start(options()).await;
+    let mut client = allocator.client().await;
+    client.acquire(acquire("web", "a")).await.unwrap();
+    fs::remove_file(allocator.database()).unwrap();
+    let admin = allocator.admin();
+    eventually(DEADLINE, "it is not ready", async || {
+        let ready = admin.get("/readyz").await;
+        anyhow::ensure!(ready.is_err(), "{ready:?}");
+        anyhow::Ok(())
+    })
+    .await;
+    let is_0 = |seen: f64| seen == 0.0;
+    admin
+        .sees("lb_allocator_database_writable", &[], is_0)
+        .await;
+    let status = client.acquire(acquire("web", "b")).await.unwrap_err();
+    let refusal = integration_tests::rpc::refusal(&status);
+    assert_eq!(refusal.reason, "STORE_UNAVAILABLE");
+    assert!(status.message().contains("may or may not"), "{status}");
+    let said = allocator.process().errors();
+    assert!(said.contains("cannot be found; move it back"), "{said}");
 }
 
 #[tokio::test]

@@ -16,8 +16,8 @@ use std::{
 
 use futures::executor::block_on;
 use lb_allocator::{
-    engine::{Change, Engine, Pools, Revision, Timestamp},
-    store::{Store, StoreError},
+    engine::{Change, Engine, Pools, Retention, Revision, Timestamp},
+    store::{Pruned, Store, StoreError},
     writer::Storage,
 };
 
@@ -61,7 +61,7 @@ impl Disk {
         }
     }
 
-    fn check(&self) -> Result<(), StoreError> {
+    fn check_room(&self) -> Result<(), StoreError> {
         let full = self.full.load(Ordering::Relaxed);
         if full || self.chaos.strikes("disk failed", |rates| rates.disk_fails) {
             return Err(self.error());
@@ -78,7 +78,7 @@ impl Storage for Disk {
     async fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
         self.chaos.travel().await;
         if !changes.is_empty() {
-            self.check()?;
+            self.check_room()?;
         }
         block_on(self.store.commit(changes))?;
         for problem in self.showing.committed(changes) {
@@ -100,13 +100,36 @@ impl Storage for Disk {
         at: Timestamp,
         pools: &str,
     ) -> Result<(), StoreError> {
-        self.check()?;
+        self.check_room()?;
         block_on(self.store.record_pools(revision, at, pools))
     }
 
     async fn probe(&mut self) -> Result<(), StoreError> {
-        self.check()?;
+        self.check_room()?;
         block_on(self.store.probe())
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        self.store.check()
+    }
+
+    async fn last_time(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        block_on(self.store.last_time())
+    }
+
+    async fn note_time(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        self.check_room()?;
+        block_on(self.store.note_time(now))
+    }
+
+    async fn prune(
+        &mut self,
+        after: Revision,
+        now: Timestamp,
+        retention: &Retention,
+    ) -> Result<Pruned, StoreError> {
+        self.check_room()?;
+        block_on(self.store.prune(after, now, retention))
     }
 
     async fn close(self) -> Result<(), StoreError> {

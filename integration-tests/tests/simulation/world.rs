@@ -18,7 +18,7 @@ use lb_allocator::{
     metrics::{AuthMetrics, RpcMetrics, WriterMetrics},
     service::{self, Gate, Parts, Trust},
     store::StoreError,
-    writer::{Clock, Writer, WriterTask},
+    writer::{Clock, Reading, Writer, WriterTask},
 };
 use lb_watcher::{
     allocator::{Allocator, with_deadlines},
@@ -180,8 +180,12 @@ impl World {
         let begun = self.begun;
         let error = self.clock_error.clone();
         Clock::new(move || {
-            let elapsed = i64::try_from(begun.elapsed().as_millis()).unwrap();
-            Timestamp(BEGIN + elapsed + error.load(Ordering::Relaxed))
+            let up = begun.elapsed();
+            let elapsed = i64::try_from(up.as_millis()).unwrap();
+            Reading {
+                wall: Timestamp(BEGIN + elapsed + error.load(Ordering::Relaxed)),
+                up,
+            }
         })
     }
 
@@ -229,6 +233,7 @@ impl World {
             Trust::Everybody,
             published.decommissioned().clone(),
             denials,
+            writer.clock(),
         );
         let parts = Parts {
             writer: writer.clone(),

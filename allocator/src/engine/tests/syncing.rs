@@ -105,6 +105,36 @@ fn a_service_that_is_not_in_the_set_keeps_its_address_for_a_grace() {
 }
 
 #[test]
+fn what_a_selector_begins_to_look_at_is_learnt_at_the_next_sync() {
+    let mut h = four();
+    let labelled = || {
+        let mut service = of("a", "s1").showing("192.0.2.1");
+        let labels = Arc::make_mut(&mut service.wish.labels);
+        labels.service = [("tier", "web"), ("note", "x")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into();
+        service
+    };
+    h.get(labelled()).unwrap();
+    let kept = |h: &Harness| h.tables.allocations.values().next().unwrap().clone();
+    assert_eq!(kept(&h).holder.labels, None, "nobody looks at them");
+
+    let mut spec = h.pools.spec(h.pools.by_name("p").unwrap()).clone();
+    let web = Requirement::In("tier".to_owned(), ["web".to_owned()].into());
+    spec.service_selector = Some(Selector(vec![web]));
+    h.pools = Arc::new(Pools::new(vec![spec]).unwrap());
+    h.engine = h.engine.with_pools(Arc::clone(&h.pools)).unwrap();
+    assert!(is_stranded(&h.pools, &kept(&h)), "not known yet");
+    h.sync("a", vec![labelled()]);
+    let labels = kept(&h).holder.labels.clone().unwrap();
+    assert_eq!(Vec::from_iter(labels.service.keys()), ["tier"]);
+    assert!(!is_stranded(&h.pools, &kept(&h)));
+    let before = h.engine.revision();
+    h.sync("a", vec![labelled()]);
+    assert_eq!(h.engine.revision(), before, "once is enough");
+}
+
+#[test]
 fn what_a_service_of_the_same_name_held_goes_unless_the_new_one_shows_it() {
     let mut h = four();
     let of = |name, uid, created| of("a", name).uid(uid).created(created);
