@@ -33,6 +33,8 @@ pub struct Health {
     allocator_answered: AtomicBool,
     election_works: AtomicBool,
     was_ready: AtomicBool,
+    /// Why the allocator does not serve this cluster.
+    cluster_refused: Mutex<Option<String>>,
     /// Why not.
     election_error: Mutex<String>,
 }
@@ -56,6 +58,11 @@ impl Health {
     /// The allocator answered.
     pub fn allocator_answered(&self) {
         self.allocator_answered.store(true, Ordering::Relaxed);
+    }
+
+    /// The allocator takes this cluster for another one, for this reason; or it does not.
+    pub fn cluster_refused(&self, why: Option<String>) {
+        *self.cluster_refused.lock() = why;
     }
 
     /// It is known whether this replica leads.
@@ -150,7 +157,9 @@ fn report(health: &Health, leads: bool, verbose: bool) -> (bool, String) {
         let was_ready = health.was_ready.load(Ordering::Relaxed);
         *ok |= *name == ALLOCATOR && (stands_by || was_ready);
     }
-    let ready = checks.iter().all(|(_, ok)| *ok);
+    // Not for a while, as an allocator that is away: until somebody has decided.
+    let refused = health.cluster_refused.lock().clone();
+    let ready = refused.is_none() && checks.iter().all(|(_, ok)| *ok);
     health.was_ready.fetch_or(ready, Ordering::Relaxed);
     let mut text = String::new();
     for (name, ok) in checks.iter().filter(|(_, ok)| verbose || !ok) {
@@ -171,6 +180,9 @@ fn report(health: &Health, leads: bool, verbose: bool) -> (bool, String) {
             text += &error;
             text += "\n";
         }
+    }
+    if let Some(refused) = refused {
+        text += &format!("[-]cluster-accepted refused\n{refused}\n");
     }
     text += if ready { "ok\n" } else { "not ready\n" };
     (ready, text)
@@ -225,5 +237,20 @@ mod tests {
             );
             assert_eq!(report(&health, leads, true), (true, verbose));
         }
+    }
+
+    #[test]
+    fn a_cluster_that_the_allocator_takes_for_another_one_is_not_ready_and_says_why() {
+        let health = Health::default();
+        health.namespaces_listed();
+        health.services_listed();
+        health.allocator_answered();
+        health.election_works();
+        assert!(report(&health, true, false).0);
+        health.cluster_refused(Some("the name is in use".into()));
+        let expected = "[-]cluster-accepted refused\nthe name is in use\nnot ready\n";
+        assert_eq!(report(&health, true, false), (false, expected.into()));
+        health.cluster_refused(None);
+        assert!(report(&health, true, false).0);
     }
 }

@@ -5,6 +5,7 @@
 use std::{
     future::Future,
     net::IpAddr,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -12,10 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
 use lb_proto::v1::{self, allocator_service_client::AllocatorServiceClient};
 use lb_tls::{client::Connector, rustls::ClientConfig};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tonic::{
     Code, Request, Response, Status, Streaming,
@@ -30,12 +33,13 @@ use crate::{
     metrics::Metrics,
     rank::created,
     reason::Refusal,
+    status,
     wish::{Wish, parse_address},
 };
 
 const DEADLINE: Duration = Duration::from_secs(10);
-/// For a Sync, which says a lot.
-const SYNC_DEADLINE: Duration = Duration::from_secs(60);
+/// A Sync says a lot, and may take as long as it needs while anything of it passes.
+const SYNC_IDLE: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A dead peer is noticed after twice this.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -51,6 +55,17 @@ pub struct Allocator {
     metrics: Metrics,
     /// The newest revision that this process was ever told.
     seen: Arc<AtomicI64>,
+    identity: Arc<Mutex<Identity>>,
+}
+
+/// What the allocator knows this cluster and its own database by.
+#[derive(Debug, Default)]
+struct Identity {
+    /// Of the namespace `kube-system`; empty while it is not known.
+    cluster_uid: String,
+    /// Of the marks of the last Sync and since, the one with the highest revision.
+    mark: String,
+    marked: i64,
 }
 
 /// Tells of other connections.
@@ -122,6 +137,7 @@ impl Allocator {
             cluster: cluster.into(),
             metrics,
             seen: Arc::default(),
+            identity: Arc::default(),
         }
     }
 
@@ -155,23 +171,54 @@ impl Allocator {
         self.seen.fetch_max(revision, Ordering::AcqRel);
     }
 
-    /// In the words of the contract.
+    /// The uid of the cluster's namespace `kube-system`; empty while it is not known.
+    pub fn cluster_uid(&self) -> String {
+        self.identity.lock().cluster_uid.clone()
+    }
+
+    /// The API server says which cluster this is.
+    pub fn is_of(&self, cluster_uid: String) {
+        self.identity.lock().cluster_uid = cluster_uid;
+    }
+
+    /// The database has come so far, which is proved by this mark.
+    pub fn marked(&self, revision: i64, mark: String) {
+        let mut identity = self.identity.lock();
+        if !mark.is_empty() && revision >= identity.marked {
+            identity.mark = mark;
+            identity.marked = revision;
+        }
+    }
+
+    /// The first message of a Sync of what was seen until this revision.
+    pub fn begin(&self, seen: i64) -> v1::sync_request::Begin {
+        let identity = self.identity.lock();
+        v1::sync_request::Begin {
+            cluster: self.cluster.to_string(),
+            seen_revision: seen,
+            cluster_uid: identity.cluster_uid.clone(),
+            mark: identity.mark.clone(),
+        }
+    }
+
+    /// In the words of the contract; without a wish it says that the Service is there.
     pub fn acquire_request(
         &self,
         key: &Key,
         service: &Service,
-        wish: v1::Wish,
+        wish: Option<v1::Wish>,
     ) -> v1::AcquireRequest {
         let created = created(service);
         v1::AcquireRequest {
             service: Some(self.service_key(key)),
             uid: service.uid().unwrap_or_default(),
-            wish: Some(wish),
+            wish,
             created_at: (created > 0).then_some(prost_types::Timestamp {
                 seconds: created,
                 nanos: 0,
             }),
-            ..v1::AcquireRequest::default()
+            cluster_uid: String::new(),
+            was_allocated: status::says_satisfied(service),
         }
     }
 
@@ -183,7 +230,8 @@ impl Allocator {
         wish: &Wish,
         shown: &[IpAddr],
     ) -> Result<Grant, Refusal> {
-        let request = self.acquire_request(key, service, wish.message(shown));
+        let mut request = self.acquire_request(key, service, Some(wish.message(shown)));
+        request.cluster_uid = self.cluster_uid();
         let mut client = self.allocations_client();
         let answer = self.call("Acquire", client.acquire(timed(request))).await?;
         self.saw(answer.revision);
@@ -195,7 +243,7 @@ impl Allocator {
         let request = v1::ReleaseRequest {
             service: Some(self.service_key(key)),
             uid: uid.to_owned(),
-            ..v1::ReleaseRequest::default()
+            cluster_uid: self.cluster_uid(),
         };
         let mut client = self.allocations_client();
         let answer = self.call("Release", client.release(timed(request))).await?;
@@ -210,20 +258,31 @@ impl Allocator {
         messages: Vec<v1::SyncRequest>,
     ) -> Result<Vec<v1::SyncedService>, Refusal> {
         let mut client = self.allocations_client();
+        let (moves, moved) = watch::channel(());
+        let sent = {
+            let moves = moves.clone();
+            futures::stream::iter(messages).inspect(move |_| moves.send_replace(()))
+        };
         let told = async {
-            let answer = client.sync(futures::stream::iter(messages)).await?;
+            let answer = client.sync(sent).await?;
             let mut pages = answer.into_inner();
             let mut services = Vec::new();
-            let mut revision = 0;
+            let mut last = (0, String::new());
             while let Some(page) = pages.message().await? {
-                revision = page.revision;
+                moves.send_replace(());
+                last = (page.revision, page.mark);
                 services.extend(page.services);
             }
-            // Also when it is lower: a restored database is what counts from now on.
-            self.seen.store(revision, Ordering::Release);
-            Ok(Response::new(services))
+            Ok(Response::new((services, last)))
         };
-        let services = self.call_within("Sync", told, SYNC_DEADLINE).await?;
+        let (services, (revision, mark)) = self
+            .measured("Sync", while_it_moves(told, moved, SYNC_IDLE))
+            .await?;
+        // Also when it is lower: a restored database is what counts from now on.
+        self.seen.store(revision, Ordering::Release);
+        let mut identity = self.identity.lock();
+        identity.mark = mark;
+        identity.marked = revision;
         self.metrics.synced();
         Ok(services)
     }
@@ -234,7 +293,7 @@ impl Allocator {
         let request = v1::WatchRequest {
             cluster: self.cluster.to_string(),
             resume_revision: resume,
-            ..v1::WatchRequest::default()
+            cluster_uid: self.cluster_uid(),
         };
         let mut client = self.allocations_client();
         self.call("Watch", client.watch(request)).await
@@ -253,14 +312,17 @@ impl Allocator {
         method: &'static str,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Refusal> {
-        self.call_within(method, call, DEADLINE).await
+        let call = async {
+            let answer = tokio::time::timeout(DEADLINE, call).await;
+            answer.unwrap_or_else(|_| Err(no_answer(DEADLINE)))
+        };
+        self.measured(method, call).await
     }
 
-    async fn call_within<T>(
+    async fn measured<T>(
         &self,
         method: &'static str,
         call: impl Future<Output = Result<Response<T>, Status>>,
-        deadline: Duration,
     ) -> Result<T, Refusal> {
         let start = Instant::now();
         let span = debug_span!(
@@ -271,14 +333,7 @@ impl Allocator {
             rpc.service = "lballocator.v1.AllocatorService",
             rpc.grpc.status_code = Empty,
         );
-        let result = tokio::time::timeout(deadline, call.instrument(span.clone()))
-            .await
-            .unwrap_or_else(|_| {
-                let seconds = deadline.as_secs();
-                Err(Status::deadline_exceeded(format!(
-                    "no answer within {seconds} s"
-                )))
-            });
+        let result = call.instrument(span.clone()).await;
         let code = result.as_ref().err().map_or(Code::Ok, Status::code);
         span.record("rpc.grpc.status_code", code as i32);
         self.metrics.rpc(method, code, start.elapsed());
@@ -286,6 +341,27 @@ impl Allocator {
             .map(Response::into_inner)
             .map_err(|status| Refusal::from(&status))
     }
+}
+
+/// A call that is given up when nothing has moved for so long.
+async fn while_it_moves<T>(
+    call: impl Future<Output = Result<T, Status>>,
+    mut moved: watch::Receiver<()>,
+    idle: Duration,
+) -> Result<T, Status> {
+    let mut call = pin!(call);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut call => return done,
+            Ok(()) = moved.changed() => {}
+            () = tokio::time::sleep(idle) => return Err(no_answer(idle)),
+        }
+    }
+}
+
+fn no_answer(within: Duration) -> Status {
+    Status::deadline_exceeded(format!("no answer within {} s", within.as_secs()))
 }
 
 /// A peer that is gone is noticed.

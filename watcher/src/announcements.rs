@@ -2,7 +2,7 @@
 //! there at all: one task that holds the stream open, and tells the allocator what
 //! this cluster has before anybody asks it for anything.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use lb_proto::v1::{ServiceKey, WatchResponse, watch_response::Event};
@@ -16,11 +16,12 @@ use crate::{
     cluster_sync::{ClusterSync, EVERY, Told},
     key::Key,
     ledger::Ledger,
+    link::Link,
     metrics::Metrics,
     observed::Observed,
     queue::{Queue, Rank},
     rank::rank,
-    reason::{Reason, Refusal, Remedy},
+    reason::{Reason, Refusal},
     scope::Scope,
     service_store::ServiceStore,
 };
@@ -32,43 +33,39 @@ const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .without_max_times();
 /// A new stream says `Started` at once.
 const START_DEADLINE: Duration = Duration::from_secs(10);
+/// How often an allocator is tried that refuses to serve this watcher.
+const REFUSED_RETRY: Duration = Duration::from_secs(10);
 
-/// Whether the allocator is there.
-#[derive(Clone, Debug)]
-pub enum Link {
-    /// Not known yet.
-    Connecting,
-    /// The stream is live.
-    Up,
-    /// It does not answer, for this reason.
-    Down(String),
-    /// It answers, but will not tell of changes.
-    Refused,
-}
+/// How a Watch stream ends that its reader was too slow for. Nothing is wrong with the
+/// allocator: there is another stream at once.
+const SLOW_CONSUMER: &str = "SLOW_CONSUMER";
 
-impl Link {
-    /// Why a Service that has no address should not ask now.
-    pub fn refusal(&self) -> Option<Refusal> {
-        match self {
-            Self::Up | Self::Refused => None,
-            Self::Connecting => Some(Refusal::new(
-                Reason::AllocatorUnavailable,
-                "the allocator has not answered yet",
-            )),
-            Self::Down(message) => Some(Refusal::new(Reason::AllocatorUnavailable, message)),
-        }
-    }
-}
+/// A Sync that is under way.
+type Telling = Pin<Box<dyn Future<Output = Result<Told, Refusal>> + Send>>;
 
-/// A stream that has begun.
-struct Opened {
+/// A stream that has begun, and what the allocator was told beside it.
+struct Session {
     stream: Streaming<WatchResponse>,
-    /// Nothing was missed since an earlier one.
-    resumed: bool,
+    /// The uid of the cluster that it was opened for.
+    cluster_uid: String,
+    /// The revision of its last message.
+    reached: i64,
     /// How many complete lists there were when the allocator was told what there is.
     told_lists: u64,
-    /// The Services of which it said that they hold what they show.
-    confirmed: BTreeSet<Key>,
+    telling: Option<Telling>,
+    /// Something happened that has to be told, after what is being told now.
+    owes: bool,
+    /// The allocator may be another one by now: who waits asks again when it was told.
+    lagged: bool,
+    /// A Sync was accepted.
+    accepted: bool,
+}
+
+/// Why a session is over.
+struct Ended {
+    refusal: Refusal,
+    /// The allocator had accepted a Sync.
+    accepted: bool,
 }
 
 /// The task's parts.
@@ -99,37 +96,50 @@ impl Announcements {
     pub async fn run(self) {
         // What another replica was told meanwhile is not known.
         self.link.send_replace(Link::Connecting);
+        // Without a complete list nothing is known, so nothing is told; nor is it known
+        // before which cluster this is.
+        self.lists.wait_for(|lists| *lists > 0).await;
         let mut backoff = BACKOFF.build();
-        let mut lost_before = false;
+        let mut all_ask = false;
         loop {
             // Before the stream is opened, so that no change is missed.
             let connections = self.allocator.connections();
             // Another process may answer, with another database, whose revisions say
             // nothing about what this one was told: nothing is resumed.
-            let refusal = match self.open(0).await {
-                Ok(opened) => {
-                    info!("lb-allocator is there");
-                    self.started(lost_before, &opened.confirmed);
-                    backoff = BACKOFF.build();
-                    lost_before = true;
-                    let refusal = self.follow(opened, connections).await;
-                    self.ledger.lost();
-                    refusal
-                }
-                Err(refusal) => refusal,
+            let Ended { refusal, accepted } = match self.open(0).await {
+                Ok((session, _)) => self.follow(session, connections, all_ask).await,
+                Err(refusal) => Ended {
+                    refusal,
+                    accepted: false,
+                },
             };
-            self.lost(&refusal);
-            let mut delay = backoff.next().unwrap_or(START_DEADLINE);
-            if refusal.remedy != Remedy::RetrySoon {
-                delay = delay.max(START_DEADLINE);
+            if accepted {
+                backoff = BACKOFF.build();
+            }
+            if accepted && refusal.reason == SLOW_CONSUMER {
+                // What was not read is learned by asking; what is held is held.
+                all_ask = false;
+                self.metrics.stream_error("allocator");
+                info!("opening another stream: {}", refusal.message);
+            } else {
+                if accepted {
+                    all_ask = true;
+                    self.ledger.lost();
+                }
+                self.lost(&refusal);
+            }
+            let mut delay = backoff.next().unwrap_or(REFUSED_RETRY);
+            if matches!(*self.link.borrow(), Link::Refused(_)) {
+                all_ask = true;
+                delay = REFUSED_RETRY;
             }
             tokio::time::sleep(delay).await;
         }
     }
 
-    /// A stream that has said `Started`, of an allocator that knows what this cluster
-    /// has; and whether nothing was missed.
-    async fn open(&self, resume: i64) -> Result<Opened, Refusal> {
+    /// A stream that has said `Started`, and whether nothing was missed since `resume`.
+    async fn open(&self, resume: i64) -> Result<(Session, bool), Refusal> {
+        let cluster_uid = self.allocator.cluster_uid();
         let mut stream = self.allocator.watch(resume).await?;
         let first = tokio::time::timeout(START_DEADLINE, stream.message());
         let first = first
@@ -144,92 +154,133 @@ impl Announcements {
             return Err(broken("its stream did not start as it should"));
         };
         self.allocator.saw(revision);
-        // Without a complete list nothing is known, so nothing is told.
-        let told_lists = self.lists.wait_for(|lists| *lists > 0).await;
-        let confirmed = self.tell().await?;
-        Ok(Opened {
+        self.allocator.marked(revision, started.mark);
+        let session = Session {
             stream,
-            resumed: started.resumed,
-            told_lists,
-            confirmed,
-        })
+            cluster_uid,
+            reached: revision,
+            told_lists: self.lists.get(),
+            telling: None,
+            owes: true,
+            lagged: false,
+            accepted: false,
+        };
+        Ok((session, started.resumed))
     }
 
-    /// Passes on what the stream tells, until it ends. When there is another
-    /// connection, it moves there: first the new stream, then the end of the old one.
-    async fn follow(&self, opened: Opened, mut connections: Connections) -> Refusal {
-        let Opened {
-            mut stream,
-            mut told_lists,
-            ..
-        } = opened;
-        let mut reached = self.allocator.seen();
+    /// Tells what there is, and passes on what the stream tells, until it ends. When
+    /// there is another connection, it moves there: first the new stream, then the end
+    /// of the old one.
+    async fn follow(&self, session: Session, mut connections: Connections, all_ask: bool) -> Ended {
+        let mut session = session;
         let mut again = tokio::time::interval_at(Instant::now() + EVERY, EVERY);
         loop {
+            session.tell(&self.cluster);
+            let Session {
+                stream,
+                telling,
+                told_lists,
+                ..
+            } = &mut session;
             // What is rare comes first, so that a stream that never rests hides nothing.
             let refusal = tokio::select! {
                 biased;
                 () = connections.changed() => {
-                    match self.open(reached).await {
-                        Ok(moved) => {
-                            stream = moved.stream;
-                            told_lists = moved.told_lists;
-                            if !moved.resumed {
-                                // What the old one told last may have gone unread.
-                                let keys = self.ledger.wake(|_| true);
-                                self.push_batch(keys, &moved.confirmed);
-                            }
-                        }
-                        Err(refusal) => warn!(
-                            reason = %refusal.reason,
-                            "cannot move to another connection yet: {}", refusal.message
-                        ),
-                    }
+                    self.move_on(&mut session).await;
                     None
                 }
-                _ = again.tick() => self.tell().await.err(),
-                lists = self.lists.wait_for(|lists| *lists > told_lists) => {
-                    told_lists = lists;
-                    self.tell().await.err()
+                told = under_way(telling) => match told {
+                    Ok(told) => {
+                        self.accepted(&mut session, told, all_ask);
+                        None
+                    }
+                    Err(refusal) => Some(refusal),
+                },
+                _ = again.tick() => {
+                    session.owes = true;
+                    None
+                }
+                lists = self.lists.wait_for(|lists| *lists > *told_lists) => {
+                    *told_lists = lists;
+                    session.owes = true;
+                    let is_another = session.cluster_uid != self.allocator.cluster_uid();
+                    is_another.then(|| broken("the API server is another cluster's now"))
                 }
                 message = stream.message() => match message {
-                    Ok(Some(WatchResponse { event, revision })) => {
-                        reached = revision;
-                        self.allocator.saw(revision);
-                        if matches!(event, Some(Event::Lagged(_))) {
-                            self.tell().await.err().or_else(|| {
-                                self.told(event);
-                                None
-                            })
-                        } else {
-                            self.told(event);
-                            None
-                        }
+                    Ok(Some(message)) => {
+                        self.heard(&mut session, message);
+                        None
                     }
                     Ok(None) => Some(broken("its stream ended")),
                     Err(status) => Some(Refusal::from(&status)),
                 },
             };
             if let Some(refusal) = refusal {
-                return refusal;
+                let accepted = session.accepted;
+                return Ended { refusal, accepted };
             }
         }
     }
 
-    /// Returns the Services of which the allocator said that they hold what they show.
-    async fn tell(&self) -> Result<BTreeSet<Key>, Refusal> {
-        let Told { confirmed, differ } = self.cluster.tell().await?;
+    /// Opens a stream of the new connection.
+    async fn move_on(&self, session: &mut Session) {
+        match self.open(session.reached).await {
+            Ok((moved, resumed)) => {
+                session.stream = moved.stream;
+                session.owes = true;
+                if !resumed {
+                    // What the old one told last may have gone unread, and this may be
+                    // the connection to another allocator.
+                    session.lagged = true;
+                    self.link.send_replace(Link::Connecting);
+                }
+            }
+            Err(refusal) => warn!(
+                reason = %refusal.reason,
+                "cannot move to another connection yet: {}", refusal.message
+            ),
+        }
+    }
+
+    fn heard(&self, session: &mut Session, message: WatchResponse) {
+        let WatchResponse { event, revision } = message;
+        session.reached = revision;
+        self.allocator.saw(revision);
+        match event {
+            Some(Event::Progress(progress)) => self.allocator.marked(revision, progress.mark),
+            Some(Event::Lagged(_)) => {
+                session.owes = true;
+                session.lagged = true;
+            }
+            event => self.told(event),
+        }
+    }
+
+    /// The allocator knows what this cluster has.
+    fn accepted(&self, session: &mut Session, told: Told, all_ask: bool) {
+        let Told { confirmed, differ } = told;
         self.push_batch(differ, &confirmed);
-        Ok(confirmed)
+        if !session.accepted {
+            info!("lb-allocator is there");
+            session.accepted = true;
+            self.started(all_ask, &confirmed);
+        }
+        // What is owed now was not told with this.
+        if session.lagged && !session.owes {
+            session.lagged = false;
+            self.link.send_replace(Link::Up);
+            let keys = self.ledger.wake(|_| true);
+            self.push_batch(keys, &confirmed);
+        }
     }
 
     /// What happened before is not told, so all that wait ask again. After a loss
     /// everybody does: the allocator may be another one by now. Those that are
     /// confirmed are asked for last, also where they are queued already.
-    fn started(&self, lost_before: bool, confirmed: &BTreeSet<Key>) {
+    fn started(&self, all_ask: bool, confirmed: &BTreeSet<Key>) {
         let mut keys = self.ledger.wake(|_| true);
         keys.extend(confirmed.iter().cloned());
-        if lost_before {
+        if all_ask {
             keys = self.ledger.keys();
             let ours = self.store.ours();
             keys.extend(ours.iter().map(|service| Key::of(service)));
@@ -238,23 +289,42 @@ impl Announcements {
         self.link.send_replace(Link::Up);
         self.push_batch(keys, confirmed);
         self.health.allocator_answered();
+        self.refused(None);
         self.metrics.allocator_up(true);
     }
 
     fn lost(&self, refusal: &Refusal) {
         self.metrics.allocator_up(false);
         self.metrics.stream_error("allocator");
-        let was_up = matches!(*self.link.borrow(), Link::Up | Link::Connecting);
-        if refusal.remedy == Remedy::RetrySoon {
-            if was_up {
-                warn!(reason = %refusal.reason, "lb-allocator is away: {}", refusal.message);
+        let before = self.link.borrow().clone();
+        let link = Link::lost(refusal);
+        let Refusal {
+            reason, message, ..
+        } = refusal;
+        match &link {
+            Link::Refused(_) => {
+                if !link.refuses_as(&before) {
+                    error!(%reason, "lb-allocator does not serve this watcher: {message}");
+                }
+                self.refused(Some(refusal));
             }
-            self.link.send_replace(Link::Down(refusal.message.clone()));
-        } else {
-            error!(reason = %refusal.reason, "lb-allocator tells nothing: {}", refusal.message);
-            self.health.allocator_answered();
-            self.link.send_replace(Link::Refused);
+            Link::Down(_) | Link::Connecting | Link::Up => {
+                if matches!(before, Link::Up | Link::Connecting) {
+                    warn!(%reason, "lb-allocator is away: {message}");
+                }
+            }
         }
+        self.link.send_replace(link);
+    }
+
+    /// Whether the allocator refuses to serve this watcher.
+    fn refused(&self, refusal: Option<&Refusal>) {
+        self.metrics.refused(refusal.is_some());
+        let of_cluster = refusal.filter(|refusal| refusal.is_about_the_cluster());
+        if refusal.is_some() && of_cluster.is_none() {
+            self.health.allocator_answered();
+        }
+        self.health.cluster_refused(of_cluster.map(Refusal::words));
     }
 
     fn told(&self, event: Option<Event>) {
@@ -263,7 +333,10 @@ impl Announcements {
             Some(Event::AskAgain(ask_again)) => self.outdated(ask_again.services),
             // What a newer allocator tells may be worth asking for too.
             Some(
-                Event::PoolsChanged(_) | Event::Lagged(_) | Event::Started(_) | Event::Progress(_),
+                Event::PoolsChanged(_)
+                | Event::Lagged(_)
+                | Event::Started(_)
+                | Event::Progress(_),
             )
             | None => self.ledger.wake(|_| true),
         };
@@ -293,6 +366,27 @@ impl Announcements {
         });
         self.queue.push_batch(ranked.collect::<Vec<_>>());
     }
+}
+
+impl Session {
+    /// Begins to tell what is owed, unless something is being told.
+    fn tell(&mut self, cluster: &ClusterSync) {
+        if self.owes && self.telling.is_none() {
+            self.owes = false;
+            let cluster = cluster.clone();
+            self.telling = Some(Box::pin(async move { cluster.tell().await }));
+        }
+    }
+}
+
+/// Ends with the Sync that is under way, if there is one.
+async fn under_way(telling: &mut Option<Telling>) -> Result<Told, Refusal> {
+    let Some(sync) = telling else {
+        return std::future::pending().await;
+    };
+    let told = sync.await;
+    *telling = None;
+    told
 }
 
 fn broken(what: &str) -> Refusal {

@@ -9,20 +9,19 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::api::core::v1::Service;
 use lb_proto::v1::{self, SyncOutcome, sync_request::Part};
 use prost::Message;
 use tracing::{info, warn};
 
 use crate::{
-    allocator::Allocator, annotations::Peer, key::Key, ledger::Ledger,
+    allocator::Allocator, annotations::Peer, key::Key, ledger::Ledger, limits::{self, MESSAGE_BYTES},
     namespace_store::NamespaceStore, reason::Refusal, scope::Scope, service_store::ServiceStore,
     status, view::View, wish::parse_address,
 };
 
 /// How often it is told even when nothing happened.
 pub const EVERY: Duration = Duration::from_secs(5 * 60);
-/// The allocator takes 256 KiB.
-const MESSAGE_BYTES: usize = 200 * 1024;
 
 /// What it takes to tell.
 #[derive(Clone)]
@@ -51,13 +50,10 @@ impl ClusterSync {
     /// Tells all. To be called only when the list of Services is complete.
     pub async fn tell(&self) -> Result<Told, Refusal> {
         // Before the Services are looked at: what is granted later is not judged.
-        let seen = self.allocator.seen();
+        let begin = self.allocator.begin(self.allocator.seen());
         let services = self.services();
         let count = services.len();
-        let synced = self
-            .allocator
-            .sync(messages(self.allocator.cluster(), services, seen))
-            .await?;
+        let synced = self.allocator.sync(messages(begin, services)).await?;
         self.report(count, &synced);
         let confirmed = synced.iter().filter_map(|one| {
             let key = Key::from(one.service.clone()?);
@@ -72,23 +68,40 @@ impl ClusterSync {
 
     fn services(&self) -> Vec<v1::AcquireRequest> {
         let services = self.store.wanting();
-        services
-            .iter()
-            .map(|service| {
-                let key = Key::of(service);
-                let record = self.ledger.get(&key);
-                let labels = self.namespaces.labels(&key.namespace).unwrap_or_default();
-                let view = View::new(&key, service, record.as_ref(), &self.peers, &labels);
-                // Another watcher of this cluster may serve another class: that the
-                // Service is there is all that we can say of it.
-                let has = match self.store.rule().scope(service) {
-                    Scope::Ours => has(&view),
-                    Scope::OtherClass | Scope::OtherType => Vec::new(),
-                };
-                let wish = view.reading.wish.message(&has);
-                self.allocator.acquire_request(&key, view.service, wish)
-            })
-            .collect()
+        let services = services.iter();
+        services.map(|service| self.present(service)).collect()
+    }
+
+    /// A Service that is there, and what it has. One that has nothing wishes for nothing
+    /// here: it asks by itself.
+    fn present(&self, service: &Service) -> v1::AcquireRequest {
+        let key = Key::of(service);
+        // Another watcher of this cluster may serve another class: that the Service is
+        // there is all that we can say of it.
+        let wish = match self.store.rule().scope(service) {
+            Scope::Ours => self.claim(&key, service),
+            Scope::OtherClass | Scope::OtherType => None,
+        };
+        self.allocator.acquire_request(&key, service, wish)
+    }
+
+    /// What a Service has is its own, however little of the rest can be read or told.
+    fn claim(&self, key: &Key, service: &Service) -> Option<v1::Wish> {
+        let record = self.ledger.get(key);
+        let labels = self.namespaces.labels(&key.namespace);
+        let known = labels.clone().unwrap_or_default();
+        let view = View::new(key, service, record.as_ref(), &self.peers, &known);
+        let has = has(&view);
+        if has.is_empty() {
+            return None;
+        }
+        let mut wish = view.reading.wish.message(&has);
+        if labels.is_none() {
+            // They are not known, which is another thing than none.
+            limits::without_labels(&mut wish);
+        }
+        limits::fit(&mut wish, &has);
+        Some(wish)
     }
 
     fn report(&self, count: usize, synced: &[v1::SyncedService]) {
@@ -137,14 +150,12 @@ fn held(synced: &v1::SyncedService) -> Option<(Key, Vec<IpAddr>)> {
     Some((key, addresses.collect()))
 }
 
-/// What a Service has, as far as is known here: what was granted, and what is in the
-/// status as ours. The latter may have been given up since, or it is all that is known.
-/// What somebody else wrote there does not count.
+/// What a Service has, as far as is known here: what was granted, and what its status
+/// shows, whoever wrote it there. The latter may have been given up since, or it is all
+/// that is known.
 fn has(view: &View<'_>) -> Vec<IpAddr> {
     let held = view.known.map_or(&[][..], |record| &record.held);
-    let ours = status::owns_addresses(view.service);
-    let shown = view.shown.iter().filter(|_| ours);
-    let also = shown.filter(|shown| !held.contains(shown));
+    let also = view.shown.iter().filter(|shown| !held.contains(shown));
     held.iter().chain(also).copied().collect()
 }
 
@@ -162,21 +173,16 @@ fn confirms(synced: &v1::SyncedService, shown: &[IpAddr]) -> bool {
     holds && !shown.is_empty() && held == Some(shown.iter().copied().collect())
 }
 
-fn messages(cluster: &str, services: Vec<v1::AcquireRequest>, seen: i64) -> Vec<v1::SyncRequest> {
+fn messages(
+    begin: v1::sync_request::Begin,
+    services: Vec<v1::AcquireRequest>,
+) -> Vec<v1::SyncRequest> {
     let message = |part| v1::SyncRequest { part: Some(part) };
     let count = i64::try_from(services.len()).unwrap_or(i64::MAX);
-    let mut messages = vec![message(Part::Begin(v1::sync_request::Begin {
-        cluster: cluster.to_owned(),
-        seen_revision: seen,
-        ..v1::sync_request::Begin::default()
-    }))];
+    let mut messages = vec![message(Part::Begin(begin))];
     let mut page = Vec::new();
     let mut bytes = 0;
-    for mut service in services {
-        if service.encoded_len() > MESSAGE_BYTES {
-            // It is there: more than that cannot be said in one message.
-            service.wish = None;
-        }
+    for service in services {
         bytes += service.encoded_len();
         if bytes > MESSAGE_BYTES {
             let services = std::mem::take(&mut page);

@@ -32,6 +32,7 @@ pub struct Metrics {
     pending: Gauge,
     oldest_pending: Gauge,
     allocator_up: Gauge,
+    refused: Gauge,
     last_sync: Gauge,
     leader: Gauge,
 }
@@ -109,6 +110,7 @@ impl Metrics {
             pending: Gauge::default(),
             oldest_pending: Gauge::default(),
             allocator_up: Gauge::default(),
+            refused: Gauge::default(),
             last_sync: Gauge::default(),
             leader: Gauge::default(),
         };
@@ -143,6 +145,7 @@ impl Metrics {
             pending,
             oldest_pending,
             allocator_up,
+            refused,
             last_sync,
             leader,
         } = self.clone();
@@ -202,6 +205,11 @@ impl Metrics {
             allocator_up,
         );
         registry.register(
+            "refused",
+            "1 while lb-allocator refuses to serve this watcher: for its cluster's name or uid, its certificate, or what it tells",
+            refused,
+        );
+        registry.register(
             "last_sync_timestamp_seconds",
             "When this process last told lb-allocator what its cluster has, in seconds since 1970; 0: never",
             last_sync,
@@ -252,6 +260,11 @@ impl Metrics {
     /// Whether the allocator tells of changes.
     pub fn allocator_up(&self, up: bool) {
         self.allocator_up.set(i64::from(up));
+    }
+
+    /// Whether the allocator refuses to serve this watcher.
+    pub fn refused(&self, refused: bool) {
+        self.refused.set(i64::from(refused));
     }
 
     /// The text of a scrape.

@@ -1,7 +1,7 @@
 //! The watch on the cluster's namespaces, of which only the labels are kept: rules
 //! of pools may look at them. What changes is queued.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use futures::{StreamExt, stream::BoxStream};
 use k8s_openapi::api::core::v1::Namespace;
@@ -17,12 +17,15 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::{
-    admin::Health, key::Key, ledger::Ledger, metrics::Metrics, namespace_store::NamespaceStore,
-    queue::Queue, rank::rank, reconnect, service_api::chain, service_store::ServiceStore,
-    service_watch::WATCH_SECONDS,
+    admin::Health, allocator::Allocator, history::History, ledger::Ledger, metrics::Metrics,
+    namespace_store::NamespaceStore, queue::Queue, rank::rank, reconnect, service_api::chain,
+    service_store::ServiceStore, service_watch::WATCH_SECONDS,
 };
 
 type Meta = PartialObjectMeta<Namespace>;
+
+/// The namespace whose uid tells this cluster from every other one.
+const IDENTITY: &str = "kube-system";
 
 /// The task's parts.
 pub struct NamespaceWatch {
@@ -36,6 +39,10 @@ pub struct NamespaceWatch {
     pub queue: Arc<Queue>,
     /// Becomes true with the first complete list.
     pub listed: watch::Sender<bool>,
+    /// Learns which cluster this is.
+    pub allocator: Allocator,
+    /// Tells when all has to be listed anew.
+    pub history: Arc<History>,
     /// What readiness looks at.
     pub health: Arc<Health>,
     /// Counts.
@@ -52,7 +59,7 @@ fn events(client: Client) -> BoxStream<'static, Result<Event<Meta>, Error>> {
 impl NamespaceWatch {
     /// Watches for ever.
     pub async fn run(self, client: Client) {
-        let mut events = events(client);
+        let mut events = self.history.follow(move || events(client.clone()));
         let mut broken = false;
         while let Some(event) = events.next().await {
             match event {
@@ -75,40 +82,46 @@ impl NamespaceWatch {
     fn event(&self, event: Event<Meta>) {
         match event {
             Event::Apply(mut meta) => {
+                self.identify(&meta);
                 let name = meta.name_any();
                 let labels = std::mem::take(meta.labels_mut());
                 if self.namespaces.apply(name.clone(), labels) {
-                    self.push(&|namespace| namespace == name);
+                    self.push(&HashSet::from([name]));
                 }
             }
             Event::Delete(meta) => self.namespaces.delete(&meta.name_any()),
             Event::Init => self.namespaces.list_begins(),
             Event::InitApply(mut meta) => {
+                self.identify(&meta);
                 let labels = std::mem::take(meta.labels_mut());
                 self.namespaces.listed(meta.name_any(), labels);
             }
             Event::InitDone => {
                 let changed = self.namespaces.list_ends();
                 info!(changed = changed.len(), "namespaces listed");
-                self.push(&|namespace| changed.contains(namespace));
+                self.push(&changed);
                 self.health.namespaces_listed();
                 self.listed.send_replace(true);
             }
         }
     }
 
+    fn identify(&self, meta: &Meta) {
+        if meta.name_any() == IDENTITY {
+            self.allocator.is_of(meta.uid().unwrap_or_default());
+        }
+    }
+
     /// The labels are part of the wish of every Service there.
-    fn push(&self, concerns: &dyn Fn(&str) -> bool) {
-        let services = self.services.ours();
-        let keys = services.iter().map(|service| Key::of(service));
-        let batch: Vec<_> = keys
-            .filter(|key| concerns(&key.namespace))
-            .map(|key| {
-                let rank = rank(&self.services, &self.ledger, &key);
-                (key, rank)
-            })
-            .collect();
-        self.queue.push_batch(batch);
+    fn push(&self, namespaces: &HashSet<String>) {
+        let keys = namespaces
+            .iter()
+            .flat_map(|namespace| self.services.ours_in(namespace));
+        let ranked = keys.map(|key| {
+            let rank = rank(&self.services, &self.ledger, &key);
+            (key, rank)
+        });
+        self.queue.push_batch(ranked.collect::<Vec<_>>());
     }
 
     fn tell(&self, error: &Error) {

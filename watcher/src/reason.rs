@@ -172,6 +172,15 @@ impl Refusal {
             )
     }
 
+    /// Whether the allocator takes this cluster for another one, whatever the Service.
+    pub fn is_about_the_cluster(&self) -> bool {
+        let reason = Reason::parse(&self.reason);
+        matches!(
+            reason,
+            Some(Reason::ClusterNameInUse | Reason::ClusterHasOtherName)
+        )
+    }
+
     /// Whether a Service goes on with the address that it shows, though it does not
     /// hold it.
     pub fn keeps_the_address(&self) -> bool {

@@ -26,9 +26,11 @@ pub struct ServiceStore {
 #[derive(Debug, Default)]
 struct State {
     services: BTreeMap<Key, Arc<Service>>,
-    /// While a list is read: what it named, and what of it was news.
+    /// While a list is read: what it named, what of it was news, and what was written
+    /// meanwhile.
     listed: BTreeSet<Key>,
     news: BTreeSet<Key>,
+    written: BTreeSet<Key>,
 }
 
 impl ServiceStore {
@@ -57,13 +59,26 @@ impl ServiceStore {
         state.services.values().filter(ours).cloned().collect()
     }
 
+    /// The keys of the Services of ours in one namespace.
+    pub fn ours_in(&self, namespace: &str) -> Vec<Key> {
+        let first = Key {
+            namespace: namespace.to_owned(),
+            name: String::new(),
+        };
+        let state = self.state.lock();
+        let from_there = state.services.range(first..);
+        from_there
+            .take_while(|(key, _)| key.namespace == namespace)
+            .filter(|(_, service)| self.rule.scope(service) == Scope::Ours)
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+
     /// The Services that want an address, of whatever class, in the order of keys.
     pub fn wanting(&self) -> Vec<Arc<Service>> {
         let state = self.state.lock();
         let wants = |s: &&Arc<Service>| self.rule.scope(s) != Scope::OtherType;
-        let mut services: Vec<_> = state.services.values().filter(wants).cloned().collect();
-        services.sort_by_cached_key(|service| Key::of(service));
-        services
+        state.services.values().filter(wants).cloned().collect()
     }
 
     /// All that are kept, also those of which only our condition is to be removed.
@@ -85,23 +100,39 @@ impl ServiceStore {
     /// The answer to our own write. The watch may have told something newer, or
     /// that the Service is gone.
     pub fn written(&self, service: Service) {
+        let key = Key::of(&service);
         let mut state = self.state.lock();
-        let known = state.services.get(&Key::of(&service));
+        let known = state.services.get(&key);
         if known.is_some_and(|known| known.uid() == service.uid()) {
             state.put(&self.rule, service);
+            state.written.insert(key);
         }
     }
 
     /// A list begins. What was news in one that broke off before is news still: this
     /// one brings the same again.
     pub fn list_begins(&self) {
-        self.state.lock().listed.clear();
+        let mut state = self.state.lock();
+        state.listed.clear();
+        state.written.clear();
     }
 
-    /// One Service of a list.
+    /// One Service of a list. It counts also with a lower version: an API server that was
+    /// restored from a backup counts on from there. What we wrote since the list began may
+    /// be newer than the list.
     pub fn listed(&self, service: Service) {
         let key = Key::of(&service);
         let mut state = self.state.lock();
+        if !state.written.contains(&key) {
+            let known = state.services.get(&key);
+            let other = |known: &Arc<Service>| {
+                known.uid() != service.uid() || known.resource_version() != service.resource_version()
+            };
+            if known.is_some_and(other) {
+                state.services.remove(&key);
+                state.news.insert(key.clone());
+            }
+        }
         if state.put(&self.rule, service) {
             state.news.insert(key.clone());
         }
@@ -112,6 +143,7 @@ impl ServiceStore {
     pub fn list_ends(&self) -> ListNews {
         let mut state = self.state.lock();
         let listed = std::mem::take(&mut state.listed);
+        state.written.clear();
         let changed = std::mem::take(&mut state.news);
         let gone = state
             .services
@@ -240,6 +272,56 @@ mod tests {
         let gone: Vec<_> = gone.iter().map(|service| Key::of(service).name).collect();
         assert_eq!(gone, ["gone"]);
         assert_eq!(store.ours().len(), 3);
+    }
+
+    #[test]
+    fn a_list_of_an_api_server_that_was_restored_from_a_backup_counts_though_it_is_older() {
+        let store = store();
+        for name in ["kept", "changed", "later"] {
+            store.apply(lb(name, "u", 429));
+        }
+        store.apply(lb("old", "u", 100));
+        assert!(!store.apply(lb("changed", "u", 238)), "a late event");
+        store.list_begins();
+        store.listed(lb("old", "u", 100));
+        store.listed(lb("kept", "u", 230));
+        store.listed(service("changed", "u", 238, "ClusterIP"));
+        let ListNews { changed, gone } = store.list_ends();
+        assert_eq!(changed, BTreeSet::from([key("changed"), key("kept")]));
+        assert_eq!(gone.len(), 1, "{gone:?}");
+        assert_eq!(store.get(&key("changed")), None);
+        assert!(store.apply(lb("kept", "u", 240)), "it counts on from there");
+    }
+
+    #[test]
+    fn what_was_written_while_a_list_was_read_is_not_undone_by_it() {
+        let store = store();
+        store.apply(lb("a", "u", 5));
+        store.list_begins();
+        store.written(lb("a", "u", 7));
+        store.listed(lb("a", "u", 5));
+        assert!(store.list_ends().changed.is_empty());
+        assert_eq!(
+            store.get(&key("a")).unwrap().resource_version().unwrap(),
+            "7"
+        );
+    }
+
+    #[test]
+    fn a_namespace_has_its_own_services_and_no_others() {
+        let store = store();
+        let of = |namespace: &str, name: &str, type_: &str| {
+            let mut service = service(name, "u", 1, type_);
+            service.metadata.namespace = Some(namespace.into());
+            store.apply(service);
+        };
+        of("a", "z", "LoadBalancer");
+        of("ns", "a", "LoadBalancer");
+        of("ns", "b", "ClusterIP");
+        of("ns", "c", "LoadBalancer");
+        of("ns-2", "a", "LoadBalancer");
+        assert_eq!(store.ours_in("ns"), [key("a"), key("c")]);
+        assert!(store.ours_in("nothing").is_empty());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::{
-    admin::Health, key::Key, ledger::Ledger, metrics::Metrics, observed::Observed, queue::Queue,
+    admin::Health, history::History, key::Key, ledger::Ledger, metrics::Metrics, observed::Observed, queue::Queue,
     rank::rank, reconnect, scope::Scope, service_api::chain, service_store::ServiceStore, status,
 };
 
@@ -34,6 +34,8 @@ pub struct ServiceWatch {
     pub queue: Arc<Queue>,
     /// Counts the complete lists.
     pub lists: Arc<Observed<u64>>,
+    /// Tells when all has to be listed anew.
+    pub history: Arc<History>,
     /// What readiness looks at.
     pub health: Arc<Health>,
     /// Counts.
@@ -57,7 +59,7 @@ impl ServiceWatch {
         if namespaces_listed.wait_for(|listed| *listed).await.is_err() {
             return;
         }
-        let mut events = events(client);
+        let mut events = self.history.follow(move || events(client.clone()));
         let mut broken = false;
         while let Some(event) = events.next().await {
             match event {
@@ -82,12 +84,14 @@ impl ServiceWatch {
     fn event(&self, event: Event<Service>) {
         match event {
             Event::Apply(service) => {
+                self.history.saw(service.resource_version());
                 let key = Key::of(&service);
                 if self.store.apply(service) {
                     self.push(key);
                 }
             }
             Event::Delete(service) => {
+                self.history.saw(service.resource_version());
                 self.store.delete(&Key::of(&service));
                 self.gone(&service);
             }

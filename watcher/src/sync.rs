@@ -12,10 +12,10 @@ use tracing::{debug, error, instrument, warn};
 use crate::{
     allocator::Allocator,
     annotations::Peer,
-    announcements::Link,
     grant::Grant,
     key::Key,
     ledger::{ANSWER_LIFETIME, Ledger, Record, Waiting},
+    link::Link,
     namespace_store::NamespaceStore,
     news::News,
     queue::{Job, Next},

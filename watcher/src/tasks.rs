@@ -16,14 +16,16 @@ use crate::{
     admin::Health,
     allocator::Allocator,
     annotations::Peer,
-    announcements::{Announcements, Link},
+    announcements::Announcements,
     cluster_sync::ClusterSync,
     decision_log::DecisionLog,
     election::{Election, Place},
     events,
+    history::History,
     leadership::Leadership,
     lease::Candidate,
     ledger::Ledger,
+    link::Link,
     metrics::Metrics,
     namespace_store::NamespaceStore,
     namespace_watch::NamespaceWatch,
@@ -104,6 +106,7 @@ impl Tasks {
         let (events, sender) = events::channel(client.clone(), instance, metrics.clone());
         let (link_sender, link) = watch::channel(Link::Connecting);
         let lists = Arc::new(Observed::default());
+        let history = Arc::new(History::default());
         let (namespaces_listed, namespaces_listed_receiver) = watch::channel(false);
         let news = News { events, decisions };
         let syncer = Arc::new(Syncer {
@@ -136,7 +139,7 @@ impl Tasks {
                 peers,
                 ledger: ledger.clone(),
             },
-            allocator,
+            allocator: allocator.clone(),
             lists: lists.clone(),
             link: link_sender,
             ledger: ledger.clone(),
@@ -181,17 +184,21 @@ impl Tasks {
                 ledger: ledger.clone(),
                 queue: queue.clone(),
                 listed: namespaces_listed,
+                allocator,
+                history: history.clone(),
                 health: health.clone(),
                 metrics: metrics.clone(),
             }
             .run(client.clone()),
         ));
+        spawn(Box::pin(history.clone().watch(client.clone())));
         spawn(Box::pin(
             ServiceWatch {
                 store,
                 ledger: ledger.clone(),
                 queue: queue.clone(),
                 lists,
+                history,
                 health: health.clone(),
                 metrics: metrics.clone(),
             }

@@ -1,13 +1,16 @@
 //! The bodies of requests and answers, and what they hold meanwhile.
 
 use std::{
+    future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
+use tokio::time::{Instant, Sleep, sleep};
 use tonic::{Status, body::Body, codegen::Bytes};
 
 use super::{fault, shares::Share};
@@ -23,11 +26,38 @@ pub struct Taken {
 pub struct Asked {
     body: Body,
     taken: Arc<Taken>,
+    idle: Option<Idle>,
+}
+
+/// Ends a request of which nothing comes.
+struct Idle {
+    limit: Duration,
+    over: Pin<Box<Sleep>>,
 }
 
 impl Asked {
-    pub const fn new(body: Body, taken: Arc<Taken>) -> Self {
-        Self { body, taken }
+    /// With a limit for how long nothing may come, if there is one.
+    pub fn new(body: Body, taken: Arc<Taken>, idle: Option<Duration>) -> Self {
+        let idle = idle.map(|limit| Idle {
+            limit,
+            over: Box::pin(sleep(limit)),
+        });
+        Self { body, taken, idle }
+    }
+
+    fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<Status> {
+        let Some(Idle { limit, over }) = &mut self.idle else {
+            return Poll::Pending;
+        };
+        over.as_mut()
+            .poll(context)
+            .map(|()| fault::timed_out(*limit))
+    }
+
+    fn came(&mut self) {
+        if let Some(Idle { limit, over }) = &mut self.idle {
+            over.as_mut().reset(Instant::now() + *limit);
+        }
     }
 }
 
@@ -39,7 +69,10 @@ impl http_body::Body for Asked {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            return self.poll_idle(context).map(|status| Some(Err(status)));
+        };
+        self.came();
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
             && !self.taken.bytes.lock().take(data.len())
