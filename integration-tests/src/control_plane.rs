@@ -242,6 +242,40 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// Copies what etcd has, while neither runs, and starts both again.
+    ///
+    /// # Errors
+    /// When files cannot be copied or a server does not start.
+    pub async fn back_up(&mut self) -> Result<()> {
+        self.kill_apiserver();
+        self.etcd.kill();
+        copy_folder(&self.etcd_folder(), &self.backup_folder())?;
+        self.kill_all_and_restart_etcd()?;
+        self.start_apiserver().await
+    }
+
+    /// Puts back what [`Self::back_up`] copied, as after a disaster: the revision goes
+    /// back, too.
+    ///
+    /// # Errors
+    /// When there is no backup or a server does not start.
+    pub async fn restore(&mut self) -> Result<()> {
+        self.kill_apiserver();
+        self.etcd.kill();
+        fs::remove_dir_all(self.etcd_folder())?;
+        copy_folder(&self.backup_folder(), &self.etcd_folder())?;
+        self.kill_all_and_restart_etcd()?;
+        self.start_apiserver().await
+    }
+
+    fn etcd_folder(&self) -> PathBuf {
+        self.folder.path().join("etcd")
+    }
+
+    fn backup_folder(&self) -> PathBuf {
+        self.folder.path().join("etcd-backup")
+    }
+
     /// Starts the API server, after [`Self::kill_apiserver`], on the same port
     /// and the same data, and waits until it is ready.
     ///
@@ -338,6 +372,20 @@ fn start_etcd(
         "--unsafe-no-fsync=true".to_owned(),
     ];
     Process::start("etcd", binary, &args, &[], logs)
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            copy_folder(&from, &to)?;
+        } else {
+            fs::copy(&from, &to)?;
+        }
+    }
+    Ok(())
 }
 
 fn http_get(path: &str) -> Result<http::Request<Vec<u8>>> {

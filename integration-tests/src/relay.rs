@@ -1,12 +1,18 @@
 //! A TCP relay on loopback that can be cut as a network is, where connections stay
-//! open and nothing passes, and that can reset connections.
+//! open and nothing passes, that can be slow, and that can reset connections.
+
+use std::time::Duration;
 
 use anyhow::Result;
 use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
+    io::{AsyncReadExt, AsyncWriteExt, copy, copy_bidirectional},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
+    time::{Instant, sleep_until},
 };
+
+/// What a slow relay passes at a time.
+const PIECE: usize = 8 * 1024;
 
 /// Passes on what is sent to a port of its own.
 #[derive(Debug)]
@@ -30,6 +36,28 @@ impl Relay {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(relay(stream, to, is_cut.clone(), reset.clone()));
+            }
+        });
+        Ok(Self { port, cut, resets })
+    }
+
+    /// Relays to a port, and lets this many bytes pass towards it in a second, of all
+    /// connections each.
+    ///
+    /// # Errors
+    /// When it cannot listen.
+    pub async fn slow(to: u16, bytes_per_second: u32) -> Result<Self> {
+        // What a connection holds on its way must not be more than a slow network does.
+        let socket = TcpSocket::new_v4()?;
+        socket.set_recv_buffer_size(u32::try_from(4 * PIECE)?)?;
+        socket.bind(([127, 0, 0, 1], 0).into())?;
+        let listener = socket.listen(16)?;
+        let port = listener.local_addr()?.port();
+        let (cut, _) = watch::channel(false);
+        let (resets, _) = watch::channel(());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(trickle(stream, to, bytes_per_second));
             }
         });
         Ok(Self { port, cut, resets })
@@ -69,6 +97,33 @@ async fn relay(
             Ok(())
         }
     }
+}
+
+async fn trickle(near: TcpStream, to: u16, bytes_per_second: u32) -> Result<()> {
+    let far = TcpStream::connect(("127.0.0.1", to)).await?;
+    let (mut near_read, mut near_write) = near.into_split();
+    let (mut far_read, mut far_write) = far.into_split();
+    let slowly = async {
+        let mut piece = vec![0; PIECE];
+        loop {
+            let begun = Instant::now();
+            let count = near_read.read(&mut piece).await?;
+            if count == 0 {
+                far_write.shutdown().await?;
+                return anyhow::Ok(());
+            }
+            let passed = piece.get(..count).unwrap_or_default();
+            far_write.write_all(passed).await?;
+            let takes = f64::from(u32::try_from(count)?) / f64::from(bytes_per_second);
+            sleep_until(begun + Duration::from_secs_f64(takes)).await;
+        }
+    };
+    let back = async {
+        copy(&mut far_read, &mut near_write).await?;
+        anyhow::Ok(())
+    };
+    tokio::try_join!(slowly, back)?;
+    Ok(())
 }
 
 async fn pass(

@@ -55,17 +55,16 @@ pub struct Allocator {
     metrics: Metrics,
     /// The newest revision that this process was ever told.
     seen: Arc<AtomicI64>,
-    identity: Arc<Mutex<Identity>>,
+    /// Of the namespace `kube-system`; empty while it is not known.
+    cluster_uid: Arc<watch::Sender<String>>,
+    newest: Arc<Mutex<Mark>>,
 }
 
-/// What the allocator knows this cluster and its own database by.
+/// Of the marks of the last Sync and since, the one with the highest revision.
 #[derive(Debug, Default)]
-struct Identity {
-    /// Of the namespace `kube-system`; empty while it is not known.
-    cluster_uid: String,
-    /// Of the marks of the last Sync and since, the one with the highest revision.
-    mark: String,
-    marked: i64,
+struct Mark {
+    text: String,
+    revision: i64,
 }
 
 /// Tells of other connections.
@@ -137,7 +136,8 @@ impl Allocator {
             cluster: cluster.into(),
             metrics,
             seen: Arc::default(),
-            identity: Arc::default(),
+            cluster_uid: Arc::default(),
+            newest: Arc::default(),
         }
     }
 
@@ -173,31 +173,44 @@ impl Allocator {
 
     /// The uid of the cluster's namespace `kube-system`; empty while it is not known.
     pub fn cluster_uid(&self) -> String {
-        self.identity.lock().cluster_uid.clone()
+        self.cluster_uid.borrow().clone()
+    }
+
+    /// Ends once the uid is another one.
+    pub async fn is_another_than(&self, cluster_uid: &str) {
+        let mut known = self.cluster_uid.subscribe();
+        if known.wait_for(|uid| uid != cluster_uid).await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// The API server says which cluster this is.
     pub fn is_of(&self, cluster_uid: String) {
-        self.identity.lock().cluster_uid = cluster_uid;
+        self.cluster_uid.send_if_modified(|known| {
+            let is_other = *known != cluster_uid;
+            *known = cluster_uid;
+            is_other
+        });
     }
 
     /// The database has come so far, which is proved by this mark.
     pub fn marked(&self, revision: i64, mark: String) {
-        let mut identity = self.identity.lock();
-        if !mark.is_empty() && revision >= identity.marked {
-            identity.mark = mark;
-            identity.marked = revision;
+        let mut newest = self.newest.lock();
+        if !mark.is_empty() && revision >= newest.revision {
+            *newest = Mark {
+                text: mark,
+                revision,
+            };
         }
     }
 
     /// The first message of a Sync of what was seen until this revision.
     pub fn begin(&self, seen: i64) -> v1::sync_request::Begin {
-        let identity = self.identity.lock();
         v1::sync_request::Begin {
             cluster: self.cluster.to_string(),
             seen_revision: seen,
-            cluster_uid: identity.cluster_uid.clone(),
-            mark: identity.mark.clone(),
+            cluster_uid: self.cluster_uid(),
+            mark: self.newest.lock().text.clone(),
         }
     }
 
@@ -280,9 +293,10 @@ impl Allocator {
             .await?;
         // Also when it is lower: a restored database is what counts from now on.
         self.seen.store(revision, Ordering::Release);
-        let mut identity = self.identity.lock();
-        identity.mark = mark;
-        identity.marked = revision;
+        *self.newest.lock() = Mark {
+            text: mark,
+            revision,
+        };
         self.metrics.synced();
         Ok(services)
     }

@@ -178,6 +178,7 @@ impl Announcements {
             session.tell(&self.cluster);
             let Session {
                 stream,
+                cluster_uid,
                 telling,
                 told_lists,
                 ..
@@ -203,8 +204,10 @@ impl Announcements {
                 lists = self.lists.wait_for(|lists| *lists > *told_lists) => {
                     *told_lists = lists;
                     session.owes = true;
-                    let is_another = session.cluster_uid != self.allocator.cluster_uid();
-                    is_another.then(|| broken("the API server is another cluster's now"))
+                    None
+                }
+                () = self.allocator.is_another_than(cluster_uid) => {
+                    Some(broken("the namespace kube-system has another uid now, which it has to know"))
                 }
                 message = stream.message() => match message {
                     Ok(Some(message)) => {
@@ -333,10 +336,7 @@ impl Announcements {
             Some(Event::AskAgain(ask_again)) => self.outdated(ask_again.services),
             // What a newer allocator tells may be worth asking for too.
             Some(
-                Event::PoolsChanged(_)
-                | Event::Lagged(_)
-                | Event::Started(_)
-                | Event::Progress(_),
+                Event::PoolsChanged(_) | Event::Lagged(_) | Event::Started(_) | Event::Progress(_),
             )
             | None => self.ledger.wake(|_| true),
         };
@@ -403,7 +403,6 @@ mod tests {
     #[test]
     fn only_an_allocator_that_does_not_answer_holds_back_those_that_wait() {
         assert!(Link::Up.refusal().is_none());
-        assert!(Link::Refused.refusal().is_none());
         assert!(Link::Connecting.refusal().is_some());
         let down = Link::Down("gone".into()).refusal().unwrap();
         assert_eq!(

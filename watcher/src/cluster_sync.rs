@@ -15,9 +15,18 @@ use prost::Message;
 use tracing::{info, warn};
 
 use crate::{
-    allocator::Allocator, annotations::Peer, key::Key, ledger::Ledger, limits::{self, MESSAGE_BYTES},
-    namespace_store::NamespaceStore, reason::Refusal, scope::Scope, service_store::ServiceStore,
-    status, view::View, wish::parse_address,
+    allocator::Allocator,
+    annotations::Peer,
+    claim::{self, MESSAGE_BYTES},
+    key::Key,
+    ledger::Ledger,
+    namespace_store::NamespaceStore,
+    reason::Refusal,
+    scope::Scope,
+    service_store::ServiceStore,
+    status,
+    view::View,
+    wish::parse_address,
 };
 
 /// How often it is told even when nothing happened.
@@ -98,9 +107,9 @@ impl ClusterSync {
         let mut wish = view.reading.wish.message(&has);
         if labels.is_none() {
             // They are not known, which is another thing than none.
-            limits::without_labels(&mut wish);
+            claim::without_labels(&mut wish);
         }
-        limits::fit(&mut wish, &has);
+        claim::fit(&mut wish, &has);
         Some(wish)
     }
 
@@ -203,7 +212,62 @@ fn messages(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+    use tonic::transport::Endpoint;
+
     use super::*;
+    use crate::{metrics::Metrics, scope::ClassRule};
+
+    fn cluster_sync() -> ClusterSync {
+        let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+        let (metrics, _) = Metrics::new();
+        ClusterSync {
+            allocator: Allocator::over(channel, "a".into(), metrics),
+            store: Arc::new(ServiceStore::new(ClassRule::new(None, false))),
+            namespaces: Arc::default(),
+            peers: Vec::new(),
+            ledger: Arc::default(),
+        }
+    }
+
+    /// What is told of a Service in namespace `ns` with this status.
+    fn present(sync: &ClusterSync, class: Option<&str>, status: Value) -> v1::AcquireRequest {
+        let service = serde_json::from_value(json!({
+            "metadata": {"namespace": "ns", "name": "svc", "uid": "u",
+                         "labels": {"app": "web"}},
+            "spec": {"type": "LoadBalancer", "ipFamilies": ["IPv4"], "loadBalancerClass": class},
+            "status": status,
+        }));
+        sync.present(&service.unwrap())
+    }
+
+    fn shows() -> Value {
+        json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}})
+    }
+
+    #[tokio::test]
+    async fn what_a_service_shows_is_told_whoever_wrote_it_and_what_has_nothing_is_there() {
+        let sync = cluster_sync();
+        sync.namespaces
+            .apply("ns".into(), [("team".into(), "red".into())].into());
+        let told = present(&sync, None, shows());
+        let wish = told.wish.unwrap();
+        assert_eq!(wish.current_addresses, ["192.0.2.1"]);
+        assert_eq!(wish.namespace_labels["team"], "red");
+        assert!(!told.was_allocated);
+        for (class, status) in [(None, json!({})), (Some("example.org/other"), shows())] {
+            let told = present(&sync, class, status);
+            assert_eq!((told.wish, &*told.uid), (None, "u"), "{class:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_service_shows_is_told_before_the_labels_of_its_namespace_are_known() {
+        let sync = cluster_sync();
+        let wish = present(&sync, None, shows()).wish.unwrap();
+        assert_eq!(wish.current_addresses, ["192.0.2.1"]);
+        assert!(wish.service_labels.is_empty() && wish.namespace_labels.is_empty());
+    }
 
     #[test]
     fn only_what_is_shown_and_held_alike_is_confirmed() {

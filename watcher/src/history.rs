@@ -46,21 +46,24 @@ impl History {
     ) -> impl Stream<Item = S::Item> + Unpin {
         let before = self.breaks.get();
         let state = (self.clone(), None, open, before);
-        Box::pin(stream::unfold(state, |(history, stream, mut open, mut breaks)| async move {
-            let mut stream = stream.unwrap_or_else(&mut open);
-            loop {
-                tokio::select! {
-                    biased;
-                    now = history.breaks.wait_for(|now| *now != breaks) => {
-                        breaks = now;
-                        stream = open();
-                    }
-                    item = stream.next() => {
-                        return Some((item?, (history, Some(stream), open, breaks)));
+        Box::pin(stream::unfold(
+            state,
+            |(history, stream, mut open, mut breaks)| async move {
+                let mut stream = stream.unwrap_or_else(&mut open);
+                loop {
+                    tokio::select! {
+                        biased;
+                        now = history.breaks.wait_for(|now| *now != breaks) => {
+                            breaks = now;
+                            stream = open();
+                        }
+                        item = stream.next() => {
+                            return Some((item?, (history, Some(stream), open, breaks)));
+                        }
                     }
                 }
-            }
-        }))
+            },
+        ))
     }
 
     /// Looks for ever.

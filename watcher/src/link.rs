@@ -1,5 +1,9 @@
 //! Whether the allocator is there, and whether it serves this cluster.
 
+use std::collections::HashSet;
+
+use parking_lot::Mutex;
+
 use crate::reason::{Reason, Refusal, Remedy};
 
 /// Whether the allocator may be asked. It may once it was told, by Sync, what this
@@ -53,6 +57,29 @@ impl Link {
     }
 }
 
+/// The Services, by their uids, that were told that the allocator takes this cluster
+/// for another one. Once each: the watcher that it does serve may look after the same
+/// Services, and the two would overwrite each other without end.
+#[derive(Debug, Default)]
+pub struct ToldOnce(Mutex<HashSet<String>>);
+
+impl ToldOnce {
+    /// Whether it was told.
+    pub fn was(&self, uid: &str) -> bool {
+        self.0.lock().contains(uid)
+    }
+
+    /// It was told.
+    pub fn is(&self, uid: &str) {
+        self.0.lock().insert(uid.to_owned());
+    }
+
+    /// The allocator serves this cluster.
+    pub fn forget(&self) {
+        self.0.lock().clear();
+    }
+}
+
 /// For Services, of which it says nothing.
 fn of_watcher(refusal: &Refusal) -> Refusal {
     let Refusal {
@@ -77,10 +104,26 @@ mod tests {
     #[test]
     fn nobody_asks_an_allocator_that_refuses_what_the_cluster_tells_it() {
         for (reason, code, told) in [
-            ("INVALID_REQUEST", Code::InvalidArgument, "ALLOCATOR_UNAVAILABLE"),
-            ("PERMISSION_DENIED", Code::PermissionDenied, "PERMISSION_DENIED"),
-            ("CLUSTER_NAME_IN_USE", Code::FailedPrecondition, "CLUSTER_NAME_IN_USE"),
-            ("CLUSTER_HAS_OTHER_NAME", Code::FailedPrecondition, "CLUSTER_HAS_OTHER_NAME"),
+            (
+                "INVALID_REQUEST",
+                Code::InvalidArgument,
+                "ALLOCATOR_UNAVAILABLE",
+            ),
+            (
+                "PERMISSION_DENIED",
+                Code::PermissionDenied,
+                "PERMISSION_DENIED",
+            ),
+            (
+                "CLUSTER_NAME_IN_USE",
+                Code::FailedPrecondition,
+                "CLUSTER_NAME_IN_USE",
+            ),
+            (
+                "CLUSTER_HAS_OTHER_NAME",
+                Code::FailedPrecondition,
+                "CLUSTER_HAS_OTHER_NAME",
+            ),
             ("OF_TOMORROW", Code::Unimplemented, "ALLOCATOR_UNAVAILABLE"),
         ] {
             let link = Link::lost(&Refusal::named(reason, code, "why"));

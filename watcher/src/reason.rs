@@ -220,7 +220,11 @@ impl From<&Status> for Refusal {
             .get_details_error_info()
             .filter(|info| info.domain == lb_proto::ERROR_DOMAIN && is_reason(&info.reason));
         if let Some(info) = told {
-            return Self::named(&info.reason, status.code(), status.message());
+            let message = match info.metadata.get("command") {
+                Some(command) => format!("{}: {command}", status.message()),
+                None => status.message().to_owned(),
+            };
+            return Self::named(&info.reason, status.code(), &message);
         }
         match remedy_of(status.code()) {
             Remedy::RetrySeldom => Self::new(

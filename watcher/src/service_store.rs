@@ -126,7 +126,8 @@ impl ServiceStore {
         if !state.written.contains(&key) {
             let known = state.services.get(&key);
             let other = |known: &Arc<Service>| {
-                known.uid() != service.uid() || known.resource_version() != service.resource_version()
+                known.uid() != service.uid()
+                    || known.resource_version() != service.resource_version()
             };
             if known.is_some_and(other) {
                 state.services.remove(&key);

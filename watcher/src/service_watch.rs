@@ -16,8 +16,9 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::{
-    admin::Health, history::History, key::Key, ledger::Ledger, metrics::Metrics, observed::Observed, queue::Queue,
-    rank::rank, reconnect, scope::Scope, service_api::chain, service_store::ServiceStore, status,
+    admin::Health, history::History, key::Key, ledger::Ledger, metrics::Metrics,
+    observed::Observed, queue::Queue, rank::rank, reconnect, scope::Scope, service_api::chain,
+    service_store::ServiceStore, status,
 };
 
 /// Seconds after which the API server ends a watch, so that a connection that was

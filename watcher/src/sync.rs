@@ -15,7 +15,7 @@ use crate::{
     grant::Grant,
     key::Key,
     ledger::{ANSWER_LIFETIME, Ledger, Record, Waiting},
-    link::Link,
+    link::{Link, ToldOnce},
     namespace_store::NamespaceStore,
     news::News,
     queue::{Job, Next},
@@ -48,6 +48,8 @@ pub struct Syncer {
     pub allocator: Allocator,
     /// Whether the allocator is there.
     pub link: watch::Receiver<Link>,
+    /// Who was told that it serves another cluster.
+    pub told_once: ToldOnce,
     /// Who writes down what it said.
     pub writer: StatusWriter,
     /// Whom to tell.
@@ -198,6 +200,7 @@ impl Syncer {
         if let Some(refusal) = gate {
             return Answer::without(view, refusal);
         }
+        self.told_once.forget();
         let asked = self.ledger.moment();
         let wish = &view.reading.wish;
         let answer = self.allocator.acquire(key, view.service, wish, &view.shown);
@@ -276,6 +279,14 @@ impl Syncer {
         } else {
             Desired::refused(refusal)
         };
+        let of_cluster = refusal.is_about_the_cluster();
+        if of_cluster && failures == 0 {
+            // Another watcher may be about to serve it.
+            return Next::Retry;
+        }
+        if of_cluster && self.told_once.was(&view.uid) {
+            return after(refusal.remedy);
+        }
         let connecting = matches!(*self.link.borrow(), Link::Connecting);
         let early = connecting && refusal.remedy == Remedy::RetrySoon;
         let mut again = outdated;
@@ -284,6 +295,9 @@ impl Syncer {
                 Ok(written) => again |= written.gave_up,
                 Err(next) => return next,
             }
+        }
+        if of_cluster {
+            self.told_once.is(&view.uid);
         }
         if refusal.lets_go() {
             // The status does not show the address any more.

@@ -25,7 +25,7 @@ use crate::{
     leadership::Leadership,
     lease::Candidate,
     ledger::Ledger,
-    link::Link,
+    link::{Link, ToldOnce},
     metrics::Metrics,
     namespace_store::NamespaceStore,
     namespace_watch::NamespaceWatch,
@@ -116,6 +116,7 @@ impl Tasks {
             ledger: ledger.clone(),
             allocator: allocator.clone(),
             link,
+            told_once: ToldOnce::default(),
             writer: StatusWriter {
                 api: api.clone(),
                 store: store.clone(),

@@ -14,7 +14,6 @@ use lb_proto::v1;
 
 use crate::{
     annotations::{IPS, POOL, Peer, Said, said},
-    limits::{self, Size},
     namespace_store::Labels,
     reason::{Reason, Refusal},
     sharing::{self, Sharing},
@@ -103,16 +102,6 @@ impl Wish {
         hasher.finish()
     }
 
-    /// Of all that Kubernetes sets no limit for.
-    fn sizes(&self) -> [Size; 4] {
-        [
-            Size::ports(self.ports.len()),
-            Size::labels("spec.selector", &self.selector),
-            Size::labels("metadata.labels", &self.labels),
-            Size::labels("metadata.labels of the namespace", &self.namespace_labels),
-        ]
-    }
-
     /// In the words of the contract, with the addresses that the status shows.
     pub fn message(&self, shown: &[IpAddr]) -> v1::Wish {
         /// As many as the contract takes.
@@ -156,7 +145,7 @@ pub fn read(service: &Service, peers: &[Peer], namespace_labels: &Labels) -> Rea
     let spec = service.spec.as_ref().unwrap_or(&default);
     let families = families(spec);
     let addresses = requested(service, peers, spec, &families);
-    let pool = said(service, peers, &POOL, limits::pool);
+    let pool = said(service, peers, &POOL, |_, pool| Ok(pool.to_owned()));
     let sharing = sharing::read(service, peers);
     let askable = sharing.is_ok();
     let refusals = [
@@ -164,7 +153,7 @@ pub fn read(service: &Service, peers: &[Peer], namespace_labels: &Labels) -> Rea
         pool.as_ref().err(),
         sharing.as_ref().err(),
     ];
-    let refused = refusals.into_iter().flatten().next().cloned();
+    let refusal = refusals.into_iter().flatten().next().cloned();
     let wish = Wish {
         policy: policy(spec),
         addresses: addresses.unwrap_or_default(),
@@ -178,11 +167,10 @@ pub fn read(service: &Service, peers: &[Peer], namespace_labels: &Labels) -> Rea
         sharing: sharing.ok().flatten(),
         families,
     };
-    let too_large = limits::exceeded(&wish.sizes());
     Reading {
-        askable: askable && too_large.is_none(),
-        refusal: too_large.or(refused),
         wish,
+        refusal,
+        askable,
     }
 }
 

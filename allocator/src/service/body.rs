@@ -1,16 +1,13 @@
 //! The bodies of requests and answers, and what they hold meanwhile.
 
 use std::{
-    future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
+    task::{Context, Poll, ready},
 };
 
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::time::{Instant, Sleep, sleep};
 use tonic::{Status, body::Body, codegen::Bytes};
 
 use super::{fault, shares::Share};
@@ -26,38 +23,11 @@ pub struct Taken {
 pub struct Asked {
     body: Body,
     taken: Arc<Taken>,
-    idle: Option<Idle>,
-}
-
-/// Ends a request of which nothing comes.
-struct Idle {
-    limit: Duration,
-    over: Pin<Box<Sleep>>,
 }
 
 impl Asked {
-    /// With a limit for how long nothing may come, if there is one.
-    pub fn new(body: Body, taken: Arc<Taken>, idle: Option<Duration>) -> Self {
-        let idle = idle.map(|limit| Idle {
-            limit,
-            over: Box::pin(sleep(limit)),
-        });
-        Self { body, taken, idle }
-    }
-
-    fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<Status> {
-        let Some(Idle { limit, over }) = &mut self.idle else {
-            return Poll::Pending;
-        };
-        over.as_mut()
-            .poll(context)
-            .map(|()| fault::timed_out(*limit))
-    }
-
-    fn came(&mut self) {
-        if let Some(Idle { limit, over }) = &mut self.idle {
-            over.as_mut().reset(Instant::now() + *limit);
-        }
+    pub const fn new(body: Body, taken: Arc<Taken>) -> Self {
+        Self { body, taken }
     }
 }
 
@@ -69,10 +39,7 @@ impl http_body::Body for Asked {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
-            return self.poll_idle(context).map(|status| Some(Err(status)));
-        };
-        self.came();
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
             && !self.taken.bytes.lock().take(data.len())

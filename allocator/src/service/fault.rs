@@ -1,6 +1,6 @@
 //! From our errors to gRPC's. Every status that we make is made here.
 
-use std::{collections::HashMap, error::Error, time::Duration};
+use std::{collections::HashMap, error::Error};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -86,15 +86,6 @@ pub fn slow_consumer() -> Status {
     let message = "this stream was read too slowly; open another one".to_owned();
     let metadata = Metadata::new();
     status(Code::ResourceExhausted, message, "SLOW_CONSUMER", metadata)
-}
-
-/// A caller of whom nothing came, or an answer that took too long.
-pub fn timed_out(limit: Duration) -> Status {
-    Status::deadline_exceeded(format!(
-        "nothing came within {} s; the change may or may not have been made, and repeating the \
-         request is safe",
-        limit.as_secs()
-    ))
 }
 
 pub fn shutting_down() -> Status {

@@ -15,7 +15,7 @@ use tower::{Layer, Service};
 use tracing::{Instrument, Span, debug_span, field::Empty};
 
 use super::{
-    MAX_BYTES, MAX_IN_FLIGHT, MAX_PAGE, TIMEOUT,
+    MAX_BYTES, MAX_IN_FLIGHT, MAX_PAGE,
     body::{Answered, Asked, Taken},
     fault,
     gate::Gate,
@@ -123,19 +123,10 @@ where
         };
         let span = rpc.map_or_else(Span::none, |_| span_of(&request));
         let asked = Arc::clone(&taken);
-        let is_sync = rpc == Some(Rpc::Sync);
-        let idle = is_sync.then_some(TIMEOUT);
-        let request = request.map(|body| Body::new(Asked::new(body, asked, idle)));
+        let request = request.map(|body| Body::new(Asked::new(body, asked)));
         let answer = self.inner.call(request).instrument(span.clone());
         Box::pin(async move {
             let mut guard = guard;
-            let answer = async {
-                if is_sync {
-                    return answer.await;
-                }
-                let answer = tokio::time::timeout(TIMEOUT, answer).await;
-                answer.unwrap_or_else(|_| Ok(fault::timed_out(TIMEOUT).into_http()))
-            };
             let mut response = answer.await.inspect_err(|_| guard.code = Code::Internal)?;
             // A refusal is in the headers; what comes in trailers is OK, or
             // the end of a stream that has been counted as begun.

@@ -66,8 +66,7 @@ const MAX_HEADERS: u32 = 8 * 1024;
 /// has a deadline gives up all at once when it passes, and means no harm.
 const MAX_GIVEN_UP: usize = MAX_STREAMS as usize;
 /// After this long an RPC ends, so that a caller that never sends its message
-/// holds nothing up. Watch is bounded only until it begins. A Sync ends when nothing of
-/// it has come for so long: how long all of it takes is the network's business.
+/// holds nothing up. Streams are bounded only until they begin.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// A peer that does not answer a ping for this long is gone.
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -102,6 +101,7 @@ pub async fn router(
 /// The gRPC server with its limits.
 pub fn server(metrics: RpcMetrics, gate: Gate) -> Server<Layers> {
     Server::builder()
+        .timeout(TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

@@ -8,7 +8,9 @@
 
 mod aliases;
 mod allocator_away;
+mod allocator_refuses;
 mod api_server_away;
+mod api_server_restored;
 mod assignment;
 mod classes;
 mod configuration;

@@ -3,10 +3,11 @@
 use integration_tests::{
     control_plane::ControlPlane,
     eventually::{DEADLINE, eventually},
-    service::{ServiceBuilder, service},
-    site::{Site, random_class},
-    watcher::{Options, Watcher},
+    rpc::{Asking, acquire, held, of_cluster, refusal},
+    service::ServiceBuilder,
+    site::Site,
 };
+use lb_proto::v1::{Protocol, ServicePort, Sharing};
 use serde_json::json;
 
 const KEY: &str = "lb-allocator.io/sharing-key";
@@ -221,19 +222,28 @@ async fn clusters_do_not_share() {
     let ns = control_plane.namespace().await;
     let pools = "pools: [{name: p, addresses: [192.0.2.0/24]}]";
     let site = Site::with_pools(control_plane, pools).await;
-    let class = random_class();
-    let options = Options::cluster("two").class(&class);
-    let _other = Watcher::start(control_plane, &site.allocator.url(), options).await;
-    let keyed =
-        |service: ServiceBuilder| service.annotation(KEY, "web").annotation(NAMESPACES, "*");
-    ns.create(keyed(site.service("one").port(80))).await;
-    ns.gets("one", ["192.0.2.0"]).await;
-    ns.create(keyed(service("two").class(&class).port(81)))
+    let keyed = site.service("one").port(80);
+    ns.create(keyed.annotation(KEY, "web").annotation(NAMESPACES, "*"))
         .await;
-    ns.gets("two", ["192.0.2.1"]).await;
-    let asking = service("asking").class(&class).port(82);
-    ns.create(keyed(asking).ips("192.0.2.0")).await;
-    ns.is_pending("asking", "SHARING_NOT_PERMITTED").await;
+    ns.gets("one", ["192.0.2.0"]).await;
+    // The same words from the same namespace of another cluster.
+    let mut client = site.allocator.client().await;
+    let request = |name: &str, port: u32| {
+        let request = of_cluster("two", acquire(&ns.to_string(), name));
+        request.wishing(|wish| {
+            let protocol = Protocol::Tcp.into();
+            wish.ports = vec![ServicePort { protocol, port }];
+            wish.sharing = Some(Sharing {
+                key: "web".to_owned(),
+                namespaces: vec!["*".to_owned()],
+            });
+        })
+    };
+    let granted = client.acquire(request("two", 81)).await.unwrap();
+    assert_eq!(held(granted.get_ref()), ["192.0.2.1"]);
+    let asking = request("asking", 82).addresses(&["192.0.2.0"]);
+    let status = client.acquire(asking).await.unwrap_err();
+    assert_eq!(refusal(&status).reason, "SHARING_NOT_PERMITTED");
 }
 
 #[tokio::test]

@@ -39,9 +39,11 @@ async fn a_watcher_and_an_administrator_are_who_cert_manager_is_told_they_are() 
     let server = Secret::new(&authority.server().unwrap(), &authority.certificate);
     let list = format!("{ns}:192.0.2.1 {ns}:192.0.2.2");
     let allocator = Allocator::start(AllocatorOptions::ip_list(list).tls(server.files())).await;
-    for (cluster, name) in [
-        ("prod-eu", "lb-watcher-tls"),
-        ("prod-us", "lb-watcher-tls-prod-us"),
+    let other = ControlPlane::start("prod-us").await.unwrap();
+    let there = other.namespace_called(&ns.to_string()).await;
+    for (cluster, name, control_plane, ns) in [
+        ("prod-eu", "lb-watcher-tls", control_plane, &ns),
+        ("prod-us", "lb-watcher-tls-prod-us", &other, &there),
     ] {
         let (class, files) = (random_class(), secret(name));
         let options = Options::cluster(cluster).class(&class).alone();

@@ -7,15 +7,19 @@ use integration_tests::{
     allocator::{Allocator, Options, connect_with},
     certificates::{Authority, Identity},
     control_plane::ControlPlane,
+    eventually::{DEADLINE, eventually},
     namespace::{Namespace, random_name},
     secret::Secret,
     service::{ServiceBuilder, service},
     site::random_class,
     watcher::{self, Watcher},
 };
+use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
+use kube::Api;
 use lb_proto::v1::{
-    Conflict, Denial, ListAllocationsRequest, ListConflictsRequest, ListDenialsRequest, ServiceKey,
-    admin_service_client::AdminServiceClient, pool_service_client::PoolServiceClient,
+    Conflict, Denial, ListAllocationsRequest, ListConflictsRequest, ListDenialsRequest,
+    ReplaceClusterRequest, ServiceKey, admin_service_client::AdminServiceClient,
+    pool_service_client::PoolServiceClient,
 };
 use tokio::sync::OnceCell;
 use tonic::transport::Channel;
@@ -27,6 +31,16 @@ pub async fn plane(number: usize) -> &'static ControlPlane {
     let start = async || ControlPlane::start(&format!("cluster-{number}")).await;
     let plane = PLANES[number].get_or_try_init(start).await;
     plane.expect("the control plane starts")
+}
+
+/// What tells the cluster of this API server from others.
+pub async fn uid(number: usize) -> String {
+    let client = plane(number).await.client().await;
+    let namespaces: Api<KubeNamespace> = Api::all(client);
+    let found = eventually(DEADLINE, "there is kube-system", async || {
+        namespaces.get("kube-system").await
+    });
+    found.await.metadata.uid.unwrap()
 }
 
 /// An allocator that asks for certificates, and who gives them.
@@ -66,6 +80,11 @@ impl Fleet {
     /// A Service that the watchers of this fleet serve.
     pub fn service(&self, name: &str) -> ServiceBuilder {
         service(name).class(&self.class)
+    }
+
+    /// The class that the watchers of this fleet serve.
+    pub fn class(&self) -> &str {
+        &self.class
     }
 
     /// What the watcher of this cluster should show.
@@ -128,6 +147,16 @@ impl Fleet {
         let mut admin = self.admin().await;
         let answer = admin.list_denials(ListDenialsRequest::default()).await;
         answer.unwrap().into_inner().denials
+    }
+
+    /// Lets the cluster of this API server take a name over.
+    pub async fn replace(&self, name: &str, number: usize) {
+        let request = ReplaceClusterRequest {
+            cluster: name.to_owned(),
+            cluster_uid: uid(number).await,
+        };
+        let mut admin = self.admin().await;
+        admin.replace_cluster(request).await.unwrap();
     }
 
     /// Who holds what: address and `cluster/name`, in the order of addresses.

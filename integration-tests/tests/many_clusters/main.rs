@@ -10,8 +10,10 @@
 mod authority;
 mod fleet;
 mod handover;
+mod identity;
 mod lost_database;
 mod new_cluster;
 mod old_backup;
 mod one_pool;
 mod record;
+mod shown_by_others;

@@ -1,6 +1,7 @@
 //! A cluster is wiped and made again under the same name: another etcd, the same
 //! namespaces and names, other uids. For the allocator that is an API server where
-//! none of it has been yet, so each test goes on with another one.
+//! none of it has been yet, so each test goes on with another one, after an
+//! administrator has said that it takes over.
 
 use integration_tests::eventually::{DEADLINE, eventually};
 
@@ -40,6 +41,7 @@ async fn a_cluster_made_again_at_once_gets_its_addresses_back() {
     for name in [NAMES[3], NAMES[2]] {
         new.ns.create(fleet.service(name)).await;
     }
+    fleet.replace("a", 2).await;
     new.watcher.start_again().await;
     new.ns.gets(NAMES[3], [&had[3]]).await;
     for name in ["one", "two"] {
@@ -68,6 +70,7 @@ async fn a_cluster_made_again_later_gets_its_addresses_back_while_they_are_stick
     let (mut old, had) = filled(&fleet, 0).await;
     old.watcher.kill();
 
+    fleet.replace("a", 2).await;
     let new = fleet.cluster("a", 2).await;
     eventually(DEADLINE, "what is gone is taken back", async || {
         let holders = fleet.holders().await;
