@@ -1,7 +1,10 @@
 //! The watch on the cluster's namespaces, of which only the labels are kept: rules
 //! of pools may look at them. What changes is queued.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use futures::{StreamExt, stream::BoxStream};
 use k8s_openapi::api::core::v1::Namespace;
@@ -114,8 +117,10 @@ impl NamespaceWatch {
 
     /// The labels are part of the wish of every Service there.
     fn push(&self, namespaces: &HashSet<String>) {
+        // In their order, so that a simulated run goes the same way each time.
+        let namespaces: BTreeSet<_> = namespaces.iter().collect();
         let keys = namespaces
-            .iter()
+            .into_iter()
             .flat_map(|namespace| self.services.ours_in(namespace));
         let ranked = keys.map(|key| {
             let rank = rank(&self.services, &self.ledger, &key);

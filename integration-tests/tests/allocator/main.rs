@@ -21,7 +21,6 @@ mod reflection;
 mod refusals;
 mod routes;
 mod shutdown;
-mod slow_sync;
 mod sync;
 mod tls;
 mod tls_files;
