@@ -28,6 +28,7 @@ pub mod kind;
 pub mod kubeconfig;
 pub mod logs;
 pub mod namespace;
+pub mod policy;
 pub mod ports;
 pub mod process;
 pub mod relay;

@@ -19,6 +19,16 @@ pub struct Write {
     pub code: u64,
 }
 
+impl Write {
+    /// Whether it came from this field manager.
+    #[must_use]
+    pub fn is_by(&self, manager: &str) -> bool {
+        self.uri
+            .split(['?', '&'])
+            .any(|part| part == format!("fieldManager={manager}"))
+    }
+}
+
 /// Requests of the namespace for the resource, the oldest first.
 ///
 /// # Errors

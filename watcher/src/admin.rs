@@ -37,6 +37,8 @@ pub struct Health {
     cluster_refused: Mutex<Option<String>>,
     /// Why not.
     election_error: Mutex<String>,
+    /// Why statuses cannot be written, if nothing but a missing right is to blame.
+    status_error: Mutex<Option<String>>,
 }
 
 impl Health {
@@ -73,6 +75,16 @@ impl Health {
     /// The lease cannot be reached, for this reason.
     pub fn election_broken(&self, error: String) {
         *self.election_error.lock() = error;
+    }
+
+    /// A status was written.
+    pub fn status_written(&self) {
+        *self.status_error.lock() = None;
+    }
+
+    /// Statuses cannot be written for want of a right.
+    pub fn status_forbidden(&self, error: String) {
+        *self.status_error.lock() = Some(format!("cannot write services/status: {error}"));
     }
 
     fn checks(&self) -> [(&'static str, bool); 4] {
@@ -159,7 +171,10 @@ fn report(health: &Health, leads: bool, verbose: bool) -> (bool, String) {
     }
     // Not for a while, as an allocator that is away: until somebody has decided.
     let refused = health.cluster_refused.lock().clone();
-    let ready = refused.is_none() && checks.iter().all(|(_, ok)| *ok);
+    // Who stands by does not write.
+    let forbidden = health.status_error.lock().clone().filter(|_| leads);
+    let works = refused.is_none() && forbidden.is_none();
+    let ready = works && checks.iter().all(|(_, ok)| *ok);
     health.was_ready.fetch_or(ready, Ordering::Relaxed);
     let mut text = String::new();
     for (name, ok) in checks.iter().filter(|(_, ok)| verbose || !ok) {
@@ -170,6 +185,11 @@ fn report(health: &Health, leads: bool, verbose: bool) -> (bool, String) {
             (true, true, false) => ('+', "standby"),
         };
         text += &format!("[{sign}]{name} {word}\n");
+    }
+    match &forbidden {
+        Some(error) => text += &format!("[-]status-writable failed: {error}\n"),
+        None if verbose => text += "[+]status-writable ok\n",
+        None => {}
     }
     for (works, error) in [
         (&health.namespaces_listed, &health.namespaces_error),
@@ -197,7 +217,12 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
         ledger,
         ..
     } = &*admin;
-    let text = metrics.scrape(registry, queue.depth(), ledger.census(), leadership.leads());
+    let text = metrics.scrape(
+        registry,
+        queue.depth(),
+        &ledger.census(),
+        leadership.leads(),
+    );
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(CONTENT_TYPE, kind)], text)
 }
@@ -233,10 +258,20 @@ mod tests {
         for (leads, role) in [(true, "leading"), (false, "standby")] {
             let verbose = format!(
                 "[+]namespaces-listed ok\n[+]services-listed ok\n[+]allocator-answered ok\n\
-                 [+]leader-election {role}\nok\n"
+                 [+]leader-election {role}\n[+]status-writable ok\nok\n"
             );
             assert_eq!(report(&health, leads, true), (true, verbose));
         }
+        health.status_forbidden("forbidden: User \"u\" cannot patch".into());
+        let expected = "[-]status-writable failed: cannot write services/status: forbidden: User \
+                        \"u\" cannot patch\nnot ready\n";
+        assert_eq!(report(&health, true, false), (false, expected.into()));
+        assert!(
+            report(&health, false, false).0,
+            "who stands by writes nothing"
+        );
+        health.status_written();
+        assert!(report(&health, true, false).0);
     }
 
     #[test]

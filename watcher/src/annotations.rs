@@ -42,6 +42,7 @@ pub const IPS: Meaning = Meaning {
         (Peer::Metallb, "metallb.io/loadBalancerIPs"),
         (Peer::Metallb, "metallb.universe.tf/loadBalancerIPs"),
         (Peer::Cilium, "lbipam.cilium.io/ips"),
+        (Peer::Cilium, "io.cilium/lb-ipam-ips"),
         (Peer::Purelb, "purelb.io/addresses"),
         (Peer::KubeVip, KUBE_VIP_IPS),
     ],
@@ -62,13 +63,17 @@ pub const SHARING_KEY: Meaning = Meaning {
         (Peer::Metallb, "metallb.io/allow-shared-ip"),
         (Peer::Metallb, "metallb.universe.tf/allow-shared-ip"),
         (Peer::Cilium, "lbipam.cilium.io/sharing-key"),
+        (Peer::Cilium, "io.cilium/lb-ipam-sharing-key"),
         (Peer::Purelb, "purelb.io/allow-shared-ip"),
     ],
 };
 /// Other namespaces to share with, a comma list or `*`.
 pub const SHARING_NAMESPACES: Meaning = Meaning {
     own: "lb-allocator.io/sharing-namespaces",
-    peers: &[(Peer::Cilium, "lbipam.cilium.io/sharing-cross-namespace")],
+    peers: &[
+        (Peer::Cilium, "lbipam.cilium.io/sharing-cross-namespace"),
+        (Peer::Cilium, "io.cilium/lb-ipam-sharing-cross-namespace"),
+    ],
 };
 
 const ALL: [&Meaning; 4] = [&IPS, &POOL, &SHARING_KEY, &SHARING_NAMESPACES];

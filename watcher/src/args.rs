@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use lb_tls::files::Files;
 use tonic::transport::Endpoint;
 
-use crate::annotations::Peer;
+use crate::{annotations::Peer, names::is_subdomain};
 
 /// Gives the Services of one Kubernetes cluster the addresses that lb-allocator
 /// grants.
@@ -292,18 +292,6 @@ impl FromStr for ClassName {
             )
         }
     }
-}
-
-fn is_subdomain(text: &str) -> bool {
-    let alphanumeric =
-        |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    text.len() <= 253
-        && text.split('.').all(|label| {
-            let bytes = label.as_bytes();
-            alphanumeric(bytes.first())
-                && alphanumeric(bytes.last())
-                && bytes.iter().all(|b| alphanumeric(Some(b)) || *b == b'-')
-        })
 }
 
 /// The zone of the classic log's times: UTC, unless TZ names another.

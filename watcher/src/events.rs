@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
 use crate::{
+    excerpt::{self, EVENT_INSTANCE, EVENT_NOTE},
     key::Key,
     metrics::{ApiCall, Metrics},
     status::{MANAGER, Transition},
@@ -36,8 +37,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Services of many they have nothing to do for a moment.
 const LULL: Duration = Duration::from_millis(10);
 const DEADLINE: Duration = Duration::from_secs(10);
-/// The API server takes notes of at most 1 kB.
-const NOTE_LIMIT: usize = 1024;
 
 /// Takes Events, and never waits.
 #[derive(Clone)]
@@ -57,6 +56,7 @@ pub struct Sender {
 /// Both ends. `instance` names this process.
 pub fn channel(client: Client, instance: String, metrics: Metrics) -> (Events, Sender) {
     let (sender, receiver) = mpsc::channel(CAPACITY);
+    let instance = excerpt::cut(instance, EVENT_INSTANCE);
     let events = Events {
         queue: sender,
         metrics: metrics.clone(),
@@ -166,8 +166,7 @@ async fn lull(busy: &mut watch::Receiver<bool>) {
     }
 }
 
-fn event(regarding: ObjectReference, kind: &str, reason: &str, mut note: String) -> Event {
-    note.truncate(note.floor_char_boundary(NOTE_LIMIT));
+fn event(regarding: ObjectReference, kind: &str, reason: &str, note: String) -> Event {
     let now = Timestamp::now();
     let name = regarding.name.as_deref().unwrap_or_default();
     Event {
@@ -180,7 +179,7 @@ fn event(regarding: ObjectReference, kind: &str, reason: &str, mut note: String)
         type_: Some(kind.into()),
         reason: Some(reason.into()),
         action: Some("AllocateAddress".into()),
-        note: Some(note),
+        note: Some(excerpt::cut(note, EVENT_NOTE)),
         reporting_controller: Some(MANAGER.into()),
         regarding: Some(regarding),
         ..Event::default()
@@ -253,6 +252,7 @@ mod tests {
             "R",
             "ä".repeat(600) + "x",
         );
-        assert_eq!(event.note.unwrap().len(), NOTE_LIMIT);
+        let note = event.note.unwrap();
+        assert!(note.len() <= EVENT_NOTE && note.ends_with("ä…"), "{note}");
     }
 }

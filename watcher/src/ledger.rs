@@ -18,10 +18,10 @@ use crate::{
     wish::Family,
 };
 
-/// How often an address list that was edited by hand is put back within
-/// [`FORCE_WINDOW`], before the editor counts as another controller.
-const FORCE_LIMIT: usize = 3;
-const FORCE_WINDOW: Duration = Duration::from_secs(600);
+/// How often an address list that somebody else wrote is put back within
+/// [`PUT_BACK_WINDOW`], before whoever writes it counts as another controller.
+const PUT_BACK_LIMIT: usize = 3;
+const PUT_BACK_WINDOW: Duration = Duration::from_secs(600);
 /// After this time an event of a Service asks the allocator again. Not longer than
 /// the slow retry of a Service that waits, which is to ask in earnest.
 pub const ANSWER_LIFETIME: Duration = Duration::from_secs(240);
@@ -70,7 +70,56 @@ pub struct Record {
     lost: bool,
     /// In this epoch the allocator granted what is held.
     granted_in: Option<u64>,
-    forced: Vec<Instant>,
+    /// The status has shown what is held.
+    was_published: bool,
+    /// When the address list was put back lately.
+    put_back: Vec<Instant>,
+    /// Why the status cannot say what it should.
+    obstacle: Option<Hindered>,
+}
+
+/// Why the status of a Service cannot say what it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Obstacle {
+    /// Another controller writes the address list.
+    Conflict,
+    /// The API server refuses the write, as by an admission policy.
+    Rejected,
+    /// The API server takes the write, and stores something else.
+    Altered,
+    /// The watcher's account has no right to write.
+    Forbidden,
+}
+
+impl Obstacle {
+    /// All there are.
+    pub const ALL: [Self; 4] = [
+        Self::Conflict,
+        Self::Rejected,
+        Self::Altered,
+        Self::Forbidden,
+    ];
+
+    /// For metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Conflict => "conflict",
+            Self::Rejected => "rejected",
+            Self::Altered => "altered",
+            Self::Forbidden => "forbidden",
+        }
+    }
+}
+
+/// A Service whose status cannot say what it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hindered {
+    /// Why.
+    pub by: Obstacle,
+    /// Since then, seconds since 1970.
+    pub since: i64,
+    /// Whether the status shows no address at all.
+    pub pending: bool,
 }
 
 /// An answer of the allocator.
@@ -108,7 +157,7 @@ pub struct Moment {
 
 /// How many Services hold an address, how many wait for one, and since when the
 /// first of these does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
     /// Services that hold an address.
     pub held: usize,
@@ -116,6 +165,8 @@ pub struct Census {
     pub pending: usize,
     /// Seconds since 1970.
     pub oldest: Option<i64>,
+    /// Services whose status cannot say what it should, by what hinders it.
+    pub hindered: BTreeMap<Obstacle, usize>,
 }
 
 impl Ledger {
@@ -265,31 +316,74 @@ impl Ledger {
 
     /// The status shows these addresses of ours.
     pub fn published(&self, key: &Key, addresses: &[IpAddr]) {
-        if let Some(record) = self.state.lock().records.get_mut(key)
-            && record.published != addresses
-        {
-            record.published = addresses.to_vec();
+        if let Some(record) = self.state.lock().records.get_mut(key) {
+            record.was_published = true;
+            if record.published != addresses {
+                record.published = addresses.to_vec();
+            }
         }
     }
 
-    /// Somebody else claims the status.
+    /// Somebody else claims the status, or what it showed was taken back.
     pub fn unpublished(&self, key: &Key) {
-        self.published(key, &[]);
+        if let Some(record) = self.state.lock().records.get_mut(key) {
+            record.published.clear();
+        }
     }
 
-    /// Whether the address list may be put back by force once more.
-    pub fn may_force(&self, key: &Key) -> bool {
+    /// What was granted to this uid and was never shown was given back.
+    pub fn gave_back(&self, key: &Key) {
+        if let Some(record) = self.state.lock().records.get_mut(key) {
+            record.held.clear();
+            record.reply = None;
+        }
+    }
+
+    /// Whether the address list was put back as often lately as it may be.
+    pub fn is_contested(&self, key: &Key) -> bool {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let record = state.records.get_mut(key);
+        record.is_some_and(|record| record.may_put_back_at(now) > now)
+    }
+
+    /// The address list is about to be put back: notes it.
+    ///
+    /// # Errors
+    /// When that was done too often lately: how long it has to rest.
+    pub fn puts_back(&self, key: &Key) -> Result<(), Duration> {
         let now = Instant::now();
         let mut state = self.state.lock();
         let Some(record) = state.records.get_mut(key) else {
-            return false;
+            return Err(PUT_BACK_WINDOW);
         };
-        record.forced.retain(|at| now < *at + FORCE_WINDOW);
-        let may = record.forced.len() < FORCE_LIMIT;
-        if may {
-            record.forced.push(now);
+        let at = record.may_put_back_at(now);
+        if at > now {
+            return Err(at - now);
         }
-        may
+        record.put_back.push(now);
+        Ok(())
+    }
+
+    /// The status cannot say what it should. Says whether that is news.
+    pub fn hindered(&self, key: &Key, uid: &str, by: Obstacle, now: i64, pending: bool) -> bool {
+        let mut state = self.state.lock();
+        let record = state.records.entry(key.clone());
+        let record = record.or_insert_with(|| Record::of(uid));
+        let before = record.obstacle;
+        record.obstacle = Some(Hindered {
+            by,
+            since: before.map_or(now, |before| before.since),
+            pending,
+        });
+        before.map(|before| before.by) != Some(by)
+    }
+
+    /// The status says what it should.
+    pub fn in_place(&self, key: &Key) {
+        if let Some(record) = self.state.lock().records.get_mut(key) {
+            record.obstacle = None;
+        }
     }
 
     /// The allocator is lost.
@@ -365,11 +459,20 @@ impl Ledger {
         let state = self.state.lock();
         let mut census = Census::default();
         for record in state.records.values() {
-            census.held += usize::from(!record.held.is_empty());
-            if let Some(waiting) = record.waiting.as_ref().filter(|w| w.pending) {
-                census.pending += 1;
-                let oldest = census.oldest.unwrap_or(waiting.since);
-                census.oldest = Some(oldest.min(waiting.since));
+            let waiting = record.waiting.as_ref().filter(|waiting| waiting.pending);
+            let mut since = waiting.map(|waiting| waiting.since);
+            if let Some(hindered) = record.obstacle {
+                *census.hindered.entry(hindered.by).or_default() += 1;
+                if hindered.pending {
+                    since = since.or(Some(hindered.since));
+                }
+            }
+            match since {
+                Some(since) => {
+                    census.pending += 1;
+                    census.oldest = Some(census.oldest.unwrap_or(since).min(since));
+                }
+                None => census.held += usize::from(!record.held.is_empty()),
             }
         }
         census
@@ -398,6 +501,25 @@ impl Record {
         Self {
             uid: uid.to_owned(),
             ..Self::default()
+        }
+    }
+
+    /// The status has shown what this uid holds.
+    pub fn was_published(&self) -> bool {
+        self.was_published
+    }
+
+    /// The status could not say what it should when it was written last.
+    pub fn is_hindered(&self) -> bool {
+        self.obstacle.is_some()
+    }
+
+    /// When the address list may be put back once more; in the past, if now.
+    fn may_put_back_at(&mut self, now: Instant) -> Instant {
+        self.put_back.retain(|at| now < *at + PUT_BACK_WINDOW);
+        match self.put_back.first() {
+            Some(first) if self.put_back.len() >= PUT_BACK_LIMIT => *first + PUT_BACK_WINDOW,
+            Some(_) | None => now,
         }
     }
 }
@@ -524,13 +646,39 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn force_is_limited_and_comes_back_with_time() {
+    async fn an_address_list_is_put_back_three_times_in_ten_minutes() {
+        let ledger = Ledger::default();
+        assert!(ledger.puts_back(&key()).is_err(), "nothing of it is known");
+        ledger.granted(&key(), "u", 7, &grant(), ledger.moment());
+        for _ in 0..PUT_BACK_LIMIT {
+            assert!(!ledger.is_contested(&key()));
+            assert_eq!(ledger.puts_back(&key()), Ok(()));
+            tokio::time::advance(Duration::from_secs(60)).await;
+        }
+        assert!(ledger.is_contested(&key()));
+        let rest = PUT_BACK_WINDOW - Duration::from_secs(180);
+        assert_eq!(ledger.puts_back(&key()), Err(rest));
+        tokio::time::advance(rest).await;
+        assert_eq!(ledger.puts_back(&key()), Ok(()));
+        assert!(ledger.is_contested(&key()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_whose_status_cannot_be_written_counts_as_pending_while_it_shows_nothing() {
         let ledger = Ledger::default();
         ledger.granted(&key(), "u", 7, &grant(), ledger.moment());
-        let allowed = (0..5).filter(|_| ledger.may_force(&key())).count();
-        assert_eq!(allowed, FORCE_LIMIT);
-        tokio::time::advance(FORCE_WINDOW).await;
-        assert!(ledger.may_force(&key()));
+        assert!(ledger.hindered(&key(), "u", Obstacle::Rejected, 42, true));
+        assert!(!ledger.hindered(&key(), "u", Obstacle::Rejected, 50, true));
+        let census = ledger.census();
+        assert_eq!(
+            (census.held, census.pending, census.oldest),
+            (0, 1, Some(42))
+        );
+        assert_eq!(census.hindered, BTreeMap::from([(Obstacle::Rejected, 1)]));
+        assert!(ledger.hindered(&key(), "u", Obstacle::Conflict, 60, false));
+        assert_eq!((ledger.census().held, ledger.census().pending), (1, 0));
+        ledger.in_place(&key());
+        assert_eq!(ledger.census().hindered, BTreeMap::new());
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,7 +14,7 @@ use prometheus_client::{
 };
 use tonic::Code;
 
-use crate::ledger::Census;
+use crate::ledger::{Census, Obstacle};
 
 /// Handles to all metrics; a clone counts into the same ones.
 #[derive(Clone)]
@@ -31,6 +31,7 @@ pub struct Metrics {
     held: Gauge,
     pending: Gauge,
     oldest_pending: Gauge,
+    not_written: Family<Cause, Gauge>,
     allocator_up: Gauge,
     refused: Gauge,
     last_sync: Gauge,
@@ -42,6 +43,12 @@ pub struct Metrics {
 pub struct Outcome {
     /// `done`, `waiting`, `again` or `retry`.
     pub outcome: &'static str,
+}
+
+/// Why a status cannot say what it should.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Cause {
+    cause: &'static str,
 }
 
 /// A call to the API server.
@@ -109,6 +116,7 @@ impl Metrics {
             held: Gauge::default(),
             pending: Gauge::default(),
             oldest_pending: Gauge::default(),
+            not_written: Family::default(),
             allocator_up: Gauge::default(),
             refused: Gauge::default(),
             last_sync: Gauge::default(),
@@ -144,6 +152,7 @@ impl Metrics {
             held,
             pending,
             oldest_pending,
+            not_written,
             allocator_up,
             refused,
             last_sync,
@@ -198,6 +207,11 @@ impl Metrics {
             "How long the first of the Services without an address has been waiting",
             Unit::Seconds,
             oldest_pending,
+        );
+        registry.register(
+            "services_not_written",
+            "Services whose status cannot say what it should, by what is in the way",
+            not_written,
         );
         registry.register(
             "allocator_stream_up",
@@ -268,7 +282,13 @@ impl Metrics {
     }
 
     /// The text of a scrape.
-    pub fn scrape(&self, registry: &Registry, depth: usize, census: Census, leads: bool) -> String {
+    pub fn scrape(
+        &self,
+        registry: &Registry,
+        depth: usize,
+        census: &Census,
+        leads: bool,
+    ) -> String {
         self.leader.set(i64::from(leads));
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.queue_depth.set(count(depth));
@@ -276,6 +296,12 @@ impl Metrics {
         self.pending.set(count(census.pending));
         let age = census.oldest.map_or(0, |since| (now() - since).max(0));
         self.oldest_pending.set(age);
+        for obstacle in Obstacle::ALL {
+            let cause = obstacle.as_str();
+            let services = census.hindered.get(&obstacle).copied();
+            let gauge = self.not_written.get_or_create(&Cause { cause });
+            gauge.set(count(services.unwrap_or_default()));
+        }
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encode(&mut text, registry);

@@ -57,6 +57,8 @@ pub enum Next {
     After(Duration),
     /// After its back-off, or when something happens.
     Retry,
+    /// The same, but not before this time: the API server asked for that.
+    RetryAfter(Duration),
 }
 
 impl Next {
@@ -66,7 +68,7 @@ impl Next {
             Self::Done => "done",
             Self::Again => "again",
             Self::After(_) => "waiting",
-            Self::Retry => "retry",
+            Self::Retry | Self::RetryAfter(_) => "retry",
         }
     }
 }
@@ -109,6 +111,21 @@ struct Entry {
     rank: Rank,
     failures: u32,
     backoff: Option<ExponentialBackoff>,
+}
+
+impl Entry {
+    /// How long it waits now.
+    fn fails(&mut self) -> Duration {
+        self.failures += 1;
+        let backoff = self.backoff.get_or_insert_with(|| BACKOFF.build());
+        backoff.next().unwrap_or(Duration::from_secs(60))
+    }
+
+    fn succeeds(&mut self, delay: Duration) -> Duration {
+        self.failures = 0;
+        self.backoff = None;
+        delay
+    }
 }
 
 #[derive(Debug)]
@@ -316,17 +333,11 @@ impl State {
         if !again {
             self.holders.remove(key);
         }
-        let delay = if next == Next::Retry {
-            entry.failures += 1;
-            let backoff = entry.backoff.get_or_insert_with(|| BACKOFF.build());
-            backoff.next().unwrap_or(Duration::from_secs(60))
-        } else {
-            entry.failures = 0;
-            entry.backoff = None;
-            match next {
-                Next::After(delay) => delay,
-                Next::Done | Next::Again | Next::Retry => Duration::ZERO,
-            }
+        let delay = match next {
+            Next::Retry => entry.fails(),
+            Next::RetryAfter(least) => entry.fails().max(least),
+            Next::After(delay) => entry.succeeds(delay),
+            Next::Done | Next::Again => entry.succeeds(Duration::ZERO),
         };
         self.sequence += 1;
         if again || next == Next::Again {
@@ -458,6 +469,26 @@ mod tests {
         queue.done(&key("a"), Next::Done);
         queue.push(key("a"), OLD);
         assert_eq!(queue.pop().await.unwrap().failures, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_failed_waits_as_long_as_the_api_server_asked_for() {
+        let queue = Queue::default();
+        queue.push(key("a"), OLD);
+        for (least, longest) in [(20, 21), (0, 1)] {
+            assert_eq!(pop(&queue).as_deref(), Some("a"));
+            let start = Instant::now();
+            let asked = Duration::from_secs(least);
+            queue.done(&key("a"), Next::RetryAfter(asked));
+            let job = queue.pop().await.unwrap();
+            assert!(job.failures > 0);
+            let waited = start.elapsed();
+            assert!(
+                waited >= asked && waited < Duration::from_secs(longest),
+                "{waited:?}"
+            );
+            queue.done(&key("a"), Next::Again);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -136,6 +136,14 @@ reasons! {
     /// Another controller writes `status.loadBalancer` of the Service.
     StatusConflict = "STATUS_CONFLICT" => RetrySoon,
         "let only one load balancer implementation serve it, for instance by spec.loadBalancerClass";
+    /// What is written to the Service's status is refused, or not stored.
+    StatusRejected = "STATUS_REJECTED" => RetrySoon,
+        "let the policy or webhook accept what lb-watcher writes to services/status; it tries \
+         again within a minute";
+    /// The watcher may not write the Service's status.
+    StatusForbidden = "STATUS_FORBIDDEN" => RetrySoon,
+        "give the account of lb-watcher the verb patch on services/status; it tries again within \
+         a minute";
 }
 
 /// A wish that was not granted.

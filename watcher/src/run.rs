@@ -1,12 +1,6 @@
 //! Puts the parts together, and takes them apart in order at the end.
 
-use std::time::Duration;
-
 use anyhow::Context;
-use kube::{
-    Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
-};
 use lb_tls::{files::Material, metrics::TlsMetrics, reload::Reloading};
 use lb_trace::export::{Program, Traces};
 use tokio::{
@@ -21,11 +15,11 @@ use crate::{
     allocator::Allocator,
     args::{Args, time_zone},
     election::Place,
+    kube_client,
     lease_name::lease_name,
     logging,
     metrics::Metrics,
     scope::ClassRule,
-    service_watch::WATCH_SECONDS,
     tasks::{Setup, Tasks},
 };
 
@@ -67,13 +61,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         );
     }
     let stop_signal = stop_signal()?;
-    let config = kube_config(kubeconfig, context).await?;
+    let config = kube_client::config(kubeconfig, context).await?;
     info!(cluster = cluster.0, api_server = %config.cluster_url, allocator = allocator.text, "starting");
     let place = Place {
-        namespace: leader_elect_lease_namespace.unwrap_or_else(|| own_namespace(&config)),
+        namespace: leader_elect_lease_namespace
+            .unwrap_or_else(|| kube_client::own_namespace(&config)),
         name: lease_name(&cluster, load_balancer_class.as_ref(), handle_unclassed),
     };
-    let client = Client::try_from(config).context("cannot make a Kubernetes client")?;
+    let client = kube_client::client(config).context("cannot make a Kubernetes client")?;
     let listener = TcpListener::bind(admin_listen)
         .await
         .with_context(|| format!("cannot listen on --admin-listen {admin_listen}"))?;
@@ -126,46 +121,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         traces.stop().await;
     }
     Ok(())
-}
-
-async fn kube_config(
-    file: Option<std::path::PathBuf>,
-    context: Option<String>,
-) -> anyhow::Result<Config> {
-    let options = KubeConfigOptions {
-        context,
-        ..KubeConfigOptions::default()
-    };
-    let mut config = match file {
-        Some(file) => {
-            let kubeconfig = Kubeconfig::read_from(&file)
-                .with_context(|| format!("cannot read --kubeconfig {}", file.display()))?;
-            Config::from_custom_kubeconfig(kubeconfig, &options)
-                .await
-                .with_context(|| format!("cannot use --kubeconfig {}", file.display()))?
-        }
-        None if options.context.is_some() => Config::from_kubeconfig(&options)
-            .await
-            .context("cannot use the kubeconfig with --context")?,
-        None => Config::infer().await.context(
-            "found no way to the API server: neither a kubeconfig nor a Pod's service account; \
-             name one with --kubeconfig",
-        )?,
-    };
-    // Retries are the queue's business: a call that sleeps holds a worker.
-    config.default_retry = false;
-    // For a list that never ends; watches say something more often than this.
-    config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS) + 10));
-    config.reset_reader_on_write = true;
-    Ok(config)
-}
-
-/// The Pod's namespace where the cluster is the Pod's own.
-fn own_namespace(config: &Config) -> String {
-    match Config::incluster() {
-        Ok(own) if own.cluster_url == config.cluster_url => own.default_namespace,
-        Ok(_) | Err(_) => "kube-system".to_owned(),
-    }
 }
 
 /// SIGTERM or SIGINT, also if it comes before this is waited for.

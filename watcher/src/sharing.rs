@@ -7,6 +7,8 @@ use lb_proto::v1;
 
 use crate::{
     annotations::{Peer, SHARING_KEY, SHARING_NAMESPACES, said},
+    excerpt,
+    names::is_label,
     reason::{Reason, Refusal},
 };
 
@@ -66,7 +68,7 @@ fn namespaces(name: &'static str, text: &str) -> Result<BTreeSet<String>, Refusa
     let mut namespaces = BTreeSet::new();
     for item in text.split(',').map(str::trim) {
         if !is_label(item) {
-            let what = format!("{item:?} is not the name of a namespace");
+            let what = format!("{} is not the name of a namespace", excerpt::quote(item));
             return Err(refuse(name, &what));
         }
         namespaces.insert(item.to_owned());
@@ -75,16 +77,6 @@ fn namespaces(name: &'static str, text: &str) -> Result<BTreeSet<String>, Refusa
         return Err(refuse(name, "more than 1,000 namespaces"));
     }
     Ok(namespaces)
-}
-
-/// A DNS label (RFC 1123).
-fn is_label(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    bytes.len() <= 63
-        && bytes.first().is_some_and(alphanumeric)
-        && bytes.last().is_some_and(alphanumeric)
-        && bytes.iter().all(|b| alphanumeric(b) || *b == b'-')
 }
 
 fn refuse(annotation: &str, what: &str) -> Refusal {

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     annotations,
+    excerpt::{self, CONDITION_MESSAGE},
     grant::Grant,
     reason::Refusal,
     wish::{join, parse_address},
@@ -22,6 +23,8 @@ use crate::{
 pub const CONDITION: &str = "lb-allocator.io/AddressAllocated";
 /// The field manager of everything we write.
 pub const MANAGER: &str = "lb-watcher";
+/// `ipMode`: the nodes take the address for their own.
+const MODE: &str = "VIP";
 
 /// What our condition says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,11 +78,7 @@ impl Desired {
         Self {
             addresses: None,
             withdrawn: false,
-            verdict: Verdict {
-                satisfied: false,
-                reason: refusal.reason.clone(),
-                message: refusal.words(),
-            },
+            verdict: Verdict::refused(refusal, refusal.words()),
         }
     }
 
@@ -97,16 +96,20 @@ impl Verdict {
         Self {
             satisfied: true,
             reason: "Satisfied".into(),
-            message,
+            message: excerpt::cut(message, CONDITION_MESSAGE),
+        }
+    }
+
+    fn refused(refusal: &Refusal, message: String) -> Self {
+        Self {
+            satisfied: false,
+            reason: refusal.reason.clone(),
+            message: excerpt::cut(message, CONDITION_MESSAGE),
         }
     }
 
     fn keeping(held: &str, refusal: &Refusal) -> Self {
-        Self {
-            satisfied: false,
-            reason: refusal.reason.clone(),
-            message: format!("keeps {held}: {}", refusal.words()),
-        }
+        Self::refused(refusal, format!("keeps {held}: {}", refusal.words()))
     }
 
     fn status(&self) -> &'static str {
@@ -148,8 +151,12 @@ pub fn owns_addresses(service: &Service) -> bool {
     owners.any(|entry| entry.manager.as_deref() == Some(MANAGER))
 }
 
-/// Which other field managers wrote the address list.
+/// Which other field managers wrote the address list. One that is empty is nobody's: the
+/// API server empties it when the type changes, and leaves the owners as they were.
 pub fn other_owners(service: &Service) -> Option<String> {
+    if ingress(service).is_empty() {
+        return None;
+    }
     let owners = service.managed_fields().iter().filter(owns_list);
     let mut others: Vec<_> = owners
         .filter_map(|entry| entry.manager.as_deref())
@@ -157,7 +164,29 @@ pub fn other_owners(service: &Service) -> Option<String> {
         .collect();
     others.sort_unstable();
     others.dedup();
-    (!others.is_empty()).then(|| others.join(", "))
+    (!others.is_empty()).then(|| excerpt::list(&others))
+}
+
+/// Whether the list shows exactly these addresses, each as one that a node takes
+/// traffic for. An API server older than 1.29 drops the mode, and means the same by
+/// that. What has no address, a host name, is somebody else's and may stand beside them.
+pub fn shows(service: &Service, addresses: &[IpAddr]) -> bool {
+    let shown = ingress(service).iter().filter(|entry| entry.ip.is_some());
+    let with_mode = shown.cloned().map(|mut entry| {
+        entry.ip_mode.get_or_insert_with(|| MODE.into());
+        entry
+    });
+    with_mode.eq(addresses.iter().map(entry))
+}
+
+/// What stands beside our addresses, and stays: host names.
+fn beside(service: &Service) -> Vec<LoadBalancerIngress> {
+    let list = ingress(service);
+    if list.iter().all(|entry| entry.ip.is_none()) {
+        return Vec::new();
+    }
+    let nameless = list.iter().filter(|entry| entry.ip.is_none());
+    nameless.cloned().collect()
 }
 
 fn owns_list(entry: &&ManagedFieldsEntry) -> bool {
@@ -186,24 +215,15 @@ pub fn trim(service: &mut Service) {
     }
 }
 
-/// Whether two versions of a Service differ in more than their status.
-pub fn asks_otherwise(before: &Service, after: &Service) -> bool {
-    before.spec != after.spec
-        || before.uid() != after.uid()
-        || before.labels() != after.labels()
-        || before.annotations() != after.annotations()
-        || before.metadata.deletion_timestamp != after.metadata.deletion_timestamp
-}
-
 /// The body of the strategic merge patch that makes the status say what it should, or
 /// nothing where it says so already.
 pub fn patch(service: &Service, desired: &Desired, now: Timestamp) -> Option<Value> {
     let list = match &desired.addresses {
-        Some(addresses) => {
-            let wanted: Vec<_> = addresses.iter().map(entry).collect();
-            (wanted != ingress(service)).then(|| json!(wanted))
-        }
-        None => withdraws(service, desired).then_some(Value::Null),
+        Some(addresses) => (!shows(service, addresses)).then(|| {
+            let wanted = addresses.iter().map(entry).chain(beside(service));
+            json!(wanted.collect::<Vec<_>>())
+        }),
+        None => withdraws(service, desired).then(|| emptied(service)),
     };
     let verdict = &desired.verdict;
     let before = condition(service);
@@ -224,6 +244,23 @@ pub fn patch(service: &Service, desired: &Desired, now: Timestamp) -> Option<Val
         "lastTransitionTime": since,
     });
     Some(body(service, condition, list))
+}
+
+/// The list without our addresses.
+fn emptied(service: &Service) -> Value {
+    let rest = beside(service);
+    if rest.is_empty() {
+        Value::Null
+    } else {
+        json!(rest)
+    }
+}
+
+/// Leaves the condition out of a patch: what it says is not true yet.
+pub fn without_condition(body: &mut Value) {
+    if let Some(status) = body["status"].as_object_mut() {
+        status.remove("conditions");
+    }
 }
 
 /// Whether a patch changes the address list.
@@ -250,15 +287,15 @@ fn withdraws(service: &Service, desired: &Desired) -> bool {
     desired.withdrawn && may_empty(service)
 }
 
-/// Whether there is a list, and it is ours alone.
+/// Whether there are addresses, and the list is ours alone.
 fn may_empty(service: &Service) -> bool {
-    !ingress(service).is_empty() && owns_addresses(service) && other_owners(service).is_none()
+    !shown(service).is_empty() && owns_addresses(service) && other_owners(service).is_none()
 }
 
 /// The body of the strategic merge patch that takes back all we ever wrote.
 pub fn withdrawal(service: &Service) -> Value {
     let condition = json!({"type": CONDITION, "$patch": "delete"});
-    let list = may_empty(service).then_some(Value::Null);
+    let list = may_empty(service).then(|| emptied(service));
     body(service, condition, list)
 }
 
@@ -277,12 +314,11 @@ fn body(service: &Service, condition: Value, list: Option<Value>) -> Value {
     json!({"metadata": metadata, "status": status})
 }
 
-/// The mode is written out although it is the default, so that what we want
-/// compares equal to what the API server stores.
+/// The mode is written out although it is the default: that is how it is stored.
 fn entry(address: &IpAddr) -> LoadBalancerIngress {
     LoadBalancerIngress {
         ip: Some(address.to_string()),
-        ip_mode: Some("VIP".into()),
+        ip_mode: Some(MODE.into()),
         ..LoadBalancerIngress::default()
     }
 }
@@ -465,13 +501,62 @@ mod tests {
             json!({"conditions": [well]}),
             json!({"conditions": [well], "loadBalancer": {"ingress": [vip("192.0.2.9")]}}),
             json!({"conditions": [well], "loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": "Proxy"}]}}),
-            json!({"conditions": [well], "loadBalancer": {"ingress": [vip("192.0.2.1"), {"hostname": "a.example"}]}}),
+            json!({"conditions": [well], "loadBalancer": {"ingress": [vip("192.0.2.1"), vip("192.0.2.2")]}}),
+            json!({"conditions": [well], "loadBalancer": {"ingress": [{"hostname": "a.example"}]}}),
         ] {
             let body = write(&service(wrong), &desired).unwrap();
             assert_eq!(
                 body["status"]["loadBalancer"]["ingress"],
                 json!([vip("192.0.2.1")])
             );
+        }
+    }
+
+    #[test]
+    fn a_status_of_an_api_server_that_keeps_no_mode_is_not_written_again() {
+        let right = json!({
+            "loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]},
+            "conditions": [ours("True", "Satisfied", "192.0.2.1 from pool red")],
+        });
+        assert_eq!(write(&service(right), &granted(&["192.0.2.1"])), None);
+    }
+
+    #[test]
+    fn a_host_name_beside_our_address_stays_when_that_is_right_moves_and_goes() {
+        let host = json!({"hostname": "a.example"});
+        let well = ours("True", "Satisfied", "192.0.2.1 from pool red");
+        let both = json!({"ingress": [host, vip("192.0.2.1")]});
+        let shows = service(json!({"conditions": [well], "loadBalancer": both}));
+        assert_eq!(write(&shows, &granted(&["192.0.2.1"])), None);
+        let list = |body: Value| body["status"]["loadBalancer"]["ingress"].clone();
+        let moved = write(&shows, &granted(&["192.0.2.2"])).unwrap();
+        assert_eq!(list(moved), json!([vip("192.0.2.2"), host]));
+        let lost = write(&owned(shows.clone()), &Desired::lost(&exhausted())).unwrap();
+        assert_eq!(list(lost), json!([host]));
+        assert_eq!(list(withdrawal(&owned(shows))), json!([host]));
+    }
+
+    #[test]
+    fn an_empty_list_belongs_to_nobody_whoever_wrote_it_last() {
+        let mut shows = owned(service(
+            json!({"loadBalancer": {"ingress": [vip("192.0.2.1")]}}),
+        ));
+        shows.managed_fields_mut()[0].manager = Some("uninstalled".into());
+        assert_eq!(other_owners(&shows).as_deref(), Some("uninstalled"));
+        shows.status = None;
+        assert_eq!(other_owners(&shows), None);
+    }
+
+    #[test]
+    fn a_message_fits_a_condition_however_long_the_allocators_words_are() {
+        let refusal = Refusal::new(Reason::InvalidRequest, "ä".repeat(40_000));
+        for desired in [
+            Desired::refused(&refusal),
+            Desired::lost(&refusal),
+            Desired::granted(&grant(&["192.0.2.1"]), Some(&refusal)),
+        ] {
+            let message = desired.verdict.message;
+            assert!(message.len() <= CONDITION_MESSAGE && message.ends_with('…'));
         }
     }
 
@@ -601,30 +686,6 @@ mod tests {
             &news[..],
             [Transition::Failed { holding: false, .. }]
         ));
-    }
-
-    #[test]
-    fn an_edit_that_comes_along_with_our_own_write_is_seen() {
-        let before = service(json!({}));
-        let written = service(json!({"conditions": [ours("True", "Satisfied", "m")]}));
-        assert!(!asks_otherwise(&before, &written));
-        for edit in [
-            json!({"metadata": {"annotations": {"lb-allocator.io/ips": "192.0.2.1"}}}),
-            json!({"metadata": {"labels": {"a": "b"}}}),
-            json!({"metadata": {"deletionTimestamp": NOW}}),
-            json!({"spec": {"type": "ClusterIP"}}),
-        ] {
-            let mut edited = serde_json::to_value(&written).unwrap();
-            for (part, fields) in edit.as_object().unwrap() {
-                for (name, value) in fields.as_object().unwrap() {
-                    edited[part][name] = value.clone();
-                }
-            }
-            assert!(
-                asks_otherwise(&before, &serde_json::from_value(edited).unwrap()),
-                "{edit}"
-            );
-        }
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! The write of one Service's status, and what comes of its being refused.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use k8s_openapi::{api::core::v1::Service, jiff::Timestamp};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
+    admin::Health,
     key::Key,
-    ledger::Ledger,
+    ledger::{Ledger, Obstacle, Record},
     news::News,
     queue::Next,
     reason::{Reason, Refusal},
@@ -15,7 +17,16 @@ use crate::{
     service_store::ServiceStore,
     status::{self, Desired},
     view::View,
+    wish::join,
 };
+
+/// How long it takes until what was refused is tried again: half a minute to a minute,
+/// spread.
+const REFUSED: ExponentialBuilder = ExponentialBuilder::new()
+    .with_jitter()
+    .with_min_delay(REFUSED_AT_LEAST)
+    .with_max_delay(REFUSED_AT_LEAST);
+const REFUSED_AT_LEAST: Duration = Duration::from_secs(30);
 
 /// Writes statuses.
 pub struct StatusWriter {
@@ -25,6 +36,8 @@ pub struct StatusWriter {
     pub store: Arc<ServiceStore>,
     /// Where it is noted what is in place.
     pub ledger: Arc<Ledger>,
+    /// What readiness looks at.
+    pub health: Arc<Health>,
     /// Whom to tell.
     pub news: News,
 }
@@ -42,62 +55,91 @@ impl StatusWriter {
     /// failure, or when there is more to do at once, says when to look again.
     pub async fn write(&self, view: &View<'_>, desired: &Desired) -> Result<Written, Next> {
         let View { key, service, .. } = view;
-        let Some(body) = status::patch(service, desired, Timestamp::now()) else {
-            self.published(view, desired);
+        let Some(mut body) = status::patch(service, desired, Timestamp::now()) else {
+            self.in_place(view, desired);
             return Ok(Written { gave_up: false });
         };
-        if status::changes_addresses(&body)
-            && let Some(manager) = status::other_owners(service)
-        {
-            if !self.may_force(view) {
-                return Err(self.yield_to(view, &manager).await);
-            }
-            info!(manager, "status written over");
+        let mut list_first = false;
+        if status::changes_addresses(&body) {
+            self.may_write_list(view, desired).await?;
+            // The condition must not say what the list does not show. Where the list did
+            // not get there the last time, it has to be seen there first.
+            list_first = view.known.is_some_and(Record::is_hindered);
         }
-        match self.api.patch_status(key, &body).await {
-            Ok(updated) => self.written(view, desired, updated),
-            Err(error) => Err(failed(&error)),
+        if list_first {
+            status::without_condition(&mut body);
+        }
+        let mut updated = match self.api.patch_status(key, &body).await {
+            Ok(updated) => updated,
+            Err(error) => return Err(self.failed(view, &error).await),
+        };
+        self.health.status_written();
+        status::trim(&mut updated);
+        let stored = match &desired.addresses {
+            Some(addresses) if list_first => status::shows(&updated, addresses),
+            Some(_) | None => status::patch(&updated, desired, Timestamp::now()).is_none(),
+        };
+        if !stored {
+            return Err(self.altered(view, updated, desired).await);
+        }
+        let written = self.written(view, desired, updated);
+        if list_first {
+            Err(Next::Again)
+        } else {
+            Ok(written)
         }
     }
 
-    /// Ours beyond doubt is a Service that names our class. Else we put back what we
-    /// wrote, some times, in case a person edited it.
-    fn may_force(&self, view: &View<'_>) -> bool {
-        let wrote = !view.published().is_empty() || status::says_satisfied(view.service);
-        self.store.rule().names_us(view.service) || (wrote && self.ledger.may_force(view.key))
+    /// Whether the address list is ours to write. What somebody else wrote there is
+    /// written over where the Service names our class or had its addresses from us: a
+    /// few times, in case that was a person.
+    async fn may_write_list(&self, view: &View<'_>, desired: &Desired) -> Result<(), Next> {
+        let Some(addresses) = &desired.addresses else {
+            return Ok(());
+        };
+        let other = status::other_owners(view.service);
+        let published = view.published();
+        let wrote = !published.is_empty() || status::says_satisfied(view.service);
+        if let Some(manager) = &other
+            && !wrote
+            && !self.store.rule().names_us(view.service)
+        {
+            return Err(self.yields(view, &written_by(manager)).await);
+        }
+        let restores =
+            published == addresses || (published.is_empty() && self.ledger.is_contested(view.key));
+        if other.is_none() && !restores {
+            return Ok(());
+        }
+        let manager = other.as_deref().unwrap_or("unknown");
+        if let Err(rest) = self.ledger.puts_back(view.key) {
+            let message = format!(
+                "{}; lb-watcher put its own back 3 times in 10 minutes, and leaves them as they \
+                 are for now",
+                written_by(manager)
+            );
+            let next = self.yields(view, &message).await;
+            return Err(match next {
+                Next::After(_) => Next::After(rest),
+                Next::Done | Next::Again | Next::Retry | Next::RetryAfter(_) => next,
+            });
+        }
+        info!(
+            manager,
+            "addresses that another controller wrote are written over"
+        );
+        Ok(())
     }
 
     /// Another controller writes the address list: it stays as it is.
-    async fn yield_to(&self, view: &View<'_>, manager: &str) -> Next {
+    pub async fn yields(&self, view: &View<'_>, message: &str) -> Next {
         self.ledger.unpublished(view.key);
-        let refusal = Refusal::new(
-            Reason::StatusConflict,
-            format_args!("another controller writes status.loadBalancer: {manager}"),
-        );
-        let desired = Desired::refused(&refusal);
-        if let Some(body) = status::patch(view.service, &desired, Timestamp::now()) {
-            match self.api.patch_status(view.key, &body).await {
-                Ok(updated) => {
-                    if let Err(next) = self.written(view, &desired, updated) {
-                        return next;
-                    }
-                }
-                Err(error) => return failed(&error),
-            }
-        }
-        Next::Retry
+        let refusal = Refusal::new(Reason::StatusConflict, message);
+        self.hindered(view, view.service, Obstacle::Conflict, &refusal)
+            .await
     }
 
-    /// The object that comes back takes the place of the event that is to come, and
-    /// of any before it: an edit that it brings along has to be looked at.
-    fn written(
-        &self,
-        view: &View<'_>,
-        desired: &Desired,
-        mut updated: Service,
-    ) -> Result<Written, Next> {
-        status::trim(&mut updated);
-        let edited = status::asks_otherwise(view.service, &updated);
+    fn written(&self, view: &View<'_>, desired: &Desired, updated: Service) -> Written {
         let shown = status::shown(&updated);
         let gave_up = view.shown.iter().any(|before| !shown.contains(before));
         if gave_up {
@@ -108,14 +150,12 @@ impl StatusWriter {
             self.news
                 .transition(view.service, &transition, view.has_address());
         }
-        self.published(view, desired);
-        if edited {
-            return Err(Next::Again);
-        }
-        Ok(Written { gave_up })
+        self.in_place(view, desired);
+        Written { gave_up }
     }
 
-    fn published(&self, view: &View<'_>, desired: &Desired) {
+    fn in_place(&self, view: &View<'_>, desired: &Desired) {
+        self.ledger.in_place(view.key);
         if let Some(addresses) = &desired.addresses {
             self.ledger.published(view.key, addresses);
         } else if desired.withdrawn {
@@ -127,14 +167,103 @@ impl StatusWriter {
     pub async fn withdraw(&self, key: &Key, service: &Service) -> Result<(), Next> {
         let body = status::withdrawal(service);
         let result = self.api.patch_status(key, &body).await;
-        let mut updated = result.map_err(|error| failed(&error))?;
+        let mut updated = result.map_err(|error| next(&error))?;
         status::trim(&mut updated);
         self.store.written(updated);
         Ok(())
     }
+
+    async fn failed(&self, view: &View<'_>, error: &ApiError) -> Next {
+        let (by, reason) = match error {
+            ApiError::Gone | ApiError::Outdated | ApiError::Unavailable { .. } => {
+                return next(error);
+            }
+            ApiError::Rejected(_) => (Obstacle::Rejected, Reason::StatusRejected),
+            ApiError::Forbidden(_) => {
+                self.health.status_forbidden(error.to_string());
+                (Obstacle::Forbidden, Reason::StatusForbidden)
+            }
+        };
+        let refusal = Refusal::new(reason, format_args!("status patch failed: {error}"));
+        self.hindered(view, view.service, by, &refusal).await
+    }
+
+    /// The API server took the write, and stored something else.
+    async fn altered(&self, view: &View<'_>, updated: Service, desired: &Desired) -> Next {
+        let what = match &desired.addresses {
+            Some(addresses) if !status::shows(&updated, addresses) => {
+                let stored = match status::shown(&updated).as_slice() {
+                    [] => "nothing".to_owned(),
+                    shown => join(shown),
+                };
+                let wrote = join(addresses);
+                format!("lb-watcher wrote {wrote} to status.loadBalancer, and {stored} was stored")
+            }
+            Some(_) | None => "lb-watcher wrote its condition, and it was not stored".to_owned(),
+        };
+        self.store.written(updated.clone());
+        let message = format!("{what}: a mutating admission policy or webhook changes it");
+        let refusal = Refusal::new(Reason::StatusRejected, message);
+        self.hindered(view, &updated, Obstacle::Altered, &refusal)
+            .await
+    }
+
+    /// The status cannot say what it should. That is told once, and the condition says
+    /// it, where that can be written. `service` is as it is stored.
+    async fn hindered(
+        &self,
+        view: &View<'_>,
+        service: &Service,
+        by: Obstacle,
+        refusal: &Refusal,
+    ) -> Next {
+        let desired = Desired::refused(refusal);
+        let now = Timestamp::now();
+        let pending = status::shown(service).is_empty();
+        let ledger = &self.ledger;
+        if ledger.hindered(view.key, &view.uid, by, now.as_second(), pending) {
+            match by {
+                Obstacle::Forbidden => error!("{}", refusal.words()),
+                Obstacle::Conflict | Obstacle::Rejected | Obstacle::Altered => {
+                    warn!("{}", refusal.words());
+                }
+            }
+            for transition in status::transitions(service, &desired, &[]) {
+                self.news
+                    .transition(service, &transition, view.has_address());
+            }
+        }
+        let rest = Next::After(rest());
+        let body = status::patch(service, &desired, now).filter(|_| by != Obstacle::Forbidden);
+        let Some(body) = body else {
+            return rest;
+        };
+        match self.api.patch_status(view.key, &body).await {
+            Ok(mut updated) => {
+                status::trim(&mut updated);
+                self.store.written(updated);
+                rest
+            }
+            Err(error @ (ApiError::Rejected(_) | ApiError::Forbidden(_))) => {
+                debug!("nor does the condition say so: {error}");
+                rest
+            }
+            Err(error @ (ApiError::Gone | ApiError::Outdated | ApiError::Unavailable { .. })) => {
+                next(&error)
+            }
+        }
+    }
 }
 
-fn failed(error: &ApiError) -> Next {
+fn rest() -> Duration {
+    REFUSED.build().next().unwrap_or(REFUSED_AT_LEAST)
+}
+
+fn written_by(manager: &str) -> String {
+    format!("another controller writes status.loadBalancer: {manager}")
+}
+
+fn next(error: &ApiError) -> Next {
     match error {
         ApiError::Gone => {
             debug!("the Service changed or went meanwhile");
@@ -145,13 +274,13 @@ fn failed(error: &ApiError) -> Next {
             debug!("the Service changed meanwhile");
             Next::Retry
         }
-        ApiError::Invalid(_) => {
-            warn!("not written, and not tried again before the Service changes: {error}");
-            Next::Done
+        ApiError::Rejected(_) | ApiError::Forbidden(_) => {
+            warn!("status patch failed: {error}");
+            Next::After(rest())
         }
-        ApiError::Unavailable(_) => {
-            warn!("not written: {error}");
-            Next::Retry
+        ApiError::Unavailable { retry_after, .. } => {
+            warn!("status patch failed: the API server does not answer: {error}");
+            retry_after.map_or(Next::Retry, Next::RetryAfter)
         }
     }
 }

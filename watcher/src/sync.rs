@@ -1,5 +1,7 @@
 //! Looking at one Service: what it should have, asking for it, writing it down.
 
+mod takeover;
+
 use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -145,6 +147,11 @@ impl Syncer {
         if view.is_deleted() && !view.has_address() {
             self.ledger.waits_no_more(view.key);
             return Next::Done;
+        }
+        if let Some(manager) = view.foreign()
+            && !self.store.rule().names_us(view.service)
+        {
+            return self.take_over(view, &manager, record, failures).await;
         }
         let reading = &view.reading;
         let local = reading.refusal.as_ref();

@@ -121,6 +121,7 @@ impl Tasks {
                 api: api.clone(),
                 store: store.clone(),
                 ledger: ledger.clone(),
+                health: health.clone(),
                 news: news.clone(),
             },
             news,

@@ -14,7 +14,7 @@ use crate::{
     rank::created,
     reason::{Reason, Refusal, Remedy},
     status,
-    wish::{self, Reading},
+    wish::{self, Reading, Wish},
 };
 
 /// A Service of ours, looked at closely.
@@ -69,6 +69,21 @@ impl<'a> View<'a> {
     /// It holds or shows an address, whosever that is.
     pub fn has_address(&self) -> bool {
         self.holds() || !self.shown.is_empty()
+    }
+
+    /// Which other controllers wrote the addresses, where nothing tells that they ever
+    /// were ours.
+    pub fn foreign(&self) -> Option<String> {
+        let held = |record: &Record| record.was_published() && !record.held.is_empty();
+        let ours = !self.published().is_empty()
+            || self.known.is_some_and(held)
+            || status::says_satisfied(self.service);
+        status::other_owners(self.service).filter(|_| !ours)
+    }
+
+    /// The wish for exactly the addresses that it shows, if a Service can have these.
+    pub fn claim(&self) -> Option<Wish> {
+        self.reading.wish.claim(&self.shown)
     }
 
     /// What was granted to this uid last, whatever was asked for.

@@ -1,6 +1,8 @@
 //! What a Service asks for: read once from the object, validated, in the words of
 //! the contract. Pure.
 
+mod size;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -14,6 +16,8 @@ use lb_proto::v1;
 
 use crate::{
     annotations::{IPS, POOL, Peer, Said, said},
+    excerpt,
+    names::is_subdomain,
     namespace_store::Labels,
     reason::{Reason, Refusal},
     sharing::{self, Sharing},
@@ -102,6 +106,34 @@ impl Wish {
         hasher.finish()
     }
 
+    /// Without all that can be long.
+    fn keep_the_least(&mut self) {
+        self.ports.clear();
+        self.selector.clear();
+        self.labels.clear();
+        self.namespace_labels = Labels::default();
+        self.sharing = None;
+    }
+
+    /// The same for exactly these addresses, from whatever pool; nothing where they are
+    /// not at most one of each of its families.
+    pub fn claim(&self, addresses: &[IpAddr]) -> Option<Self> {
+        let families: Vec<_> = addresses.iter().map(Family::of).collect();
+        let policy = match families.as_slice() {
+            [_] => v1::IpFamilyPolicy::SingleStack,
+            [one, other] if one != other => v1::IpFamilyPolicy::RequireDualStack,
+            _ => return None,
+        };
+        let known = families.iter().all(|family| self.families.contains(family));
+        known.then(|| Self {
+            families,
+            policy,
+            addresses: addresses.to_vec(),
+            pool: None,
+            ..self.clone()
+        })
+    }
+
     /// In the words of the contract, with the addresses that the status shows.
     pub fn message(&self, shown: &[IpAddr]) -> v1::Wish {
         /// As many as the contract takes.
@@ -145,16 +177,18 @@ pub fn read(service: &Service, peers: &[Peer], namespace_labels: &Labels) -> Rea
     let spec = service.spec.as_ref().unwrap_or(&default);
     let families = families(spec);
     let addresses = requested(service, peers, spec, &families);
-    let pool = said(service, peers, &POOL, |_, pool| Ok(pool.to_owned()));
+    let pool = said(service, peers, &POOL, pool);
     let sharing = sharing::read(service, peers);
-    let askable = sharing.is_ok();
+    let too_large = size::check(service, namespace_labels).err();
+    let askable = sharing.is_ok() && too_large.is_none();
     let refusals = [
+        too_large.as_ref(),
         addresses.as_ref().err(),
         pool.as_ref().err(),
         sharing.as_ref().err(),
     ];
     let refusal = refusals.into_iter().flatten().next().cloned();
-    let wish = Wish {
+    let mut wish = Wish {
         policy: policy(spec),
         addresses: addresses.unwrap_or_default(),
         pool: pool.ok().flatten().map(|said| said.value),
@@ -167,6 +201,9 @@ pub fn read(service: &Service, peers: &[Peer], namespace_labels: &Labels) -> Rea
         sharing: sharing.ok().flatten(),
         families,
     };
+    if too_large.is_some() {
+        wish.keep_the_least();
+    }
     Reading {
         wish,
         refusal,
@@ -246,7 +283,8 @@ fn requested(
         None => None,
         Some(text) => Some(parse_address(text).ok_or_else(|| {
             invalid(format!(
-                "spec.loadBalancerIP: {text:?} is not an IP address"
+                "spec.loadBalancerIP: {} is not an IP address",
+                excerpt::quote(text)
             ))
         })?),
     };
@@ -279,6 +317,22 @@ fn requested(
         .collect())
 }
 
+/// The name of a pool.
+fn pool(annotation: &'static str, name: &str) -> Result<String, Refusal> {
+    if is_subdomain(name) {
+        return Ok(name.to_owned());
+    }
+    Err(Refusal::new(
+        Reason::InvalidRequest,
+        format_args!(
+            "annotation {annotation}: {} is not the name of a pool: lower case letters, digits, \
+             '-' and '.', at most 253 characters, each part beginning and ending with a letter or \
+             digit",
+            excerpt::quote(name)
+        ),
+    ))
+}
+
 /// The addresses of an annotation, in the order of their families: how they were
 /// ordered means nothing.
 fn parse_list(name: &'static str, list: &str) -> Result<Vec<IpAddr>, Refusal> {
@@ -290,8 +344,8 @@ fn parse_list(name: &'static str, list: &str) -> Result<Vec<IpAddr>, Refusal> {
                 format_args!("annotation {name}: {what}"),
             )
         };
-        let address =
-            parse_address(item).ok_or_else(|| refuse(&format!("{item:?} is not an IP address")))?;
+        let address = parse_address(item)
+            .ok_or_else(|| refuse(&format!("{} is not an IP address", excerpt::quote(item))))?;
         let family = Family::of(&address);
         if addresses.iter().any(|other| Family::of(other) == family) {
             return Err(refuse(&format!("more than one {family} address")));
@@ -445,6 +499,73 @@ mod tests {
             assert!(refusal.message.contains(words), "{}", refusal.message);
             assert!(reading.wish.message(&[]).addresses.is_empty());
         }
+    }
+
+    #[test]
+    fn a_request_of_200_kilobytes_is_refused_in_few_words() {
+        let long = "x".repeat(200_000);
+        for (annotation, text) in [
+            (IPS.own, long.clone()),
+            (IPS.own, vec!["192.0.2.1"; 20_000].join(",")),
+            (POOL.own, long.clone()),
+            ("lb-allocator.io/sharing-key", long.clone()),
+            ("lb-allocator.io/sharing-namespaces", long.clone()),
+        ] {
+            let spec = json!({"ipFamilies": ["IPv4"]});
+            let service = service(
+                spec,
+                json!({annotation: text, "lb-allocator.io/sharing-key": "k"}),
+            );
+            let mut service = service;
+            service.annotations_mut().insert(annotation.into(), text);
+            let refusal = read_own(&service).refusal.unwrap();
+            assert_eq!(refusal.reason, "INVALID_REQUEST");
+            let words = refusal.words();
+            assert!(words.len() < 400 && words.contains(annotation), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_no_pool_can_have_is_refused_by_the_name_of_its_annotation() {
+        for name in ["My_Pool", "-a", "a..b", "Über", &"a".repeat(254)] {
+            let reading = read_own(&service(
+                json!({"ipFamilies": ["IPv4"]}),
+                json!({POOL.own: name}),
+            ));
+            let refusal = reading.refusal.unwrap();
+            assert_eq!(refusal.reason, "INVALID_REQUEST", "{name}");
+            let message = refusal.message;
+            assert!(
+                message.starts_with("annotation lb-allocator.io/pool: \""),
+                "{message}"
+            );
+            assert!(reading.askable);
+            assert_eq!(reading.wish.message(&[]).pool, "");
+        }
+    }
+
+    #[test]
+    fn a_claim_is_for_exactly_the_addresses_that_are_shown_from_whatever_pool() {
+        let spec = json!({"ipFamilies": ["IPv6", "IPv4"], "ipFamilyPolicy": "PreferDualStack"});
+        let asks = json!({IPS.own: "192.0.2.9", POOL.own: "p"});
+        let wish = read_own(&service(spec, asks)).wish;
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let (four, six) = (ip("192.0.2.1"), ip("2001:db8::1"));
+        let claim = wish.claim(&[four]).unwrap().message(&[]);
+        assert_eq!(claim.addresses, ["192.0.2.1"]);
+        assert_eq!(claim.pool, "");
+        assert_eq!(claim.families, [i32::from(v1::IpFamily::Ipv4)]);
+        let both = wish.claim(&[six, four]).unwrap();
+        assert_eq!(both.families, [Family::V6, Family::V4]);
+        for shown in [
+            &[][..],
+            &[four, ip("192.0.2.2")],
+            &[four, six, ip("192.0.2.3")],
+        ] {
+            assert_eq!(wish.claim(shown), None, "{shown:?}");
+        }
+        let single = read_own(&service(json!({"ipFamilies": ["IPv4"]}), json!({}))).wish;
+        assert_eq!(single.claim(&[six]), None);
     }
 
     #[test]

@@ -18,6 +18,7 @@ const IPS: &[&str] = &[
     "lbipam.cilium.io/ips",
     "purelb.io/addresses",
     "kube-vip.io/loadbalancerIPs",
+    "io.cilium/lb-ipam-ips",
 ];
 const POOL: &[&str] = &[
     "metallb.io/address-pool",
@@ -29,6 +30,7 @@ const SHARING_KEY: &[&str] = &[
     "metallb.universe.tf/allow-shared-ip",
     "lbipam.cilium.io/sharing-key",
     "purelb.io/allow-shared-ip",
+    "io.cilium/lb-ipam-sharing-key",
 ];
 const SHARING_NAMESPACES: &str = "lbipam.cilium.io/sharing-cross-namespace";
 
@@ -120,6 +122,7 @@ async fn peers_that_disagree_are_refused_by_name_until_one_is_removed() {
     let rows = [
         (IPS[0], "192.0.2.70", IPS[1], "192.0.2.71"),
         (IPS[2], "192.0.2.72", IPS[4], "192.0.2.73"),
+        (IPS[2], "192.0.2.74", IPS[5], "192.0.2.75"),
         (POOL[0], "p", POOL[2], "side"),
         (SHARING_KEY[0], "one", SHARING_KEY[3], "two"),
     ];

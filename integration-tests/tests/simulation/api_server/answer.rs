@@ -22,6 +22,8 @@ pub struct Failure {
     code: u16,
     reason: &'static str,
     message: String,
+    /// What kind of object it is about, where that is told.
+    pub kind: &'static str,
     pub causes: Vec<Value>,
 }
 
@@ -31,6 +33,7 @@ impl Failure {
             code,
             reason,
             message: message.to_owned(),
+            kind: "",
             causes: Vec::new(),
         }
     }
@@ -44,7 +47,7 @@ impl Failure {
         json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "code": self.code, "reason": self.reason, "message": self.message,
-            "details": {"causes": self.causes},
+            "details": {"kind": self.kind, "causes": self.causes},
         })
     }
 

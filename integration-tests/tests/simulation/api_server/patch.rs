@@ -30,7 +30,9 @@ impl Objects {
         }
         let version = &body["metadata"]["resourceVersion"];
         if !version.is_null() && *version != stored.object["metadata"]["resourceVersion"] {
-            return Err(Failure::new(409, "Conflict", MODIFIED));
+            let mut failure = Failure::new(409, "Conflict", MODIFIED);
+            failure.kind = "services";
+            return Err(failure);
         }
         let list = body["status"]["loadBalancer"].get("ingress");
         let balanced = stored.object["spec"]["type"] == "LoadBalancer";
