@@ -108,25 +108,39 @@ async fn a_status_that_was_wiped_by_hand_is_written_back() {
 
 #[tokio::test]
 async fn a_status_that_was_edited_by_hand_is_written_back() {
-    let (ns, _site) = served().await;
-    for ingress in [
-        json!([{"ip": "192.0.2.3"}]),
-        json!([{"ip": "192.0.2.1"}, {"ip": "203.0.113.3"}]),
-        json!([{"ip": "192.0.2.1", "ipMode": "Proxy"}]),
-        json!([{"hostname": "example.org"}]),
+    let (ns, site) = served().await;
+    ns.create(site.service("b")).await;
+    ns.gets("b", ["192.0.2.2"]).await;
+    for (name, address, ingress) in [
+        ("a", "192.0.2.1", json!([{"ip": "192.0.2.3"}])),
+        (
+            "a",
+            "192.0.2.1",
+            json!([{"ip": "192.0.2.1"}, {"ip": "203.0.113.3"}]),
+        ),
+        (
+            "a",
+            "192.0.2.1",
+            json!([{"ip": "192.0.2.1", "ipMode": "Proxy"}]),
+        ),
+        ("b", "192.0.2.2", json!([{"hostname": "example.org"}])),
     ] {
-        ns.edit_status("a", json!({"loadBalancer": {"ingress": ingress}}))
+        ns.edit_status(name, json!({"loadBalancer": {"ingress": ingress}}))
             .await;
-        ns.sees(format!("after {ingress} it is as it was"), "a", |service| {
-            let status = service
-                .status
-                .clone()
-                .unwrap_or_default()
-                .load_balancer
-                .unwrap_or_default();
-            serde_json::to_value(status).unwrap()
-                == json!({"ingress": [{"ip": "192.0.2.1", "ipMode": "VIP"}]})
-        })
+        ns.sees(
+            format!("after {ingress} it is as it was"),
+            name,
+            |service| {
+                let status = service
+                    .status
+                    .clone()
+                    .unwrap_or_default()
+                    .load_balancer
+                    .unwrap_or_default();
+                serde_json::to_value(status).unwrap()
+                    == json!({"ingress": [{"ip": address, "ipMode": "VIP"}]})
+            },
+        )
         .await;
     }
 }
