@@ -27,9 +27,9 @@ impl Cast {
             foreign_writer: false,
             admin: one_of(3),
             unknown_clusters: one_of(4),
-            twin: false,
+            twin: one_of(4),
             rebuilds: one_of(4),
-            far_clock: false,
+            far_clock: one_of(4),
         }
     }
 }

@@ -101,6 +101,9 @@ async fn live(seed: u64, folder: &Path, aloud: bool) -> Outcome {
     if found.is_empty() {
         found = stay(&world).await;
     }
+    if found.is_empty() {
+        found = go_on(&mut world).await;
+    }
     found.extend(chaos.violations());
     if let Some(process) = &world.allocator {
         found.extend(lost_grants(&process.database, &world.grants.lock()));
@@ -128,6 +131,29 @@ async fn settle(world: &World) -> Vec<String> {
         }
         sleep(Duration::from_secs(10)).await;
     }
+}
+
+/// What stops when one cluster is away and somebody lies.
+async fn go_on(world: &mut World) -> Vec<String> {
+    let away = world.clusters.len() - 1;
+    if away == 0 {
+        return Vec::new();
+    }
+    let label = world.clusters[away].label().to_owned();
+    let hosts = world.watchers.iter();
+    let hosts = hosts.filter(|(_, watcher)| watcher.server.label() == label);
+    for host in hosts.map(|(host, _)| host.clone()).collect::<Vec<_>>() {
+        world.kill_watcher(&host);
+    }
+    if let Some(liar) = &mut world.liar {
+        for _ in 0..4 {
+            liar.lie(&world.pools);
+        }
+    }
+    sleep(Duration::from_secs(5)).await;
+    workload::newcomer(world);
+    sleep(Duration::from_secs(120)).await;
+    problems(world).await
 }
 
 /// What does not stay as it is.

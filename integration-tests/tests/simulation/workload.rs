@@ -146,6 +146,15 @@ fn is_balanced(service: &Value) -> bool {
     service["spec"]["type"] == "LoadBalancer"
 }
 
+/// One more Service, of the first cluster.
+pub fn newcomer(world: &World) {
+    let (server, now) = (&world.clusters[0], world.chaos.time());
+    let key: Key = ("open".to_owned(), "newcomer".to_owned());
+    let label = server.label().to_owned();
+    server.change(|objects| objects.create(&key, &label, &now, json!({}), spec()));
+    world.chaos.note("user: a newcomer is created");
+}
+
 /// A Service is told to have another address, and one of any cluster to have the one
 /// that it shows.
 pub fn trade(world: &mut World) {

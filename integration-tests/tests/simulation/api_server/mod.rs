@@ -95,8 +95,11 @@ impl ApiServer {
             state: Mutex::default(),
             news: Notify::new(),
         }));
+        let uid = server.uid();
+        server.change(|objects| objects.create_namespace("kube-system", &uid));
         for namespace in namespaces {
-            server.change(|objects| objects.create_namespace(namespace));
+            let uid = format!("{namespace}-of-{label}");
+            server.change(|objects| objects.create_namespace(namespace, &uid));
         }
         server
     }
@@ -229,13 +232,6 @@ impl ApiServer {
         match (method, steps.as_slice()) {
             (&Method::GET, ["api", "v1", "services"]) => self.read(Kind::Service, query),
             (&Method::GET, ["api", "v1", "namespaces"]) => self.read(Kind::Namespace, query),
-            (&Method::GET, ["api", "v1", "namespaces", "kube-system"]) => {
-                let metadata = json!({"name": "kube-system", "uid": self.uid()});
-                let namespace = json!({
-                    "apiVersion": "v1", "kind": "Namespace", "metadata": metadata,
-                });
-                respond(200, &namespace)
-            }
             (&Method::GET, ["api", "v1", "namespaces", namespace, "services", name]) => {
                 let key = ((*namespace).to_owned(), (*name).to_owned());
                 let found = self.objects(|objects| objects.services.get(&key).cloned());

@@ -87,10 +87,11 @@ impl Objects {
         lease
     }
 
-    pub fn create_namespace(&mut self, name: &str) {
+    pub fn create_namespace(&mut self, name: &str, uid: &str) {
+        let labels = json!({"kubernetes.io/metadata.name": name});
         let object = json!({
             "apiVersion": "v1", "kind": "Namespace",
-            "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
+            "metadata": {"name": name, "uid": uid, "labels": labels},
         });
         let object = self.log(Kind::Namespace, "ADDED", object);
         self.namespaces.insert(name.to_owned(), object);
