@@ -11,10 +11,13 @@ use lb_proto::v1;
 use tonic::Status;
 
 use super::fault::{conflicting, invalid, invalid_name};
-use crate::engine::{
-    Acquire, Backend, Claim, ClusterName, Command, Family, Handover, LabelMap, Labels, Namespace,
-    PerFamily, Permitted, Policy, PoolName, Port, Protocol, Release, ReplaceCluster, Reserve,
-    Resolve, ServiceKey, ServiceName, SharingKey, Terms, Timestamp, Uid, Winner, Wish,
+use crate::{
+    config::file::MAX_DURATION,
+    engine::{
+        Acquire, Backend, Claim, ClusterName, Command, Family, Handover, LabelMap, Labels,
+        Namespace, PerFamily, Permitted, Policy, PoolName, Port, Protocol, Release, ReplaceCluster,
+        Reserve, Resolve, ServiceKey, ServiceName, SharingKey, Terms, Timestamp, Uid, Winner, Wish,
+    },
 };
 
 const MAX_PORTS: usize = 1000;
@@ -185,16 +188,21 @@ pub fn grace_end(
     grace: Option<prost_types::Duration>,
     now: Timestamp,
 ) -> Result<Timestamp, Status> {
-    let grace = grace.map(|grace| {
-        Duration::try_from(grace).map_err(|_| invalid("grace", "is negative or too long"))
-    });
-    Ok(now.after(grace.transpose()?.unwrap_or(DECOMMISSION)))
+    let Some(grace) = grace else {
+        return Ok(now.after(DECOMMISSION));
+    };
+    let grace = Duration::try_from(grace).map_err(|_| invalid("grace", "is negative"))?;
+    if grace > MAX_DURATION {
+        return Err(invalid("grace", "is more than ten years"));
+    }
+    Ok(now.after(grace))
 }
 
 fn future(field: &str, at: prost_types::Timestamp, now: Timestamp) -> Result<Timestamp, Status> {
     let at = millis(field, at)?;
     if at <= now {
-        return Err(invalid(field, "is in the past"));
+        let message = format!("is in the past: the allocator's time is {now}");
+        return Err(invalid(field, message));
     }
     Ok(at)
 }

@@ -9,8 +9,8 @@ use super::*;
 use crate::{
     config::Source,
     engine::{
-        Acquire, Acquired, Family, PerFamily, Policy, Refusal, Release, Reserve, ServiceKey, Uid,
-        Wish,
+        Acquire, Acquired, Family, PerFamily, Policy, Refusal, Release, Reserve, ServiceKey, Sync,
+        Uid, Wish,
     },
 };
 
@@ -226,5 +226,41 @@ async fn a_database_that_was_moved_away_is_noticed_by_itself_and_when_it_is_back
         .unwrap()
         .unwrap();
     running.get("s2").await.unwrap();
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_cluster_has_no_more_waits_no_more_after_its_next_sync() {
+    let machine = Machine::new("pools: [{name: p, addresses: [192.0.2.1]}]");
+    let running = machine.start().await;
+    running.get("holder").await.unwrap();
+    for name in ["gone", "live"] {
+        running.get(name).await.unwrap_err();
+    }
+    let waiting = async || running.writer.census().await.unwrap().waiting;
+    assert_eq!(waiting().await, 2);
+    let sync = |names: &[&str]| {
+        Command::Sync(Sync {
+            cluster: ClusterName::parse("a").unwrap(),
+            services: names.iter().map(|name| acquire(name)).collect(),
+            seen: None,
+            proves: None,
+        })
+    };
+    running
+        .writer
+        .submit(sync(&["holder", "live"]))
+        .await
+        .unwrap();
+    assert_eq!(waiting().await, 1);
+    let before = Instant::now();
+    running.get("new").await.unwrap_err();
+    let old_set = sync(&["holder", "live"]);
+    running
+        .writer
+        .submit_since(None, old_set, before)
+        .await
+        .unwrap();
+    assert_eq!(waiting().await, 2, "the set is older than the new one");
     running.stop().await;
 }
