@@ -71,6 +71,11 @@ impl<S: Storage> WriterTask<S> {
         };
         let now = self.clock.now();
         let Claim { cluster, uid } = claim;
+        let ephemeral = &self.configuration.pools.settings().ephemeral;
+        if ephemeral.contains(known_as) && self.streams.count(known_as) == 0 {
+            // It is about to take over: nobody has to look.
+            return true;
+        }
         let contacts = self.published.contacts();
         if contacts.refused(known_as, cluster, uid, now) {
             tracing::warn!(

@@ -14,9 +14,10 @@ use lb_proto::v1::{
     DecommissionClusterRequest, Denial, GetAllocationRequest, ListAllocationsRequest,
     ListClustersRequest, ListConflictsRequest, ListDenialsRequest, ListHistoryRequest,
     ListPoolsRequest, ListReservationsRequest, PlanConfigurationRequest,
-    RecommissionClusterRequest, ReserveRequest, ServiceKey, UnreserveRequest, WatchRequest,
-    admin_service_client::AdminServiceClient, allocator_service_client::AllocatorServiceClient,
-    get_allocation_request::Of, pool_service_client::PoolServiceClient,
+    RecommissionClusterRequest, ReplaceClusterRequest, ReserveRequest, ServiceKey,
+    UnreserveRequest, WatchRequest, admin_service_client::AdminServiceClient,
+    allocator_service_client::AllocatorServiceClient, get_allocation_request::Of,
+    pool_service_client::PoolServiceClient,
 };
 use lb_tls::{
     client::Connector,
@@ -144,6 +145,16 @@ async fn call(channel: Channel, method: &str, cluster: &str) -> Result<(), Statu
             };
             admin.recommission_cluster(request).await.map(drop)
         }
+        "ReplaceCluster" => {
+            let request = ReplaceClusterRequest {
+                cluster: "unheard-of".to_owned(),
+                cluster_uid: "uid".to_owned(),
+            };
+            match admin.replace_cluster(request).await {
+                Err(status) if status.code() == Code::NotFound => Ok(()),
+                answer => answer.map(drop),
+            }
+        }
         "ListConflicts" => {
             let answer = pools.list_conflicts(ListConflictsRequest {}).await;
             answer.map(drop)
@@ -224,6 +235,7 @@ async fn each_role_may_call_what_it_is_for_and_nothing_else() {
         ("ListClusters", "", "va"),
         ("DecommissionCluster", "", "a"),
         ("RecommissionCluster", "", "a"),
+        ("ReplaceCluster", "", "a"),
         ("Reserve", "", "a"),
         ("Unreserve", "", "a"),
     ] {
