@@ -63,12 +63,17 @@ pub struct Cluster {
 
 impl Fleet {
     pub async fn start(config: &str) -> Self {
+        Self::start_with(Options::config(config)).await
+    }
+
+    /// As [`Self::start`]; certificates are added to these options.
+    pub async fn start_with(options: Options) -> Self {
         let authority = Authority::new("fleet").unwrap();
         let secret = |identity| Secret::new(&identity, &authority.certificate);
         let server = secret(authority.server().unwrap());
         let admin = secret(authority.caller("spiffe://test/role/admin").unwrap());
         Self {
-            allocator: Allocator::start(Options::config(config).tls(server.files())).await,
+            allocator: Allocator::start(options.tls(server.files())).await,
             authority,
             class: random_class(),
             namespace: random_name("many"),

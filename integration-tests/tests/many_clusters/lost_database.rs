@@ -2,6 +2,11 @@
 
 use std::ops::Range;
 
+use integration_tests::{
+    allocator::Options,
+    eventually::{DEADLINE, eventually},
+};
+
 use crate::{
     fleet::{Cluster, Fleet},
     record::{Record, nobody_was_moved},
@@ -79,4 +84,36 @@ async fn every_service_keeps_its_address_when_the_database_is_lost_under_load() 
     for held in &before {
         assert!(after.contains(held), "{held:?} was lost: {after:?}");
     }
+}
+
+#[tokio::test]
+async fn what_a_cluster_shows_goes_to_nobody_when_the_database_is_lost_and_no_cluster_is_named() {
+    let pool = "pools: [{name: p, addresses: [192.0.2.1]}]\n";
+    let mut fleet = Fleet::start_with(Options::config(pool).waits_for_clusters()).await;
+    let (mut a, mut b) = (fleet.cluster("a", 0).await, fleet.cluster("b", 1).await);
+    a.ns.create(fleet.service("s")).await;
+    a.ns.gets("s", ["192.0.2.1"]).await;
+    b.ns.create(fleet.service("new")).await;
+    b.ns.is_pending("new", "POOL_EXHAUSTED").await;
+    let record = Record::of(&a.ns).await;
+    a.watcher.kill();
+    b.watcher.kill();
+    fleet.allocator.kill();
+    fleet.remove_database();
+    fleet.allocator.start_again().await;
+    b.watcher.start_unready();
+    a.watcher.start_unready();
+    b.ns.is_pending("new", "AWAITING_SYNC").await;
+    let held = [("192.0.2.1".to_owned(), "a/s".to_owned())];
+    eventually(DEADLINE, "a has what it shows", async || {
+        let holders = fleet.holders().await;
+        if holders == held {
+            Ok(())
+        } else {
+            Err(format!("{holders:?}"))
+        }
+    })
+    .await;
+    b.ns.is_pending("new", "AWAITING_SYNC").await;
+    nobody_was_moved(&[record.end(&a.ns).await]);
 }
