@@ -8,6 +8,7 @@ mod brake;
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -17,6 +18,10 @@ use std::{
     time::Duration,
 };
 
+use futures::{
+    StreamExt,
+    stream::{Chain, Pending, pending},
+};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -29,7 +34,11 @@ use tonic::transport::server::Connected;
 
 pub use self::brake::Brake;
 use self::brake::{Pause, Turns};
-use crate::{auth::Certificate, metrics::ConnectionMetrics, tls::Handshakes};
+use crate::{
+    auth::Certificate,
+    metrics::ConnectionMetrics,
+    tls::{Crowd, Distrusted, Handshakes, Shaken},
+};
 
 /// Connections at one time.
 const MAX_CONNECTIONS: u64 = 16_384;
@@ -74,7 +83,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
 type Boxed = Box<dyn Transport>;
 type Sender = mpsc::Sender<io::Result<Connection>>;
-pub type Incoming = ReceiverStream<io::Result<Connection>>;
+pub type Incoming = Chain<ReceiverStream<io::Result<Connection>>, Pending<io::Result<Connection>>>;
 
 /// As many connections as this process may have, after it has asked for more files:
 /// the usual soft limit of 1,024 is for programs that use `select`.
@@ -91,23 +100,32 @@ pub fn limit() -> usize {
     usize::try_from(connections).unwrap_or(usize::MAX)
 }
 
-/// Connections of the listener until it is dropped. Must be called inside a tokio
-/// runtime.
-pub fn incoming(listener: Listener, limit: usize, metrics: ConnectionMetrics) -> Incoming {
+/// Connections of the listener, and who accepts them until they are dropped.
+pub fn incoming(
+    listener: Listener,
+    limit: usize,
+    metrics: ConnectionMetrics,
+) -> (Incoming, Acceptor) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let acceptor = Acceptor {
+        listener,
         places: Arc::new(Semaphore::new(limit)),
+        // The other half is for those that have a certificate.
+        handshakes: Crowd::new(limit / 2),
         seats: Arc::new(Semaphore::new(SEATS)),
         turns: Turns::default(),
         metrics,
         sender,
     };
-    tokio::spawn(acceptor.run(listener));
-    ReceiverStream::new(receiver)
+    // That nobody accepts any more is told by the acceptor, not by an end of the stream.
+    (ReceiverStream::new(receiver).chain(pending()), acceptor)
 }
 
-struct Acceptor {
+/// Accepts connections.
+pub struct Acceptor {
+    listener: Listener,
     places: Arc<Semaphore>,
+    handshakes: Crowd,
     seats: Arc<Semaphore>,
     turns: Turns,
     metrics: ConnectionMetrics,
@@ -115,11 +133,12 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    async fn run(self, listener: Listener) {
+    /// Until nobody takes connections any more.
+    pub async fn run(self) {
         loop {
             let accepted = tokio::select! {
                 () = self.sender.closed() => return,
-                accepted = self.accept(&listener) => accepted,
+                accepted = self.accept() => accepted,
             };
             if let Err(error) = accepted {
                 tracing::debug!(error = &error as &dyn std::error::Error, "cannot accept");
@@ -128,8 +147,8 @@ impl Acceptor {
         }
     }
 
-    async fn accept(&self, listener: &Listener) -> io::Result<()> {
-        match listener {
+    async fn accept(&self) -> io::Result<()> {
+        match &self.listener {
             Listener::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 if let Some(place) = self.place() {
@@ -147,26 +166,40 @@ impl Acceptor {
                 let (stream, address) = listener.accept().await?;
                 if let Some(place) = self.place() {
                     without_delay(&stream);
-                    let (handshakes, sender) = (handshakes.clone(), self.sender.clone());
-                    let brake = Brake::new(self.turns.clone());
-                    tokio::spawn(async move {
-                        let shaken = handshakes.shake(stream, address).await;
-                        if let Some((stream, certificate)) = shaken {
-                            let peer = Peer {
-                                sharer: certificate.name.as_str().into(),
-                                certificate: Some(certificate),
-                                known: true,
-                                brake,
-                            };
-                            let connection = Connection::new(Box::new(stream), peer, place);
-                            // Fails when nobody takes connections any more.
-                            let _ = sender.send(Ok(connection)).await;
-                        }
-                    });
+                    self.shake(handshakes.clone(), stream, address, place);
                 }
             }
         }
         Ok(())
+    }
+
+    fn shake(&self, by: Handshakes, stream: TcpStream, address: SocketAddr, place: Place) {
+        let sender = self.sender.clone();
+        let brake = Brake::new(self.turns.clone());
+        let shakes = by.clone();
+        let crowded = self.handshakes.spawn(async move {
+            let Some(shaken) = shakes.shake(stream, address).await else {
+                return;
+            };
+            let Shaken {
+                stream,
+                certificate,
+                distrusted,
+            } = shaken;
+            let peer = Peer {
+                sharer: certificate.name.as_str().into(),
+                certificate: Some(certificate),
+                known: true,
+                brake,
+            };
+            let mut connection = Connection::new(Box::new(stream), peer, place);
+            connection.distrusted = Some(distrusted);
+            // Fails when nobody takes connections any more.
+            let _ = sender.send(Ok(connection)).await;
+        });
+        if crowded {
+            by.crowded_out();
+        }
     }
 
     async fn hand_on(&self, stream: Boxed, mut place: Place) {
@@ -224,6 +257,9 @@ pub struct Connection {
     peer: Peer,
     greeting: Option<Greeting>,
     pause: Pause,
+    /// Of one with a certificate, until nobody vouches for that.
+    distrusted: Option<Distrusted>,
+    closed: bool,
     _place: Place,
 }
 
@@ -243,8 +279,25 @@ impl Connection {
                 deadline: Box::pin(sleep(GREETING)),
                 came: 0,
             }),
+            distrusted: None,
+            closed: false,
             _place: place,
         }
+    }
+
+    /// Whether its certificate counts no more.
+    fn poll_distrusted(&mut self, context: &mut Context<'_>) -> bool {
+        if let Some(distrusted) = &mut self.distrusted
+            && distrusted.as_mut().poll(context).is_ready()
+        {
+            self.distrusted = None;
+            self.closed = true;
+            tracing::info!(
+                caller = %self.peer.sharer,
+                "closing a connection: no CA that is trusted vouches for its certificate any more"
+            );
+        }
+        self.closed
     }
 }
 
@@ -263,6 +316,9 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.poll_distrusted(context) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         ready!(this.pause.poll_over(context));
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(context, buffer);
@@ -315,7 +371,6 @@ impl AsyncWrite for Connection {
 mod tests {
     use prometheus_client::registry::Registry;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio_stream::StreamExt;
 
     use super::*;
 
@@ -324,7 +379,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let metrics = ConnectionMetrics::register(&mut Registry::default());
-        let mut incoming = incoming(Listener::Tcp(listener), 2, metrics);
+        let (mut incoming, acceptor) = incoming(Listener::Tcp(listener), 2, metrics);
+        tokio::spawn(acceptor.run());
         let mut clients = Vec::new();
         let mut servers = Vec::new();
         for _ in 0..2 {
@@ -349,7 +405,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let metrics = ConnectionMetrics::register(&mut Registry::default());
-        let mut incoming = incoming(Listener::Tcp(listener), 2 * SEATS, metrics);
+        let (mut incoming, acceptor) = incoming(Listener::Tcp(listener), 2 * SEATS, metrics);
+        tokio::spawn(acceptor.run());
         let mut next = async || {
             let client = TcpStream::connect(address).await.unwrap();
             (client, incoming.next().await.unwrap().unwrap())

@@ -34,6 +34,7 @@ pub mod published;
 pub mod routes;
 pub mod run;
 pub mod service;
+pub mod signals;
 pub mod silence;
 pub mod store;
 pub mod streams;

@@ -1,8 +1,12 @@
 //! The socket for gRPC, and who may reach it how.
 
 use std::{
-    io,
-    os::unix::{fs::FileTypeExt, net::UnixStream},
+    fs::{self, Permissions},
+    io::{self, ErrorKind},
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::UnixStream,
+    },
     path::{Path, PathBuf},
 };
 
@@ -87,30 +91,37 @@ pub async fn bind(
             })
         }
         Listen::Unix(path) => {
-            remove_stale(path)?;
-            let listener = UnixListener::bind(path).map_err(failed)?;
-            Ok(Listener::Unix(listener))
+            if let Ok(metadata) = path.symlink_metadata() {
+                if !metadata.file_type().is_socket() {
+                    return Err(ListenError::NotASocket {
+                        path: path.to_owned(),
+                    });
+                }
+                // One that nobody answers on is left over from a process that was killed.
+                if UnixStream::connect(path).is_ok() {
+                    return Err(failed(ErrorKind::AddrInUse.into()));
+                }
+            }
+            bind_private(path).map(Listener::Unix).map_err(failed)
         }
     }
 }
 
-/// A socket that nobody answers on is left over from a process that was killed.
-fn remove_stale(path: &Path) -> Result<(), ListenError> {
-    let Ok(metadata) = path.symlink_metadata() else {
-        return Ok(());
-    };
-    if !metadata.file_type().is_socket() {
-        return Err(ListenError::NotASocket {
-            path: path.to_owned(),
-        });
-    }
-    if UnixStream::connect(path).is_err() {
-        std::fs::remove_file(path).map_err(|source| ListenError::Bind {
-            listen: Listen::Unix(path.to_owned()),
-            source,
-        })?;
-    }
-    Ok(())
+/// A socket for its owner alone, whatever the umask. Its mode is set where nobody else
+/// gets to, and it is at its path from then on: nobody can connect in between.
+fn bind_private(path: &Path) -> io::Result<UnixListener> {
+    let parent = path.parent().filter(|path| !path.as_os_str().is_empty());
+    // A short name: a path of a socket has 108 bytes at most.
+    let private = tempfile::Builder::new()
+        .prefix(".")
+        .rand_bytes(6)
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir_in(parent.unwrap_or(Path::new(".")))?;
+    let socket = private.path().join("s");
+    let listener = UnixListener::bind(&socket)?;
+    fs::set_permissions(&socket, Permissions::from_mode(0o600))?;
+    fs::rename(&socket, path)?;
+    Ok(listener)
 }
 
 #[cfg(test)]

@@ -244,7 +244,7 @@ impl AuthMetrics {
             failed_handshakes: Family::default(),
         };
         // From zero on: what appears with its first failure has no increase.
-        for why in ["refused", "timeout"] {
+        for why in ["refused", "timeout", "crowded_out"] {
             let failed = metrics.failed_handshakes.get_or_create(&WhyLabel { why });
             failed.inc_by(0);
         }

@@ -1,16 +1,13 @@
 //! Puts the parts together, and takes them apart in order.
 
-use std::{fs, future::IntoFuture, sync::Arc, time::Duration};
+use std::{error::Error, fs, future::IntoFuture, pin::pin, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use lb_process::{print, print_error, tasks::Tasks};
 use lb_tls::{files::Material, metrics::TlsMetrics, reload::Reloading};
 use lb_trace::export::{Program, Traces};
 use parking_lot::Mutex;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-    time::timeout,
-};
+use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -29,6 +26,7 @@ use crate::{
     },
     routes::{self, RoutesFile},
     service::{self, Gate, Parts, Trust},
+    signals::Signals,
     silence,
     store::Store,
     tls::Handshakes,
@@ -58,14 +56,14 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Backup(Backup { file, database }) => {
             let told = backup::run(&database, &file).await?;
             if backup::is_standard_output(&file) {
-                eprint!("{told}");
+                print_error(&told)?;
             } else {
-                print!("{told}");
+                print(&told)?;
             }
             Ok(())
         }
         Command::Certs(command) => {
-            print!("{}", certs::run(command)?);
+            print(&certs::run(command)?)?;
             Ok(())
         }
     }
@@ -87,7 +85,7 @@ async fn show_routes(args: Routes) -> Result<()> {
             routes::fetch(url, tls.files(), zone.time_zone()).await?
         }
     };
-    print!("{table}");
+    print(&table)?;
     Ok(())
 }
 
@@ -99,13 +97,20 @@ async fn check_config(args: CheckConfig) -> Result<()> {
         tls,
     } = args;
     let source = Source::new(ip_list.items, Some(file));
-    match against {
-        None => print!("{}", config::explain(&source.load()?.pools)),
+    let told = match against {
+        None => {
+            let configuration = source.load()?;
+            for warning in &configuration.warnings {
+                print_error(&format!("warning: {warning}\n"))?;
+            }
+            config::explain(&configuration.pools)
+        }
         Some(url) => {
             let text = source.read_file()?.unwrap_or_default();
-            print!("{}", config::ask(&url, tls.files(), text).await?);
+            config::ask(&url, tls.files(), text).await?
         }
-    }
+    };
+    print(&told)?;
     Ok(())
 }
 
@@ -134,11 +139,12 @@ async fn serve(args: Serve) -> Result<()> {
             "there are no traces"
         );
     }
-    // Before anybody can see this process at work, and signal it: unheard, either would kill it.
+    let mut tasks = Tasks::default();
+    // Before anybody can see this process at work, and signal it.
     let shutdown = CancellationToken::new();
-    tokio::spawn(cancel_on_signal(shutdown.clone())?);
-    // Also without a file to read again: it would end the process otherwise.
-    let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    let signals = Signals::listen()?;
+    let hangups = signals.hangups();
+    tasks.spawn("signals", signals.obey(shutdown.clone()));
     let protection = listen::protection(&listen, tls.files(), insecure_plaintext)?;
     if protection == Protection::None {
         tracing::warn!(
@@ -216,7 +222,8 @@ async fn serve(args: Serve) -> Result<()> {
         format!("cannot listen on {admin_listen} (--admin-listen); is another process there?")
     })?;
     let listener = listen::bind(&listen, handshakes).await?;
-    let incoming = connections::incoming(listener, connections::limit(), connection_metrics);
+    let (incoming, acceptor) =
+        connections::incoming(listener, connections::limit(), connection_metrics);
     let clock = writer.clock();
     let decommissioned = published.decommissioned().clone();
     let gate = Gate::new(trust, decommissioned, denials.clone(), clock.clone());
@@ -231,59 +238,61 @@ async fn serve(args: Serve) -> Result<()> {
     };
     let router = service::router(parts, metrics).await?;
 
-    tokio::spawn(silence::report(Arc::clone(&published), clock));
+    tasks.spawn("silence", silence::report(Arc::clone(&published), clock));
     if let Some(path) = routes_file {
         let mut file = RoutesFile::new(path, published, zone);
         file.write().await;
-        tokio::spawn(file.keep());
+        tasks.spawn("routes file", file.keep());
     }
-    let admin = tokio::spawn(axum::serve(admin_socket, admin.router()).into_future());
-    let stop_writer = CancellationToken::new();
-    let writer_task = tokio::spawn(task.run(stop_writer.clone()));
-    let denials = tokio::spawn(denials.keep(denial_writer, stop_writer.clone()));
+    tasks.spawn(
+        "admin",
+        axum::serve(admin_socket, admin.router()).into_future(),
+    );
+    tasks.spawn("acceptor", acceptor.run());
     if let Some(certificates) = certificates {
-        tokio::spawn(certificates.keep());
+        tasks.spawn("certificates", certificates.keep(hangups.clone()));
     }
     if source.file().is_some() {
-        tokio::spawn(reload.watch(hangup));
+        tasks.spawn("pools file", reload.watch(hangups));
     }
+    // These end last, after what was taken is answered.
+    let stop_writer = CancellationToken::new();
+    let mut last = Tasks::default();
+    last.spawn("writer", task.run(stop_writer.clone()));
+    last.spawn("denials", denials.keep(denial_writer, stop_writer.clone()));
     tracing::info!(%listen, %admin_listen, %database, "serving");
 
     let stop = shutdown.clone().cancelled_owned();
-    let serving = router.serve_with_incoming_shutdown(incoming, stop);
-    let drained = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(DRAIN).await;
+    let mut serving = pin!(router.serve_with_incoming_shutdown(incoming, stop));
+    let failure = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => None,
+        error = tasks.ended() => Some(error),
+        error = last.ended() => Some(error),
+        served = &mut serving => {
+            served.context("cannot serve gRPC")?;
+            bail!("cannot serve gRPC: the server ended");
+        }
     };
-    tokio::select! {
-        served = serving => served.context("cannot serve gRPC")?,
-        () = drained => tracing::warn!("closing connections that are still open"),
+    if let Some(error) = &failure {
+        tracing::error!(
+            error = error as &dyn Error,
+            "lb-allocator ends: it cannot do without this part"
+        );
+        shutdown.cancel();
+    }
+    match timeout(DRAIN, serving).await {
+        Ok(served) => served.context("cannot serve gRPC")?,
+        Err(_) => tracing::warn!("closing connections that are still open"),
     }
     stop_writer.cancel();
-    if timeout(LAST_COMMIT, denials).await.is_err() {
-        tracing::warn!("the last denials are in this log only");
-    }
-    match timeout(LAST_COMMIT, writer_task).await {
-        Ok(ended) => ended.context("the writer failed")??,
+    match timeout(LAST_COMMIT, last.all_ended()).await {
+        Ok(ended) => ended?,
         Err(_) => tracing::warn!("the last commit takes too long; not waiting for it"),
     }
-    admin.abort();
     tracing::info!("stopped");
     if let Some(traces) = traces {
         traces.stop().await;
     }
-    Ok(())
-}
-
-fn cancel_on_signal(shutdown: CancellationToken) -> Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("shutting down");
-        shutdown.cancel();
-    })
+    failure.map_or(Ok(()), |error| Err(error.into()))
 }

@@ -27,14 +27,14 @@ pub struct TooMany;
 /// Something that may let waiting Services be served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
-    /// An address became free, and this Service should ask for it.
+    /// Addresses became free, and these Services should ask for them.
     Freed {
         pool: PoolName,
         family: Family,
-        key: Arc<ServiceKey>,
+        keys: Arc<[Arc<ServiceKey>]>,
     },
-    /// A Service will get another answer than before.
-    AskAgain(Arc<ServiceKey>),
+    /// These Services will get another answer than before.
+    AskAgain(Arc<[Arc<ServiceKey>]>),
     /// Everybody may: other pools are in force, say.
     PoolsChanged,
     /// They should, and tell what they have: changes can be made again after they

@@ -211,6 +211,8 @@ pub struct WriterTask<S = Store> {
     /// answered.
     writable: bool,
     waiting: Waiting,
+    /// What those that wait are told next.
+    words: telling::Words,
     published: Arc<Published>,
     streams: Arc<Streams>,
     metrics: WriterMetrics,
@@ -257,6 +259,7 @@ impl<S: Storage> WriterTask<S> {
             engine: Some(engine),
             writable: true,
             waiting: Waiting::default(),
+            words: telling::Words::default(),
             streams: Arc::clone(published.streams()),
             published: Arc::clone(&published),
             metrics,
@@ -487,6 +490,8 @@ impl<S: Storage> WriterTask<S> {
                 self.record_pools().await;
                 let _ = done.send(());
             }
+            // Who has gone away meanwhile costs no copy.
+            Control::Inspect(answer) if answer.is_closed() => {}
             Control::Inspect(answer) => {
                 if let Some(engine) = &self.engine {
                     let _ = answer.send(Inspection {

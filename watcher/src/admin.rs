@@ -15,7 +15,6 @@ use axum::{
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch};
-use tokio_util::sync::CancellationToken;
 
 use crate::{leadership::Leadership, ledger::Ledger, metrics::Metrics, queue::Queue};
 
@@ -122,20 +121,14 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves until told to stop.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        stop: CancellationToken,
-    ) -> std::io::Result<()> {
+    /// Serves for ever.
+    pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
         let router = Router::new()
             .route("/healthz", get(async || "ok\n"))
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
             .with_state(Arc::new(self));
-        axum::serve(listener, router)
-            .with_graceful_shutdown(stop.cancelled_owned())
-            .await
+        axum::serve(listener, router).await
     }
 }
 

@@ -87,7 +87,7 @@ pub struct Reconnect {
 }
 
 impl Reconnect {
-    /// For as long as the certificates are looked after.
+    /// For ever.
     pub async fn run(mut self) {
         while self.certificates.changed().await.is_ok() {
             tracing::info!("connecting to lb-allocator with other certificates");
@@ -95,6 +95,8 @@ impl Reconnect {
             let channel = self.endpoint.connect_with_connector_lazy(connector);
             self.channel.send_replace(channel);
         }
+        // Whoever looks after the certificates has ended, and it is told of that.
+        std::future::pending().await
     }
 }
 

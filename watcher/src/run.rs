@@ -1,14 +1,15 @@
 //! Puts the parts together, and takes them apart in order at the end.
 
 use anyhow::Context;
+use lb_process::tasks::Tasks as ProcessTasks;
 use lb_tls::{files::Material, metrics::TlsMetrics, reload::Reloading};
 use lb_trace::export::{Program, Traces};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    sync::watch,
 };
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     admin::Admin,
@@ -95,7 +96,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         cluster.0,
         metrics.clone(),
     );
-    let tasks = Tasks::start(setup, client, allocator, metrics.clone(), decisions);
+    let mut tasks = Tasks::start(setup, client, allocator, metrics.clone(), decisions);
     let admin = Admin {
         health: tasks.health.clone(),
         leadership: tasks.leadership.clone(),
@@ -105,29 +106,45 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         queue: tasks.queue.clone(),
         ledger: tasks.ledger.clone(),
     };
-    let stop = CancellationToken::new();
-    let admin = tokio::spawn(admin.serve(listener, stop.clone()));
+    let mut around = ProcessTasks::default();
+    around.spawn("admin", admin.serve(listener));
     if let (Some(certificates), Some(reconnect)) = (certificates, reconnect) {
-        tokio::spawn(stop.clone().run_until_cancelled_owned(certificates.keep()));
-        tokio::spawn(stop.clone().run_until_cancelled_owned(reconnect.run()));
+        // They are looked at every second: nobody has to ask for it.
+        let (_, never) = watch::channel(());
+        around.spawn("certificates", certificates.keep(never));
+        around.spawn("reconnect", reconnect.run());
     }
 
-    stop_signal.await;
+    let failure = tokio::select! {
+        biased;
+        () = stop_signal => None,
+        error = tasks.ended() => Some(error),
+        error = around.ended() => Some(error),
+    };
+    if let Some(error) = &failure {
+        error!(
+            error = error as &dyn std::error::Error,
+            "lb-watcher ends: it cannot do without this part"
+        );
+    }
     info!("stopping");
-    stop.cancel();
-    tasks.stop().await;
-    admin.abort();
+    let stopped = tasks.stop().await;
+    drop(around);
     if let Some(traces) = traces {
         traces.stop().await;
     }
-    Ok(())
+    failure.map_or(Ok(()), Err)?;
+    Ok(stopped?)
 }
 
-/// SIGTERM or SIGINT, also if it comes before this is waited for.
+/// SIGTERM or SIGINT, also if it comes before this is waited for. SIGHUP, with which
+/// others have their files read again, changes nothing: they are read every second.
 fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     Ok(async move {
+        let _unheard = hangup;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}

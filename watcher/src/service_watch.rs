@@ -58,7 +58,8 @@ impl ServiceWatch {
     /// asked for before what waits, and for either the labels must be there.
     pub async fn run(self, client: Client, mut namespaces_listed: watch::Receiver<bool>) {
         if namespaces_listed.wait_for(|listed| *listed).await.is_err() {
-            return;
+            // Whoever lists them has ended, and it is told of that.
+            return std::future::pending().await;
         }
         let mut events = self.history.follow(move || events(client.clone()));
         let mut broken = false;

@@ -1,15 +1,15 @@
 //! The tasks of a watcher: they need an API server and an allocator, and nothing of
 //! the process around them.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use kube::Client;
+use lb_process::tasks::{TaskError, Tasks as Running};
 use tokio::{
     sync::watch,
-    task::JoinSet,
     time::{Instant, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
@@ -72,10 +72,13 @@ pub struct Tasks {
     /// Whether this process acts.
     pub leadership: Arc<Leadership>,
     stop: CancellationToken,
-    tasks: JoinSet<()>,
+    /// Those that work.
+    running: Running,
     resign: CancellationToken,
-    election: AbortOnDropHandle<()>,
-    events: AbortOnDropHandle<()>,
+    /// Those that end after them.
+    last: Running,
+    /// Keeps open what the last Events come by, whichever of the others ends.
+    news: News,
 }
 
 impl Tasks {
@@ -124,15 +127,12 @@ impl Tasks {
                 health: health.clone(),
                 news: news.clone(),
             },
-            news,
+            news: news.clone(),
         });
 
         let stop = CancellationToken::new();
-        let mut tasks = JoinSet::new();
-        let mut spawn = |task: Pin<Box<dyn Future<Output = ()> + Send>>| {
-            let task = stop.clone().run_until_cancelled_owned(task);
-            tasks.spawn(async { task.await.unwrap_or_default() });
-        };
+        let mut running = Running::default();
+        let mut last = Running::default();
         let announcements = Announcements {
             cluster: ClusterSync {
                 allocator: allocator.clone(),
@@ -150,9 +150,8 @@ impl Tasks {
             health: health.clone(),
             metrics: metrics.clone(),
         };
-        spawn(Box::pin(in_each_term(leadership.clone(), move || {
-            announcements.clone().run()
-        })));
+        let announcements = in_each_term(leadership.clone(), move || announcements.clone().run());
+        running.spawn("announcements", until(stop.clone(), announcements));
         let election = Election {
             leadership: leadership.clone(),
             store: store.clone(),
@@ -161,7 +160,7 @@ impl Tasks {
             health: health.clone(),
         };
         let resign = CancellationToken::new();
-        let election = match lease {
+        match lease {
             Some(place) => {
                 let Place { namespace, name } = &place;
                 info!(namespace, name, identity, "standing for election");
@@ -172,46 +171,46 @@ impl Tasks {
                     name.clone(),
                     identity,
                 );
-                tokio::spawn(election.run(candidate, place, lists.clone(), resign.clone()))
+                let election = election.run(candidate, place, lists.clone(), resign.clone());
+                last.spawn("election", election);
             }
-            None => {
-                election.unopposed();
-                tokio::spawn(async {})
-            }
+            None => election.unopposed(),
+        }
+        let namespace_watch = NamespaceWatch {
+            namespaces,
+            services: store.clone(),
+            ledger: ledger.clone(),
+            queue: queue.clone(),
+            listed: namespaces_listed,
+            allocator,
+            history: history.clone(),
+            health: health.clone(),
+            metrics: metrics.clone(),
         };
-        spawn(Box::pin(
-            NamespaceWatch {
-                namespaces,
-                services: store.clone(),
-                ledger: ledger.clone(),
-                queue: queue.clone(),
-                listed: namespaces_listed,
-                allocator,
-                history: history.clone(),
-                health: health.clone(),
-                metrics: metrics.clone(),
-            }
-            .run(client.clone()),
-        ));
-        spawn(Box::pin(history.clone().watch(client.clone())));
-        spawn(Box::pin(
-            ServiceWatch {
-                store,
-                ledger: ledger.clone(),
-                queue: queue.clone(),
-                lists,
-                history,
-                health: health.clone(),
-                metrics: metrics.clone(),
-            }
-            .run(client, namespaces_listed_receiver),
-        ));
-        let events = tokio::spawn(sender.run(queue.busy()));
+        let namespace_watch = namespace_watch.run(client.clone());
+        running.spawn("namespace watch", until(stop.clone(), namespace_watch));
+        running.spawn(
+            "history watch",
+            until(stop.clone(), history.clone().watch(client.clone())),
+        );
+        let service_watch = ServiceWatch {
+            store,
+            ledger: ledger.clone(),
+            queue: queue.clone(),
+            lists,
+            history,
+            health: health.clone(),
+            metrics: metrics.clone(),
+        };
+        let service_watch = service_watch.run(client, namespaces_listed_receiver);
+        running.spawn("service watch", until(stop.clone(), service_watch));
+        last.spawn("events", sender.run(queue.busy()));
         for _ in 0..concurrency {
             let (queue, syncer, metrics) = (queue.clone(), syncer.clone(), metrics.clone());
-            tasks.spawn(in_each_term(leadership.clone(), move || {
+            let worker = in_each_term(leadership.clone(), move || {
                 work(queue.clone(), syncer.clone(), metrics.clone())
-            }));
+            });
+            running.spawn("worker", worker);
         }
         Self {
             health,
@@ -219,37 +218,57 @@ impl Tasks {
             ledger,
             leadership,
             stop,
-            tasks,
+            running,
             resign,
-            election: AbortOnDropHandle::new(election),
-            events: AbortOnDropHandle::new(events),
+            last,
+            news,
+        }
+    }
+
+    /// The first one that ends: none may before [`Self::stop`].
+    pub async fn ended(&mut self) -> TaskError {
+        tokio::select! {
+            error = self.running.ended() => error,
+            error = self.last.ended() => error,
         }
     }
 
     /// Ends them, after what is under way.
-    pub async fn stop(self) {
+    ///
+    /// # Errors
+    /// If one of them panics meanwhile.
+    pub async fn stop(self) -> Result<(), TaskError> {
         let Self {
             queue,
             leadership,
             stop,
-            mut tasks,
+            mut running,
             resign,
-            election,
-            events,
+            mut last,
+            news,
             ..
         } = self;
         stop.cancel();
         queue.close();
         leadership.retire();
-        let all = async { while tasks.join_next().await.is_some() {} };
-        if timeout(GRACE, all).await.is_err() {
+        let stopped = timeout(GRACE, running.all_ended()).await;
+        let stopped = stopped.unwrap_or_else(|_| {
             warn!("gave up on what was still under way; it is taken up at the next start");
-        }
+            Ok(())
+        });
+        drop(running);
         // What is told now was done while this replica led.
         resign.cancel();
-        let farewell = async { tokio::join!(election, events) };
-        let _rest_is_lost = timeout(FAREWELL, farewell).await;
+        drop(news);
+        // The rest is lost after that.
+        let farewell = timeout(FAREWELL, last.all_ended()).await;
+        stopped.and(farewell.unwrap_or(Ok(())))
     }
+}
+
+/// Does the work until it is told to stop.
+async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
+    stop.run_until_cancelled(work).await.unwrap_or_default();
 }
 
 async fn in_each_term<F: Future<Output = ()>>(leadership: Arc<Leadership>, start: impl Fn() -> F) {

@@ -7,6 +7,7 @@ use std::{
 
 use thiserror::Error;
 
+use super::unusable;
 use crate::engine::{AddressRange, InvalidName, Namespace, PoolName, PoolSpec};
 
 /// Why `IP_LIST` was refused; quotes the item.
@@ -18,6 +19,12 @@ pub enum IpListError {
     Namespace { item: String, source: InvalidName },
     #[error("item {item:?}: {address:?} is not an IP address")]
     Address { item: String, address: String },
+    #[error("item {item:?}: {address:?} is an address that no Service can have: {why}")]
+    Unusable {
+        item: String,
+        address: String,
+        why: &'static str,
+    },
     #[error(
         "item {item:?}: {address} is listed for namespace {other} already; \
          an address belongs to one namespace"
@@ -86,7 +93,14 @@ fn parse_item(item: &str) -> Result<(Namespace, IpAddr), IpListError> {
         item: item.to_owned(),
         address: address.to_owned(),
     })?;
-    Ok((namespace, parsed.to_canonical()))
+    if let Some(why) = unusable::reason(&AddressRange::single(parsed)) {
+        return Err(IpListError::Unusable {
+            item: item.to_owned(),
+            address: address.to_owned(),
+            why,
+        });
+    }
+    Ok((namespace, parsed))
 }
 
 #[cfg(test)]
@@ -128,7 +142,10 @@ mod tests {
             ("default:[2001:db8::1", "default:[2001:db8::1"),
             ("De_fault:192.0.2.1", "De_fault:192.0.2.1"),
             ("a:192.0.2.1 b:192.0.2.1", "b:192.0.2.1"),
-            ("a:192.0.2.1 b:::ffff:192.0.2.1", "b:::ffff:192.0.2.1"),
+            ("b:::ffff:192.0.2.1", "b:::ffff:192.0.2.1"),
+            ("a:192.0.2.1 a:127.0.0.1", "a:127.0.0.1"),
+            ("a:255.255.255.255", "a:255.255.255.255"),
+            ("a:[fe80::1]", "a:[fe80::1]"),
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(&format!("{item:?}")), "{text:?}: {error}");

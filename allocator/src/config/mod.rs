@@ -5,7 +5,14 @@ mod ask;
 mod describe;
 pub mod file;
 pub mod ip_list;
+mod node;
 pub mod reload;
+mod shape;
+mod syntax;
+mod unusable;
+
+#[cfg(test)]
+mod mistakes;
 
 use std::{
     fs, io,
@@ -14,11 +21,12 @@ use std::{
     time::Duration,
 };
 
+use ipnet::Ipv4Net;
 use thiserror::Error;
 
 use self::describe::json;
 pub use self::{ask::ask, describe::explain};
-use crate::engine::{AddressRange, PoolConflict, PoolName, Pools, Settings};
+use crate::engine::{AddressRange, Family, PoolConflict, PoolName, Pools, Settings};
 
 /// Why there are no pools to work with.
 #[derive(Debug, Error)]
@@ -36,15 +44,34 @@ pub enum ConfigError {
     },
     #[error("{}", at(place.as_ref()))]
     Conflict {
-        place: Option<(PathBuf, u64)>,
+        place: Option<ConflictPlace>,
         source: Box<PoolConflict>,
     },
 }
 
-fn at(place: Option<&(PathBuf, u64)>) -> String {
-    place.map_or_else(
-        || "pools conflict".to_owned(),
-        |(path, line)| format!("pools file {}: line {line}: addresses", path.display()),
+/// Where in the file a conflict can be mended.
+#[derive(Debug)]
+pub struct ConflictPlace {
+    path: PathBuf,
+    line: u64,
+    pool: PoolName,
+    key: &'static str,
+}
+
+fn at(place: Option<&ConflictPlace>) -> String {
+    let Some(place) = place else {
+        return "pools conflict".to_owned();
+    };
+    let ConflictPlace {
+        path,
+        line,
+        pool,
+        key,
+    } = place;
+    let pool = pool.as_str();
+    format!(
+        "pools file {}: line {line}: pool {pool:?}: {key}",
+        path.display()
     )
 }
 
@@ -54,6 +81,8 @@ pub struct Configuration {
     pub pools: Arc<Pools>,
     /// The same as JSON, for history.
     pub json: String,
+    /// What may be meant, and is seldom good.
+    pub warnings: Vec<String>,
 }
 
 /// Where pools come from.
@@ -118,7 +147,9 @@ impl Source {
         }
         let ip_list = self.ip_list.as_deref().map(ip_list::parse).transpose()?;
         let mut specs = ip_list.unwrap_or_default();
+        let mut names = Vec::new();
         let mut lines = Vec::new();
+        let mut networks = Vec::new();
         let mut settings = self.defaults.clone();
         if let Some(text) = text {
             let (pools, of_file) =
@@ -129,40 +160,84 @@ impl Source {
             settings = of_file;
             for pool in pools {
                 let name = pool.spec.name.clone();
+                names.push((name.clone(), pool.line));
                 let of_pool = pool.lines.into_iter();
                 lines.extend(of_pool.map(|(range, line)| (name.clone(), range, line)));
+                let of_pool = pool.networks.into_iter();
+                networks.extend(of_pool.map(|(network, line)| (name.clone(), network, line)));
                 specs.push(pool.spec);
             }
         }
         let pools = Pools::new(specs).map_err(|conflict| ConfigError::Conflict {
-            place: line_of(&lines, &conflict).map(|line| (path(), line)),
+            place: place_of(&names, &lines, &conflict).map(|(pool, line, key)| ConflictPlace {
+                path: path(),
+                line,
+                pool,
+                key,
+            }),
             source: Box::new(conflict),
         })?;
         let pools = pools.with_settings(settings);
+        let warn = |(pool, network, line): &(_, _, _)| {
+            let ends = ends_that_are_given(&pools, pool, *network)?;
+            Some(format!(
+                "pools file {}: line {line}: pool \"{pool}\": addresses: {ends}, which no host \
+                 answers on where {network} is the network of a link; exclude what it has there, \
+                 unless the addresses are routed",
+                path().display()
+            ))
+        };
         Ok(Configuration {
             json: json(&pools),
+            warnings: networks.iter().filter_map(warn).collect(),
             pools: Arc::new(pools),
         })
     }
 }
 
-/// Where in the file the conflict can be mended.
-fn line_of(lines: &[(PoolName, AddressRange, u64)], conflict: &PoolConflict) -> Option<u64> {
-    let find = |pool: &PoolName, range: Option<&AddressRange>| {
-        let mut found = lines
-            .iter()
-            .filter(|(name, at, _)| name == pool && range.is_none_or(|range| range == at));
-        found.next_back().map(|(_, _, line)| *line)
+/// The network's own address and its broadcast, if Services may get them.
+fn ends_that_are_given(pools: &Pools, pool: &PoolName, network: Ipv4Net) -> Option<String> {
+    let index = pools
+        .indexes()
+        .find(|index| pools.spec(*index).name == *pool)?;
+    let usable = pools.usable(index).get(Family::V4);
+    let ends = [
+        (network.network(), "the address of the network itself"),
+        (network.broadcast(), "its broadcast address"),
+    ];
+    let given = ends
+        .into_iter()
+        .filter(|(end, _)| usable.contains(Family::number((*end).into())));
+    let given: Vec<_> = given
+        .map(|(end, what)| format!("{end} is {what}"))
+        .collect();
+    (!given.is_empty()).then(|| given.join(" and "))
+}
+
+/// The pool, line and key where the conflict can be mended.
+fn place_of(
+    names: &[(PoolName, u64)],
+    lines: &[(PoolName, AddressRange, u64)],
+    conflict: &PoolConflict,
+) -> Option<(PoolName, u64, &'static str)> {
+    let addresses = |pool: &PoolName, range: &AddressRange| {
+        let found = lines.iter().rev();
+        let mut found = found.filter(|(name, at, _)| name == pool && at == range);
+        let (_, _, line) = found.next()?;
+        Some((pool.clone(), *line, "addresses"))
     };
     match conflict {
-        PoolConflict::DuplicateName { name } => find(name, None),
-        PoolConflict::OverlapInside { pool, second, .. } => find(pool, Some(second)),
+        PoolConflict::DuplicateName { name } => {
+            let mut found = names.iter().rev().filter(|(known, _)| known == name);
+            found.next().map(|(_, line)| (name.clone(), *line, "name"))
+        }
+        PoolConflict::OverlapInside { pool, second, .. } => addresses(pool, second),
         PoolConflict::OverlapBetween {
             first_pool,
             first,
             second_pool,
             second,
-        } => find(second_pool, Some(second)).or_else(|| find(first_pool, Some(first))),
+        } => addresses(second_pool, second).or_else(|| addresses(first_pool, first)),
     }
 }
 
@@ -207,7 +282,7 @@ mod tests {
         let overlap = with_file(Some("default:192.0.2.1"), text).unwrap_err();
         assert_eq!(
             overlap,
-            "pools file pools.yaml: line 1: addresses: pools a and ip-list-default overlap: \
+            "pools file pools.yaml: line 1: pool \"a\": addresses: pools a and ip-list-default overlap: \
              a has 192.0.2.0-192.0.2.3, ip-list-default has 192.0.2.1"
         );
     }

@@ -2,13 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::{
-    signal::unix::Signal,
-    sync::watch,
-    time::{MissedTickBehavior, interval},
-};
+use lb_process::settled::{Look, SETTLE, Settled};
+use tokio::{sync::watch, time::sleep};
 
-use super::{ConfigError, Source};
+use super::Source;
 use crate::{metrics::ConfigMetrics, writer::Writer};
 
 /// How often the file is read. Reading it, rather than being told of changes,
@@ -18,18 +15,18 @@ const POLL: Duration = Duration::from_secs(1);
 /// Watches a pools file.
 pub struct Reload {
     source: Source,
-    /// The text that was looked at last; `None` if it could not be read.
-    seen: Option<String>,
+    /// The texts that were read, or why one could not be.
+    readings: Settled<Result<Option<String>, String>>,
     writer: Writer,
     metrics: ConfigMetrics,
     problem: watch::Sender<Option<String>>,
 }
 
 impl Reload {
-    /// `seen` is the text that is in force.
+    /// `text` is the one in force.
     pub fn new(
         source: Source,
-        seen: Option<String>,
+        text: Option<String>,
         writer: Writer,
         metrics: ConfigMetrics,
     ) -> (Self, watch::Receiver<Option<String>>) {
@@ -37,7 +34,7 @@ impl Reload {
         let problems = problem.subscribe();
         let reload = Self {
             source,
-            seen,
+            readings: Settled::new(Ok(text)),
             writer,
             metrics,
             problem,
@@ -45,56 +42,56 @@ impl Reload {
         (reload, problems)
     }
 
-    /// Looks at the file every second, and at once on SIGHUP.
-    pub async fn watch(mut self, mut hangup: Signal) {
-        let mut poll = interval(POLL);
-        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Looks at the file every second, and whenever `at_once` changes, for ever.
+    pub async fn watch(mut self, mut at_once: watch::Receiver<()>) {
         loop {
+            let pause = self.look().await;
             tokio::select! {
-                _ = poll.tick() => self.look().await,
-                Some(()) = hangup.recv() => {
-                    tracing::info!("SIGHUP: reading the pools file");
-                    self.look().await;
-                }
+                () = sleep(pause) => {}
+                // But not sooner than what is about to settle.
+                Ok(()) = at_once.changed(), if pause == POLL => {}
             }
         }
     }
 
-    async fn look(&mut self) {
-        let text = match self.source.read_file() {
-            Ok(text) => text,
-            Err(error) => {
-                self.refuse(&error);
-                self.seen = None;
-                return;
-            }
-        };
-        if text == self.seen && self.problem.borrow().is_none() {
-            return;
-        }
-        let is_news = text != self.seen;
-        self.seen = text;
-        match self.source.with_file(self.seen.as_deref()) {
-            Err(error) if is_news => self.refuse(&error),
-            Err(_) => {}
-            Ok(configuration) => {
-                if self.writer.configure(configuration).await.is_ok() {
-                    tracing::info!("other pools are in force");
-                    self.metrics.read(true);
-                    self.problem.send_replace(None);
+    /// Returns when to look again.
+    async fn look(&mut self) -> Duration {
+        let reading = self.source.read_file().map_err(|error| one_line(&error));
+        match self.readings.look(reading) {
+            Look::InForce => self.mended(),
+            Look::Rejected => {}
+            Look::Unsettled => return SETTLE,
+            Look::New(Err(unreadable)) => self.reject(unreadable),
+            Look::New(Ok(text)) => match self.source.with_file(text.as_deref()) {
+                Err(error) => self.reject(one_line(&error)),
+                Ok(configuration) => {
+                    if self.writer.configure(configuration).await.is_ok() {
+                        self.readings.accept();
+                        tracing::info!("configuration reloaded");
+                        self.metrics.read(true);
+                        self.problem.send_replace(None);
+                    }
                 }
-            }
+            },
+        }
+        POLL
+    }
+
+    /// The file is again what is in force.
+    fn mended(&self) {
+        if self.problem.send_replace(None).is_some() {
+            tracing::info!("the pools file is again the one in force");
+            self.metrics.read(true);
         }
     }
 
     /// The last good pools stay in force; told once.
-    fn refuse(&self, error: &ConfigError) {
-        let text = one_line(error);
-        if self.problem.borrow().as_ref() != Some(&text) {
-            tracing::error!("the pools stay as they are: {text}");
+    fn reject(&self, problem: String) {
+        if self.problem.borrow().as_ref() != Some(&problem) {
+            tracing::error!("configuration rejected, keeping the previous one: {problem}");
         }
         self.metrics.read(false);
-        self.problem.send_replace(Some(text));
+        self.problem.send_replace(Some(problem));
     }
 }
 

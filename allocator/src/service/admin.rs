@@ -6,20 +6,17 @@ use std::{net::IpAddr, sync::Arc};
 use lb_proto::v1::{self, admin_service_server::AdminService};
 use tonic::{Request, Response, Status};
 
-use super::{convert, fault, gate::Gate, page, request};
+use super::{convert, fault, gate::Gate, page, planning::Planning, request};
 use crate::{
     auth::{Rpc, Target},
-    config::{Source, reload::one_line},
-    engine::{
-        ClusterState, Command, Decommission, Engine, Pools, Reply, Reservation, Timestamp,
-        is_stranded,
-    },
+    config::Source,
+    engine::{ClusterState, Command, Decommission, Reply, Reservation},
     published::Published,
     store::{DenialPlace, HistoryReader},
-    writer::{Answer, Inspection, Waiting, Writer},
+    writer::{Answer, Writer},
 };
 
-/// Entries in one list of a plan.
+/// Entries in a list of what would be released.
 const LISTED: usize = 1000;
 
 /// See the module.
@@ -28,11 +25,12 @@ pub struct Admin {
     published: Arc<Published>,
     history: HistoryReader,
     source: Source,
+    planning: Planning,
     gate: Gate,
 }
 
 impl Admin {
-    pub const fn new(
+    pub fn new(
         writer: Writer,
         published: Arc<Published>,
         history: HistoryReader,
@@ -44,6 +42,7 @@ impl Admin {
             published,
             history,
             source,
+            planning: Planning::default(),
             gate,
         }
     }
@@ -224,19 +223,9 @@ impl AdminService for Admin {
     ) -> Result<Response<v1::PlanConfigurationResponse>, Status> {
         let message = self.admit(request, Rpc::PlanConfiguration)?;
         let v1::PlanConfigurationRequest { pools_file } = message;
-        let configuration = self
-            .source
-            .with_file(Some(&pools_file))
-            .map_err(|error| fault::invalid_configuration(one_line(&error)))?;
-        let inspection = self.writer.inspect().await.map_err(fault::not_written)?;
-        let Inspection { engine, waiting } = inspection;
-        let now = self.writer.now();
-        // A million allocations would hold up other requests.
-        let planned = tokio::task::spawn_blocking(move || {
-            plan(&engine, &waiting, Arc::clone(&configuration.pools), now)
-        });
-        let planned = planned.await.map_err(|error| fault::internal(&error))?;
-        Ok(Response::new(planned?))
+        let (writer, source) = (self.writer.clone(), self.source.clone());
+        let planned = self.planning.plan(writer, source, pools_file).await?;
+        Ok(Response::new(planned))
     }
 
     async fn list_denials(
@@ -280,57 +269,4 @@ fn reserved(reply: &Reply) -> Result<&Reservation, Status> {
         return Err(fault::wrong_reply());
     };
     Ok(reservation)
-}
-
-/// What would change if `pools` were in force.
-fn plan(
-    engine: &Engine,
-    waiting: &Waiting,
-    pools: Arc<Pools>,
-    now: Timestamp,
-) -> Result<v1::PlanConfigurationResponse, Status> {
-    let mut response = v1::PlanConfigurationResponse {
-        revision: engine.revision().0,
-        ..v1::PlanConfigurationResponse::default()
-    };
-    let mut held: Vec<_> = engine.allocations().collect();
-    held.sort_by(|a, b| (a.address, &a.key).cmp(&(b.address, &b.key)));
-    for allocation in held {
-        let shown = || convert::allocation(&pools, allocation);
-        let now = is_stranded(engine.pools(), allocation);
-        match (now, is_stranded(&pools, allocation)) {
-            (false, true) => {
-                response.stranded_count += 1;
-                if response.stranded.len() < LISTED {
-                    response.stranded.push(shown());
-                }
-            }
-            (true, false) => {
-                response.unstranded_count += 1;
-                if response.unstranded.len() < LISTED {
-                    response.unstranded.push(shown());
-                }
-            }
-            (true, true) | (false, false) => {}
-        }
-    }
-    let mut tried = engine
-        .with_pools(pools)
-        .map_err(|error| fault::internal(&error))?;
-    for acquire in waiting.iter() {
-        let command = Command::Acquire(acquire.clone());
-        if let (Reply::Acquired(acquired), _) = tried.plan(&command, now)
-            && acquired.unmet.is_empty()
-        {
-            response.servable_count += 1;
-            if response.servable.len() < LISTED {
-                let addresses = acquired.addresses.iter();
-                response.servable.push(v1::Servable {
-                    service: Some(convert::service_key(&acquire.key)),
-                    addresses: addresses.map(|held| held.address.to_string()).collect(),
-                });
-            }
-        }
-    }
-    Ok(response)
 }

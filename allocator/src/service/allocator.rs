@@ -7,12 +7,12 @@ use futures::{Stream, StreamExt, stream};
 use lb_proto::v1::{
     self, allocator_service_server::AllocatorService, watch_response::Event as Message,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{convert, fault, gate::Gate, request, sync};
+use super::{TIMEOUT, convert, fault, gate::Gate, request, sync};
 use crate::{
     auth::{Rpc, Target},
     engine::{Attach, Claim, ClusterName, Command, Refusal, Reply, Revision},
@@ -170,7 +170,9 @@ impl AllocatorService for Allocator {
         let since = Instant::now();
         let sync = sync::gather(begun, now, messages).await?;
         let submitted = self.writer.submit_since(claim, Command::Sync(sync), since);
-        let Answer { reply, revision } = self.answered(submitted.await)?;
+        let answer = timeout(TIMEOUT, submitted).await;
+        let answer = answer.map_err(|_| fault::deadline_exceeded())?;
+        let Answer { reply, revision } = self.answered(answer)?;
         if mark == Shown::False {
             self.note_false_mark(&cluster);
         }
@@ -268,13 +270,13 @@ type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 fn tell(message: streams::Message) -> Result<v1::WatchResponse, Box<Refusal>> {
     let streams::Message { revision, told } = message;
     let event = match told {
-        Told::Freed { pool, family, key } => Message::Freed(v1::watch_response::Freed {
+        Told::Freed { pool, family, keys } => Message::Freed(v1::watch_response::Freed {
             pool: pool.to_string(),
             family: convert::family(family).into(),
-            services: vec![convert::service_key(&key)],
+            services: keys.iter().map(|key| convert::service_key(key)).collect(),
         }),
-        Told::AskAgain(key) => Message::AskAgain(v1::watch_response::AskAgain {
-            services: vec![convert::service_key(&key)],
+        Told::AskAgain(keys) => Message::AskAgain(v1::watch_response::AskAgain {
+            services: keys.iter().map(|key| convert::service_key(key)).collect(),
         }),
         Told::PoolsChanged => Message::PoolsChanged(v1::watch_response::PoolsChanged {}),
         Told::Reloaded => Message::Lagged(v1::watch_response::Lagged {}),

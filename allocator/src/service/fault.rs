@@ -63,6 +63,19 @@ pub fn overloaded() -> Status {
     )
 }
 
+pub fn planning_overloaded() -> Status {
+    let message = "another configuration is being planned; retry with back-off".to_owned();
+    let metadata = Metadata::new();
+    status(Code::ResourceExhausted, message, "OVERLOADED", metadata)
+}
+
+/// The caller's deadline has passed, or what the allocator allows.
+pub fn deadline_exceeded() -> Status {
+    Status::deadline_exceeded(
+        "the deadline has passed; a change may or may not have been made, and asking again is safe",
+    )
+}
+
 pub fn too_many_streams(_: TooMany) -> Status {
     let message = "too many Watch streams are open; close some, or retry with back-off".to_owned();
     let metadata = Metadata::new();

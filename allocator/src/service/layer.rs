@@ -17,7 +17,7 @@ use tracing::{Instrument, Span, debug_span, field::Empty};
 use super::{
     MAX_BYTES, MAX_IN_FLIGHT, MAX_PAGE,
     body::{Answered, Asked, Taken},
-    fault,
+    deadline, fault,
     gate::Gate,
     shares::Shares,
 };
@@ -122,12 +122,21 @@ where
             start: Instant::now(),
         };
         let span = rpc.map_or_else(Span::none, |_| span_of(&request));
+        let deadline = tokio::time::sleep(deadline::of(request.headers(), rpc));
         let asked = Arc::clone(&taken);
         let request = request.map(|body| Body::new(Asked::new(body, asked)));
         let answer = self.inner.call(request).instrument(span.clone());
         Box::pin(async move {
             let mut guard = guard;
-            let mut response = answer.await.inspect_err(|_| guard.code = Code::Internal)?;
+            let answer = tokio::select! {
+                biased;
+                answer = answer => answer,
+                () = deadline => {
+                    guard.code = Code::DeadlineExceeded;
+                    return Ok(fault::deadline_exceeded().into_http());
+                }
+            };
+            let mut response = answer.inspect_err(|_| guard.code = Code::Internal)?;
             // A refusal is in the headers; what comes in trailers is OK, or
             // the end of a stream that has been counted as begun.
             guard.code = Status::from_header_map(response.headers())

@@ -3,7 +3,8 @@
 //!
 //! Memory is bounded, whatever is sent. Requests and lists come to [`MAX_BYTES`] on
 //! the wire and about three times as much taken apart. What is told to Watch streams
-//! waits in buffers of 1,024 messages of 64 bytes, of 4,096 streams: 256 MiB. A
+//! waits in buffers of 1,024 messages of 64 bytes, of 4,096 streams: 256 MiB; the
+//! Services that it is told about are those that wait. A
 //! connection without requests has about 20 KiB, so 16,384 of them 320 MiB. What HTTP/2
 //! holds of a connection before it is read (512 KiB at most) is read at once, or
 //! thrown away with the request that is refused.
@@ -12,10 +13,12 @@ mod admin;
 mod allocator;
 mod body;
 mod convert;
+mod deadline;
 mod fault;
 mod gate;
 mod layer;
 mod page;
+mod planning;
 mod pool;
 mod request;
 mod shares;
@@ -66,7 +69,7 @@ const MAX_HEADERS: u32 = 8 * 1024;
 /// has a deadline gives up all at once when it passes, and means no harm.
 const MAX_GIVEN_UP: usize = MAX_STREAMS as usize;
 /// After this long an RPC ends, so that a caller that never sends its message
-/// holds nothing up. Streams are bounded only until they begin.
+/// holds nothing up; of a Sync, each message. Streams are bounded only until they begin.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// A peer that does not answer a ping for this long is gone.
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -101,7 +104,6 @@ pub async fn router(
 /// The gRPC server with its limits.
 pub fn server(metrics: RpcMetrics, gate: Gate) -> Server<Layers> {
     Server::builder()
-        .timeout(TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

@@ -6,7 +6,8 @@ use lb_proto::v1::{self, sync_request::Part};
 use tonic::{Status, Streaming};
 
 use super::{
-    fault::invalid,
+    TIMEOUT,
+    fault::{deadline_exceeded, invalid},
     request::{self, at_most},
 };
 use crate::{
@@ -40,7 +41,9 @@ struct Gathered {
 
 /// Reads whose stream it is.
 pub async fn begin(mut stream: Messages, marks: &Marks) -> Result<(Begun, Messages), Status> {
-    let first = stream.message().await?.and_then(|message| message.part);
+    let first = tokio::time::timeout(TIMEOUT, stream.message()).await;
+    let first = first.map_err(|_| deadline_exceeded())??;
+    let first = first.and_then(|message| message.part);
     let Some(Part::Begin(begin)) = first else {
         return Err(invalid("begin", "has to come first"));
     };
@@ -62,7 +65,9 @@ pub async fn gather(begun: Begun, now: Revision, mut stream: Messages) -> Result
         keys: HashSet::new(),
     };
     loop {
-        match stream.message().await?.and_then(|message| message.part) {
+        let message = tokio::time::timeout(TIMEOUT, stream.message()).await;
+        let message = message.map_err(|_| deadline_exceeded())??;
+        match message.and_then(|message| message.part) {
             Some(Part::Services(services)) => gathered.add(services)?,
             Some(Part::End(end)) => return gathered.end(end.count, now),
             Some(Part::Begin(_)) => return Err(invalid("begin", "came twice")),

@@ -1,6 +1,11 @@
-//! Who is told after a commit, and what they may ask for now.
+//! Who is told after a commit, and what they may ask for now. What happens at once is
+//! told at once, in few messages, however many Services it concerns: a stream whose
+//! reader is a little behind is not cut for that.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use tokio::time::Instant;
 
@@ -10,11 +15,51 @@ use super::{
 };
 use crate::{
     engine::{
-        Acquire, ChangeKind, Claim, ClusterName, Command, Decommission, Outcome, Refusal, Reply,
-        Sync,
+        Acquire, ChangeKind, Claim, ClusterName, Command, Decommission, Family, Outcome, PoolName,
+        Refusal, Reply, ServiceKey, Sync,
     },
     streams::{Message, Told},
 };
+
+/// Services in one message: of about 200 bytes each.
+const MAX_KEYS: usize = 500;
+
+/// What a Service is told.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Word {
+    Freed(PoolName, Family),
+    AskAgain,
+}
+
+/// What is to be told next, put together by those whom it is told.
+#[derive(Debug, Default)]
+pub(super) struct Words(BTreeMap<(ClusterName, Word), Vec<Arc<ServiceKey>>>);
+
+impl Words {
+    fn add(&mut self, key: Arc<ServiceKey>, word: Word) {
+        let all = self.0.entry((key.cluster.clone(), word)).or_default();
+        all.push(key);
+    }
+
+    /// Each message and whom it is for.
+    fn take(&mut self) -> Vec<(ClusterName, Told)> {
+        let mut messages = Vec::new();
+        for ((cluster, word), keys) in std::mem::take(&mut self.0) {
+            for keys in keys.chunks(MAX_KEYS) {
+                let told = match word.clone() {
+                    Word::Freed(pool, family) => Told::Freed {
+                        pool,
+                        family,
+                        keys: keys.into(),
+                    },
+                    Word::AskAgain => Told::AskAgain(keys.into()),
+                };
+                messages.push((cluster.clone(), told));
+            }
+        }
+        messages
+    }
+}
 
 impl<S: Storage> WriterTask<S> {
     /// Takes note of who waits now, and who does not any more.
@@ -148,9 +193,9 @@ impl<S: Storage> WriterTask<S> {
             }
         }
         for key in &outcome.ask_again {
-            let told = Told::AskAgain(Arc::clone(key));
-            self.streams.tell(&key.cluster, &self.message(told));
+            self.words.add(Arc::clone(key), Word::AskAgain);
         }
+        self.send_words();
         for cluster in &outcome.tell_again {
             self.streams.tell(cluster, &self.message(Told::Reloaded));
         }
@@ -178,28 +223,65 @@ impl<S: Storage> WriterTask<S> {
         let Some(Offer { line, key }) = offer else {
             return;
         };
-        let told = match line {
-            Line::Pool(pool, family) => Told::Freed {
-                pool,
-                family,
-                key: Arc::clone(&key),
-            },
-            Line::Address(_) | Line::Quota(..) | Line::Group(..) => {
-                Told::AskAgain(Arc::clone(&key))
-            }
+        let word = match line {
+            Line::Pool(pool, family) => Word::Freed(pool, family),
+            Line::Address(_) | Line::Quota(..) | Line::Group(..) => Word::AskAgain,
         };
-        // A stream that was cut just now: the offer goes on when its time is over.
-        self.streams.tell(&key.cluster, &self.message(told));
+        self.words.add(key, word);
+    }
+
+    fn send_words(&mut self) {
+        for (cluster, told) in self.words.take() {
+            // A stream that was cut just now: an offer goes on when its time is over.
+            self.streams.tell(&cluster, &self.message(told));
+        }
     }
 
     pub(super) fn pass_offers_on(&mut self) {
         while let Some(onward) = self.waiting.expired(Instant::now()) {
             self.offer_on(onward);
         }
+        self.send_words();
     }
 
     pub(super) fn message(&self, told: Told) -> Message {
         let revision = self.published.read().revision();
         Message { revision, told }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happens_at_once_is_told_in_few_messages() {
+        let mut words = Words::default();
+        let pool = PoolName::parse("p").unwrap();
+        for number in 0..2_000 {
+            let cluster = ["a", "b"][number % 2];
+            let key = ServiceKey::parse(cluster, "ns", &format!("s{number}")).unwrap();
+            words.add(Arc::new(key), Word::Freed(pool.clone(), Family::V4));
+        }
+        let key = ServiceKey::parse("b", "ns", "s0").unwrap();
+        words.add(Arc::new(key), Word::AskAgain);
+        let told = words.take().into_iter().map(|(cluster, told)| {
+            let many = match told {
+                Told::Freed { keys, .. } | Told::AskAgain(keys) => keys.len(),
+                Told::PoolsChanged | Told::Reloaded | Told::Ended(_) => 0,
+            };
+            (cluster.to_string(), many)
+        });
+        let told: Vec<_> = told.collect();
+        let of = |cluster: &str, many| (cluster.to_owned(), many);
+        let expected = [
+            of("a", 500),
+            of("a", 500),
+            of("b", 500),
+            of("b", 500),
+            of("b", 1),
+        ];
+        assert_eq!(told, expected);
+        assert_eq!(words.take(), []);
     }
 }

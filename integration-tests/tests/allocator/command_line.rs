@@ -1,9 +1,10 @@
 //! The subcommands, the classic log and the other ways to listen.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 use integration_tests::{
     allocator::{Allocator, Options, run},
+    binaries::workspace_binary,
     eventually::{DEADLINE, eventually},
     rpc::{acquire, held, release},
     scratch::Scratch,
@@ -233,6 +234,11 @@ async fn it_listens_on_a_unix_socket() {
             .await
             .unwrap();
         assert_eq!(held(answer.get_ref()), ["192.0.2.1"]);
+        let socket = scratch.path().join("allocator.sock");
+        let mode = fs::metadata(socket).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "nobody else may connect");
+        let files = fs::read_dir(scratch.path()).unwrap().count();
+        assert_eq!(files, 1, "nothing else is left there");
         // A socket that a crash left behind is no obstacle.
         allocator.kill();
         allocator.start_again().await;
@@ -283,4 +289,46 @@ async fn every_flag_may_come_from_the_environment() {
     })
     .await;
     assert!(allocator.database().exists());
+}
+
+#[tokio::test]
+async fn a_reader_that_has_read_enough_is_no_failure() {
+    let scratch = Scratch::new("pipe").unwrap();
+    let path = |name: &str| scratch.path().join(name).display().to_string();
+    fs::write(
+        path("pools.yaml"),
+        "pools: [{name: web, addresses: [192.0.2.1]}]",
+    )
+    .unwrap();
+    fs::write(path("routes"), "a table\n").unwrap();
+    let allocator = Allocator::start(Options::ip_list("mail:192.0.2.9")).await;
+    let database = format!("sqlite://{}", allocator.database().display());
+    let (pools, routes, folder, copy) = (
+        path("pools.yaml"),
+        path("routes"),
+        path("certs"),
+        path("copy.db"),
+    );
+    for (args, success) in [
+        (&["check-config", &pools][..], true),
+        (
+            &["check-config", &pools, "--against", &allocator.url()],
+            true,
+        ),
+        (&["routes", "--routes-file", &routes], true),
+        (&["routes", "--allocator", &allocator.url()], true),
+        (&["certs", "init", "--folder", &folder], true),
+        (&["backup", &copy, "--database", &database], true),
+        // Half a backup is none.
+        (&["backup", "-", "--database", &database], false),
+        (&["--help"], true),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(workspace_binary("lb-allocator").unwrap());
+        let ended = command.args(args).stdout(writer).output().unwrap();
+        let errors = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.success(), success, "{args:?}: {errors}");
+        assert!(!errors.contains("panicked"), "{args:?}: {errors}");
+    }
 }

@@ -7,15 +7,19 @@
 )]
 
 mod acquire_and_release;
+mod alive_or_gone;
 mod backup;
 mod broken_requests;
 mod certs;
 mod command_line;
 mod database;
+mod deadlines;
 mod full_disk;
 mod identity;
 mod ip_list;
 mod overload;
+mod planning;
+mod pools_file;
 mod reading;
 mod reflection;
 mod refusals;

@@ -239,7 +239,10 @@ async fn streams_whose_body_never_comes_are_ended() {
     let answered = unfinished_streams(&allocator, (1, 20), unfinished::never).await;
     is_served_promptly(&allocator, "a").await;
     let ended = timeout(DEADLINE, all(answered)).await.expect("they end");
-    assert_eq!(ended, BTreeMap::from([("CANCELLED".to_owned(), 20)]));
+    assert_eq!(
+        ended,
+        BTreeMap::from([("DEADLINE_EXCEEDED".to_owned(), 20)])
+    );
 }
 
 #[tokio::test]
@@ -253,8 +256,8 @@ async fn who_takes_every_place_leaves_some_to_others() {
     }
     // The places come back with the end of the streams.
     let ended = all(greedy).await;
-    assert!(ended["CANCELLED"] >= 2048, "{ended:?}");
-    assert!(ended["CANCELLED"] <= 4096, "{ended:?}");
+    assert!(ended["DEADLINE_EXCEEDED"] >= 2048, "{ended:?}");
+    assert!(ended["DEADLINE_EXCEEDED"] <= 4096, "{ended:?}");
     let admin = allocator.admin();
     admin
         .sees("lb_allocator_rpc_in_flight", &[], |in_flight| {
@@ -292,7 +295,7 @@ async fn what_unfinished_messages_may_fill_is_limited_and_others_are_served() {
     assert_eq!(greedy.recv().await.unwrap(), "RESOURCE_EXHAUSTED");
     is_served_promptly(&allocator, "a").await;
     let ended = all(greedy).await;
-    assert!(ended["CANCELLED"] <= 256 * 1024 / 199, "{ended:?}");
+    assert!(ended["DEADLINE_EXCEEDED"] <= 256 * 1024 / 199, "{ended:?}");
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! Who is let in, and what each role may do there.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use integration_tests::{
     allocator::{Allocator, Options, connect, connect_with},
@@ -523,4 +526,55 @@ async fn without_tls_only_this_machine_is_served_unless_somebody_insists() {
         assert!(errors.contains(part), "{part}: {errors}");
     }
     let _with_tls = Allocator::start(tls().listen("0.0.0.0:0")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_half_handshakes_than_ever_could_wait_do_not_hold_up_others() {
+    const HALF: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+    let port = Port::open(|options| options).await;
+    let address = port.allocator.address();
+    let mut strangers = Vec::new();
+    for _ in 0..5 {
+        for _ in 0..400 {
+            let mut stream = TcpStream::connect(&address).await.unwrap();
+            stream.write_all(HALF).await.unwrap();
+            strangers.push(stream);
+        }
+        let begun = Instant::now();
+        list_pools(port.caller(ADMIN).await).await.unwrap();
+        let waited = begun.elapsed();
+        assert!(waited < Duration::from_millis(1500), "{waited:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_vouched_for_no_more_is_cut_off_and_others_stay() {
+    let (old, new) = (
+        Authority::new("old").unwrap(),
+        Authority::new("new").unwrap(),
+    );
+    let both = format!("{}{}", old.certificate, new.certificate);
+    let server = Secret::new(&new.server().unwrap(), &both);
+    let allocator = Allocator::start(Options::config(POOLS).tls(server.files())).await;
+    let watch = async |authority: &Authority| {
+        let identity = Secret::new(&authority.caller(WATCHER).unwrap(), &both);
+        let channel = connect_with(&allocator.url(), identity.files()).await;
+        let mut client = AllocatorServiceClient::new(channel.unwrap());
+        let request = WatchRequest {
+            cluster: CLUSTER.to_owned(),
+            ..WatchRequest::default()
+        };
+        let mut stream = client.watch(request).await.unwrap().into_inner();
+        assert!(stream.message().await.unwrap().is_some(), "it began");
+        (client, stream)
+    };
+    let (_, mut of_old) = watch(&old).await;
+    let (mut stays, mut of_new) = watch(&new).await;
+    server.swap(&new.server().unwrap(), &new.certificate);
+    let ended = async { while let Ok(Some(_)) = of_old.message().await {} };
+    let ended = tokio::time::timeout(Duration::from_secs(10), ended).await;
+    ended.expect("its connection is closed in time");
+    stays.acquire(acquire("web", "a")).await.unwrap();
+    let goes_on = tokio::time::timeout(Duration::ZERO, of_new.message()).await;
+    assert!(matches!(goes_on, Err(_) | Ok(Ok(Some(_)))), "{goes_on:?}");
 }

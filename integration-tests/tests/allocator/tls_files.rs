@@ -33,6 +33,8 @@ fn year(authority: &Authority) -> Identity {
 /// Callers that keep a connection, and callers that make one each time.
 struct Load {
     stop: Arc<AtomicBool>,
+    /// Counts how often those that keep one were told to make another.
+    rotated: Arc<AtomicUsize>,
     served: Arc<AtomicUsize>,
     tasks: JoinSet<()>,
 }
@@ -43,10 +45,11 @@ impl Load {
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicUsize::new(0)),
         );
+        let rotated = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
         for number in 0..6 {
             let (url, files) = (url.to_owned(), files.clone());
-            let (stop, served) = (stop.clone(), served.clone());
+            let (stop, served, rotated) = (stop.clone(), served.clone(), rotated.clone());
             tasks.spawn(async move {
                 let name = format!("s{number}");
                 let connect = || async {
@@ -54,9 +57,12 @@ impl Load {
                     AllocatorServiceClient::new(channel.expect("a connection"))
                 };
                 let mut client = connect().await;
+                let mut seen = 0;
                 while !stop.load(Ordering::Relaxed) {
-                    if number % 2 == 0 {
+                    let rotation = rotated.load(Ordering::Relaxed);
+                    if number % 2 == 0 || rotation != seen {
                         client = connect().await;
+                        seen = rotation;
                     }
                     client.acquire(acquire("web", &name)).await.unwrap();
                     client.release(release("web", &name)).await.unwrap();
@@ -66,9 +72,16 @@ impl Load {
         }
         Self {
             stop,
+            rotated,
             served,
             tasks,
         }
+    }
+
+    /// Each makes a new connection, with the certificate that is there now, as watchers
+    /// do by themselves.
+    fn rotate(&self) {
+        self.rotated.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Waits until each caller was served anew.
@@ -126,6 +139,7 @@ async fn certificates_and_authorities_rotate_under_load_and_nobody_notices() {
     ends_at(500).await;
     load.goes_on().await;
     client.swap(&new.caller(WATCHER).unwrap(), &new.certificate);
+    load.rotate();
     load.goes_on().await;
     let stale = Secret::new(&old.caller(WATCHER).unwrap(), &both);
     server.swap(&days(&new, 600), &new.certificate);
@@ -177,7 +191,7 @@ async fn bad_files_leave_the_last_good_ones_in_force_and_are_told_of_once() {
         .await;
         load.goes_on().await;
     }
-    let told = "the certificates stay as they are";
+    let told = "certificates rejected, keeping the previous ones";
     let errors = allocator.process().errors();
     assert_eq!(errors.matches(told).count(), 1, "{errors}");
 

@@ -1,14 +1,14 @@
 //! The stream that tells when it is worth asking again.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use integration_tests::{
     allocator::{Allocator, Options},
-    rpc::{acquire, of_cluster, release},
+    rpc::{Asking, acquire, of_cluster, release, sync_of},
 };
 use lb_proto::v1::{
-    IpFamily, WatchRequest, WatchResponse, allocator_service_client::AllocatorServiceClient,
-    watch_response::Event,
+    DecommissionClusterRequest, IpFamily, WatchRequest, WatchResponse,
+    allocator_service_client::AllocatorServiceClient, watch_response::Event,
 };
 use tokio::time::timeout;
 use tonic::{Code, Streaming, transport::Endpoint};
@@ -209,4 +209,47 @@ async fn what_was_freed_before_the_stream_began_is_seen_by_asking_when_it_began(
     client.release(release("web", "a")).await.unwrap();
     let _stream = watch(&allocator, "one", 0).await;
     client.acquire(acquire("web", "b")).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_thousand_addresses_freed_at_once_do_not_cut_an_honest_stream() {
+    const MANY: usize = 2_000;
+    let pools = "pools: [{name: p, addresses: [10.0.0.1-10.0.7.208]}]";
+    let allocator = Allocator::start(Options::config(pools)).await;
+    let mut client = allocator.client().await;
+    let held = (0..MANY).map(|number| {
+        let address = format!("10.0.{}.{}", (number + 1) / 256, (number + 1) % 256);
+        of_cluster(
+            "two",
+            acquire("web", &format!("s{number}")).showing(&address),
+        )
+    });
+    let messages = sync_of("two", held.collect());
+    client.sync(futures::stream::iter(messages)).await.unwrap();
+    let (mut stream, _) = watch(&allocator, "one", 0).await;
+    for number in 0..MANY {
+        let request = acquire("web", &format!("waits{number}"));
+        client.acquire(request).await.unwrap_err();
+    }
+    let request = DecommissionClusterRequest {
+        cluster: "two".to_owned(),
+        dry_run: false,
+        grace: Some(prost_types::Duration::default()),
+    };
+    let mut admin = allocator.admin_client().await;
+    let answer = admin.decommission_cluster(request).await.unwrap();
+    assert_eq!(answer.into_inner().allocation_count, MANY as u64);
+    let (mut told, mut messages) = (HashSet::new(), 0);
+    while told.len() < MANY {
+        messages += 1;
+        let message = timeout(Duration::from_secs(60), stream.message()).await;
+        let message = message.expect("a message in time").unwrap();
+        match message.expect("a message before the end").event {
+            Some(Event::Freed(freed)) => told.extend(freed.services.into_iter().map(|s| s.name)),
+            Some(Event::PoolsChanged(_) | Event::Progress(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(messages < 100, "{messages} messages");
+    assert_eq!(allocator.clusters().await[0].watchers, 1, "it is not cut");
 }

@@ -166,7 +166,9 @@ async fn a_bad_file_leaves_the_last_good_one_in_force_and_is_told_once() {
         }
         let errors = site.allocator.process().errors();
         assert!(looks(&errors) >= before + 2);
-        let told = errors.matches("the pools stay as they are").count();
+        let told = errors
+            .matches("configuration rejected, keeping the previous one")
+            .count();
         assert_eq!(told, number + 1, "{errors}");
         assert!(admin.get("/readyz").await.is_ok(), "it serves all the same");
     }

@@ -7,6 +7,7 @@
 )]
 
 mod aliases;
+mod alive_or_gone;
 mod allocator_away;
 mod allocator_refuses;
 mod api_server_away;

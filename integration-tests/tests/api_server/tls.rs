@@ -55,7 +55,7 @@ async fn a_watcher_with_a_certificate_serves_and_rotation_does_not_interrupt_it(
     server.swap(&new.server().unwrap(), &new.certificate);
     eventually(DEADLINE, "the allocator took its own", async || {
         let errors = allocator.process().errors();
-        let taken = errors.contains("other certificates are in force");
+        let taken = errors.contains("TLS certificates reloaded");
         if taken { Ok(()) } else { Err(errors) }
     })
     .await;

@@ -21,7 +21,7 @@ const MATERIAL: Material = Material {
          matchLabels: {tier: web, example.org/x: y}\n  serviceSelector:\n    matchExpressions:\n    \
          - {key: public, operator: Exists}\n    - {key: zone, operator: NotIn, values: [a, b]}\n",
         "pools: [{name: a, addresses: [10.0.0.0/8]}, {name: b, addresses: [11.0.0.1-11.0.0.9]}]",
-        r#"{"pools": [{"name": "j", "addresses": ["::-::ff"], "stickyFor": "1500ms"}]}"#,
+        r#"{"pools": [{"name": "j", "addresses": ["2001:db8::-2001:db8::ff"], "stickyFor": "1500ms"}]}"#,
     ],
     words: &[
         "",

@@ -463,7 +463,7 @@ impl World {
     pub async fn stop_watcher(&mut self, host: &str) {
         let watcher = self.watchers.get_mut(host).unwrap();
         if let Some(tasks) = watcher.tasks.take() {
-            tasks.stop().await;
+            tasks.stop().await.unwrap();
             self.chaos.note(format_args!("{host} has stopped"));
         }
     }

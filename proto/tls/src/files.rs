@@ -9,8 +9,11 @@ use std::{
 use thiserror::Error;
 use tokio_rustls::rustls::{
     self, RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
-    server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem, pem::PemObject},
+    server::{
+        NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier,
+        danger::ClientCertVerifier,
+    },
 };
 
 use crate::{facts::facts, provider};
@@ -78,6 +81,28 @@ pub struct Material {
     pub certificate_ends: i64,
     /// When the first of the authorities ends.
     pub authority_ends: i64,
+}
+
+/// The server's side of a connection.
+#[derive(Debug)]
+pub struct Server {
+    /// For its handshakes.
+    pub config: Arc<ServerConfig>,
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+impl Server {
+    /// Whether it would take a client with this certificate, and those between it and
+    /// its authority, now.
+    pub fn vouches_for(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let Some((certificate, between)) = chain.split_first() else {
+            return false;
+        };
+        let verified = self
+            .verifier
+            .verify_client_cert(certificate, between, UnixTime::now());
+        verified.is_ok()
+    }
 }
 
 impl Files {
@@ -170,7 +195,7 @@ impl Material {
     ///
     /// # Errors
     /// If the files do not go together.
-    pub fn server(self) -> Result<ServerConfig, TlsError> {
+    pub fn server(self) -> Result<Server, TlsError> {
         let Self {
             files,
             chain,
@@ -187,14 +212,17 @@ impl Material {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(Self::pair(&files))?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(Arc::clone(&verifier))
             .with_single_cert(chain, key)
             .map_err(Self::pair(&files))?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         // A resumed session would pass with a certificate that has expired since.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(config)
+        Ok(Server {
+            config: Arc::new(config),
+            verifier,
+        })
     }
 
     /// A client that shows its certificate.

@@ -1,7 +1,8 @@
 //! Certificates of lb-allocator and its clients. Three PEM files (a certificate,
 //! its key, the authority of the other side) become a configuration of rustls,
 //! and a new one each time they change: cert-manager rotates them, a Secret
-//! swaps a symlink. Who already has a connection keeps it.
+//! swaps a symlink. Who already has a connection keeps it, as long as an authority
+//! that is trusted vouches for its certificate.
 //!
 //! ```text
 //!   files ──read──► Material ──build──► ServerConfig or ClientConfig

@@ -7,10 +7,8 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::{
-    sync::watch,
-    time::{MissedTickBehavior, interval},
-};
+use lb_process::settled::{Look, SETTLE, Settled};
+use tokio::{sync::watch, time::sleep};
 
 use crate::{
     files::{Contents, Files, Material, TlsError},
@@ -29,8 +27,8 @@ const WARN_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Reloading<C> {
     files: Files,
     build: fn(Material) -> Result<C, TlsError>,
-    /// What was looked at last; `None` if it could not be read.
-    seen: Option<Contents>,
+    /// What was read, or why it could not be.
+    readings: Settled<Result<Contents, String>>,
     ends: Ends,
     warned: Option<Instant>,
     metrics: TlsMetrics,
@@ -63,7 +61,7 @@ impl<C> Reloading<C> {
         let mut reloading = Self {
             files,
             build,
-            seen: Some(contents),
+            readings: Settled::new(Ok(contents)),
             ends,
             warned: None,
             metrics,
@@ -84,33 +82,33 @@ impl<C> Reloading<C> {
         self.problem.subscribe()
     }
 
-    /// Looks at the files every second, for ever.
-    pub async fn keep(mut self) {
-        let mut poll = interval(POLL);
-        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Looks at the files every second, and whenever `at_once` changes, for ever.
+    pub async fn keep(mut self, mut at_once: watch::Receiver<()>) {
         loop {
-            poll.tick().await;
-            self.look();
+            let pause = self.look();
+            tokio::select! {
+                () = sleep(pause) => {}
+                // But not sooner than what is about to settle.
+                Ok(()) = at_once.changed(), if pause == POLL => {}
+            }
         }
     }
 
-    fn look(&mut self) {
-        match self.files.read() {
-            Ok(contents) if self.seen.as_ref() == Some(&contents) => {}
-            Ok(contents) => {
-                let taken = self.take(&contents);
-                self.seen = Some(contents);
-                match taken {
-                    Ok(()) => self.accept(),
-                    Err(error) => self.refuse(&error),
-                }
-            }
-            Err(error) => {
-                self.seen = None;
-                self.refuse(&error);
-            }
+    /// Returns when to look again.
+    fn look(&mut self) -> Duration {
+        let reading = self.files.read().map_err(|error| one_line(&error));
+        match self.readings.look(reading) {
+            Look::InForce => self.mended(),
+            Look::Rejected => {}
+            Look::Unsettled => return SETTLE,
+            Look::New(Err(unreadable)) => self.refuse(unreadable),
+            Look::New(Ok(contents)) => match self.take(&contents) {
+                Ok(()) => self.accept(),
+                Err(error) => self.refuse(one_line(&error)),
+            },
         }
         self.warn();
+        POLL
     }
 
     fn take(&mut self, contents: &Contents) -> Result<(), TlsError> {
@@ -127,7 +125,16 @@ impl<C> Reloading<C> {
         Ok(())
     }
 
+    /// The files are again what is in force.
+    fn mended(&self) {
+        if self.problem.send_replace(None).is_some() {
+            tracing::info!("the certificate files are again those in force");
+            self.metrics.read(true);
+        }
+    }
+
     fn accept(&mut self) {
+        self.readings.accept();
         let Ends {
             certificate,
             authority,
@@ -135,7 +142,7 @@ impl<C> Reloading<C> {
         tracing::info!(
             cert = %self.files.cert.display(),
             until = %when(certificate),
-            "other certificates are in force"
+            "TLS certificates reloaded"
         );
         self.metrics.read(true);
         self.metrics.in_force(certificate, authority);
@@ -144,10 +151,9 @@ impl<C> Reloading<C> {
     }
 
     /// The last good ones stay in force; told once.
-    fn refuse(&self, error: &TlsError) {
-        let text = one_line(error);
+    fn refuse(&self, text: String) {
         if self.problem.borrow().as_ref() != Some(&text) {
-            tracing::error!("the certificates stay as they are: {text}");
+            tracing::error!("certificates rejected, keeping the previous ones: {text}");
         }
         self.metrics.read(false);
         self.problem.send_replace(Some(text));

@@ -103,7 +103,7 @@ impl Run {
     }
 
     async fn configure(&mut self, pools: &str) {
-        let reloads = |text: &str| text.matches("other pools are in force").count();
+        let reloads = |text: &str| text.matches("configuration reloaded").count();
         let before = reloads(&self.site.allocator.process().errors());
         self.site.allocator.write_config(pools);
         eventually(DEADLINE, format!("{}: its pools", self.name), async || {

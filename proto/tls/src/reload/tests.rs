@@ -1,9 +1,9 @@
 use std::{fs, path::Path};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
-use tokio_rustls::rustls::ServerConfig;
 
 use super::*;
+use crate::files::Server;
 
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -44,7 +44,13 @@ fn write(files: &Files, (cert, key): &(String, String), ca: &str) {
     fs::write(&files.ca, ca).unwrap();
 }
 
-fn problem(reloading: &Reloading<ServerConfig>) -> Option<String> {
+/// As if it was looked until the files rest.
+fn look(reloading: &mut Reloading<Server>) {
+    assert_eq!(reloading.look(), SETTLE);
+    assert_eq!(reloading.look(), POLL);
+}
+
+fn problem(reloading: &Reloading<Server>) -> Option<String> {
     reloading.problem.borrow().clone()
 }
 
@@ -103,18 +109,18 @@ fn files_that_changed_are_put_in_force_and_bad_ones_are_not() {
     ];
     for (what, spoil, words) in &bad {
         spoil();
-        reloading.look();
+        look(&mut reloading);
         let told = problem(&reloading).unwrap_or_default();
         assert!(told.contains(words), "{what}: {told}");
         assert!(!current.has_changed().unwrap(), "{what}");
         write(&files, &first, &authority.pem);
         reloading.look();
         assert_eq!(problem(&reloading), None, "{what} was made good");
-        current.mark_unchanged();
+        assert!(!current.has_changed().unwrap(), "{what}: nothing new");
     }
 
     write(&files, &second, &authority.pem);
-    reloading.look();
+    look(&mut reloading);
     assert!(current.has_changed().unwrap());
     assert_eq!(reloading.ends.certificate, 4_133_980_800);
 }
