@@ -247,7 +247,6 @@ async fn what_the_allocator_tells_is_heard_while_it_is_told_what_the_cluster_has
     watcher.start_unready();
     fake.is_called("Sync", begun).await;
     ns.create(service("s").class(&class)).await;
-    ns.is_pending("s", "ALLOCATOR_UNAVAILABLE").await;
     // The stream ends while the Sync is not answered, and that is heard.
     let cut = fake.refuse(Refuses::SlowConsumer);
     fake.is_called("Watch", cut).await;
