@@ -277,7 +277,9 @@ impl State {
         }
         let is_promised = self.promised.get(&address) == Some(&by);
         let released = self.released.get(&address).filter(|it| it.by != by);
-        if let Some(released) = released.filter(|_| !shows && !is_promised && key.is_none()) {
+        if let Some(released) =
+            released.filter(|_| !(shows || lies || is_promised) && key.is_none())
+        {
             let cooldown = released.cooldown.min(self.cooldown(address));
             if released.at.elapsed() + COMMIT < cooldown {
                 problem(&format!("which cools down after {:?}", released.by));

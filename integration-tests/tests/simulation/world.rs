@@ -159,7 +159,9 @@ impl World {
                 workload::migrate(&world, server);
             }
         }
-        world.showing.all_is_known();
+        if !cast.unknown_clusters {
+            world.showing.all_is_known();
+        }
         world.start_allocator().await;
         for server in world.clusters.clone() {
             let name = server.cluster();
