@@ -230,6 +230,7 @@ async fn an_address_of_a_pool_that_another_controller_wrote_becomes_ours_with_it
     let list = format!("{ns}:192.0.2.1 {ns}:192.0.2.2 {ns}:192.0.2.3");
     let allocator = Allocator::start(AllocatorOptions::ip_list(list)).await;
     let mut other = acquire(&ns.to_string(), "elsewhere");
+    other.service.as_mut().unwrap().cluster = "two".to_owned();
     other.wish.as_mut().unwrap().addresses = vec!["192.0.2.1".to_owned()];
     allocator.client().await.acquire(other).await.unwrap();
     let _watcher = Watcher::start(&control_plane, &allocator.url(), Options::cluster("one")).await;
