@@ -25,6 +25,7 @@ mod reflection;
 mod refusals;
 mod routes;
 mod shutdown;
+mod slow_sync;
 mod sync;
 mod tls;
 mod tls_files;
