@@ -49,7 +49,7 @@ pub struct State {
     by_address: ByAddress,
     by_key: Holdings,
     reservations: BTreeMap<IpAddr, Arc<Reservation>>,
-    /// held or reserved addresses of each pool, in the order of [`Pools::indexes`]
+    /// held, reserved or shown addresses of each pool, in the order of [`Pools::indexes`]
     used: Vec<PerFamily<u64>>,
     /// stranded addresses by the pool that they came from
     stranded: BTreeMap<PoolName, u64>,
@@ -57,8 +57,6 @@ pub struct State {
     clusters: BTreeMap<ClusterName, u64>,
     records: BTreeMap<ClusterName, Arc<ClusterRecord>>,
     conflicts: BTreeMap<Place, Arc<Conflict>>,
-    /// the conflict of each Service and family, of which there is one at most
-    conflict_of: HashMap<(Arc<ServiceKey>, Family), IpAddr>,
 }
 
 impl Published {
@@ -186,17 +184,16 @@ impl State {
             clusters: BTreeMap::new(),
             records: BTreeMap::new(),
             conflicts: BTreeMap::new(),
-            conflict_of: HashMap::new(),
         };
         for record in engine.clusters() {
             state
                 .records
                 .insert(record.name.clone(), Arc::clone(record));
         }
+        state.add_all(engine);
         for conflict in engine.conflicts() {
             state.add_conflict(conflict);
         }
-        state.add_all(engine);
         for reservation in engine.reservations() {
             state.reserve(reservation);
         }
@@ -299,25 +296,16 @@ impl State {
                     self.count(address, |used| *used -= 1);
                 }
             }
-            ChangeKind::Conflicted(conflict) => self.add_conflict(conflict),
-            ChangeKind::ConflictEnded(conflict) => {
-                self.conflicts.remove(&place(conflict));
-                self.conflict_of.remove(&of(conflict));
+            ChangeKind::Conflicted(conflict) => {
+                self.remove_conflict(conflict);
+                self.add_conflict(conflict);
             }
+            ChangeKind::ConflictEnded(conflict) => self.remove_conflict(conflict),
             ChangeKind::Cluster(record) => {
                 self.records.insert(record.name.clone(), Arc::clone(record));
             }
             ChangeKind::Opened => {}
         }
-    }
-
-    fn add_conflict(&mut self, conflict: &Arc<Conflict>) {
-        let before = self.conflict_of.insert(of(conflict), conflict.address);
-        if let Some(address) = before {
-            let place = (address, Some(Arc::clone(&conflict.key)));
-            self.conflicts.remove(&place);
-        }
-        self.conflicts.insert(place(conflict), Arc::clone(conflict));
     }
 
     fn reserve(&mut self, reservation: &Arc<Reservation>) {
@@ -326,6 +314,22 @@ impl State {
             self.count(address, |used| *used += 1);
         }
         self.reservations.insert(address, Arc::clone(reservation));
+    }
+
+    fn add_conflict(&mut self, conflict: &Arc<Conflict>) {
+        let address = conflict.address;
+        if conflict.keeps_away() && !self.is_used(address) {
+            self.count(address, |used| *used += 1);
+        }
+        self.conflicts.insert(place(conflict), Arc::clone(conflict));
+    }
+
+    fn remove_conflict(&mut self, conflict: &Conflict) {
+        let address = conflict.address;
+        let gone = self.conflicts.remove(&place(conflict));
+        if gone.is_some_and(|gone| gone.keeps_away()) && !self.is_used(address) {
+            self.count(address, |used| *used -= 1);
+        }
     }
 
     /// Adds everything that is held, to a state that has none of it: in the order of
@@ -396,7 +400,13 @@ impl State {
     }
 
     fn is_used(&self, address: IpAddr) -> bool {
-        self.reservations.contains_key(&address) || self.by_address(address).next().is_some()
+        let of_address = (address, None)..;
+        let about = self.conflicts.range(of_address);
+        self.reservations.contains_key(&address)
+            || self.by_address(address).next().is_some()
+            || about
+                .take_while(|((other, _), _)| *other == address)
+                .any(|(_, conflict)| conflict.keeps_away())
     }
 
     fn count(&mut self, address: IpAddr, change: impl FnOnce(&mut u64)) {
@@ -410,8 +420,4 @@ impl State {
 
 fn place(conflict: &Conflict) -> Place {
     (conflict.address, Some(Arc::clone(&conflict.key)))
-}
-
-fn of(conflict: &Conflict) -> (Arc<ServiceKey>, Family) {
-    (Arc::clone(&conflict.key), Family::of(conflict.address))
 }

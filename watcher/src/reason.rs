@@ -100,9 +100,6 @@ reasons! {
     /// Others hold the address that it shows.
     AddressConflict = "ADDRESS_CONFLICT" => WaitForEither,
         "both keep working; decide with lb-allocator's ResolveConflict, or delete one of the two";
-    /// The address that it holds goes to another Service.
-    AddressHandedOver = "ADDRESS_HANDED_OVER" => WaitForEither,
-        "it gets another address as soon as it has let go of this one";
     /// The wish cannot be read.
     InvalidRequest = "INVALID_REQUEST" => WaitForEdit,
         "correct the Service";
@@ -193,11 +190,6 @@ impl Refusal {
     /// hold it.
     pub fn keeps_the_address(&self) -> bool {
         Reason::parse(&self.reason) == Some(Reason::AddressConflict)
-    }
-
-    /// Whether a Service has to let go of its address before it can have another.
-    pub fn lets_go(&self) -> bool {
-        Reason::parse(&self.reason) == Some(Reason::AddressHandedOver)
     }
 
     /// All that people are told.

@@ -306,20 +306,6 @@ impl Syncer {
         if of_cluster {
             self.told_once.is(&view.uid);
         }
-        if refusal.lets_go() {
-            // The status does not show the address any more.
-            return match self.release(view.key, &view.uid).await {
-                Ok(()) => {
-                    // The answer was about what it held until now.
-                    self.ledger.outdate([view.key]);
-                    Next::Again
-                }
-                Err(refusal) => {
-                    self.log(&refusal, "not released");
-                    Next::Retry
-                }
-            };
-        }
         if again {
             return Next::Again;
         }

@@ -12,7 +12,8 @@
 //! 4. All that the policy demands is granted, or nothing changes; only an address
 //!    that may not be shared any more is lost in any case, and one of a family that
 //!    the wish does not have: nobody could tell its holder of it.
-//! 5. (See `moves`.) What it gives up and still shows is kept from all others.
+//! 5. (See `shown`.) What it shows and does not hold, or gives up, is kept from all
+//!    others.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -92,6 +93,11 @@ struct Decision {
 }
 
 impl Acquire {
+    /// Nothing is known but that the Service is there.
+    pub(super) fn is_mere_presence(&self) -> bool {
+        self.wish.families.is_empty() && self.wish.current.is_empty()
+    }
+
     /// Whether a cluster that has this Service may have the holder as well, or has
     /// not heard of it yet. A cluster that was told what the holder has knows which of
     /// the two is there, where their times do not tell.
@@ -138,16 +144,17 @@ impl Engine {
         // Before anything is let go, so that nothing is forgotten of who held it.
         let holder = self.next_holder(acquire);
         // And this before the decision: what it frees may be what the wish needs.
-        self.release_other_families(acquire, outcome);
-        for past in self.past_moves(acquire) {
-            self.commit(ChangeKind::Unreserved(past), outcome);
+        self.release_handed_over(acquire, &holder, outcome);
+        self.release_other_families(acquire, &holder, outcome);
+        for past in self.shown_no_more(acquire) {
+            self.commit(ChangeKind::ConflictEnded(past), outcome);
         }
         let Decision {
             choices,
             refused,
             satisfied,
         } = self.decide(acquire);
-        self.release_what_may_not_stay(acquire, outcome);
+        self.release_what_may_not_stay(acquire, &holder, outcome);
         let taken: Vec<_> = choices
             .into_iter()
             .filter_map(|(_, choice)| match choice {
@@ -160,9 +167,10 @@ impl Engine {
             self.move_to(acquire, &holder, place, outcome);
         }
         self.update_holder(key, &holder, outcome);
-        if !self.past_moves(acquire).is_empty() {
-            // It got what it shows already. Asked once more it would end its moves, and a
-            // request that is repeated has the effect of one.
+        let has_news = self.keep_all_shown(acquire, &holder, outcome);
+        if has_news || !self.shown_no_more(acquire).is_empty() {
+            // What it shows is known only now, or is what it got. Asked once more it would
+            // be answered by that, and a request that is repeated has the effect of one.
             return self.acquire(acquire, outcome);
         }
         self.answer(key, wish, refused, satisfied)
@@ -194,8 +202,10 @@ impl Engine {
                 && self.may_not_stay(held, acquire).is_none()
                 && wish.families.contains(&held.family())
         });
-        let is_over = !self.past_moves(acquire).is_empty();
-        (stays && !is_over && !(satisfied && moves))
+        let is_known = self.shown_no_more(acquire).is_empty()
+            && self.shown_in_vain(acquire).is_empty()
+            && self.handed_over_by(key).next().is_none();
+        (stays && is_known && !(satisfied && moves))
             .then(|| self.answer(key, wish, refused, satisfied))
     }
 
@@ -275,26 +285,36 @@ impl Engine {
             .err()
     }
 
-    fn release_other_families(&mut self, acquire: &Acquire, outcome: &mut Outcome) {
+    fn release_other_families(
+        &mut self,
+        acquire: &Acquire,
+        holder: &Holder,
+        outcome: &mut Outcome,
+    ) {
         let gone: Vec<_> = self
             .holding(&acquire.key)
             .filter(|held| !acquire.wish.families.contains(&held.family()))
             .cloned()
             .collect();
         for allocation in gone {
-            self.give_up(allocation, acquire, outcome);
+            self.give_up(allocation, acquire, holder, outcome);
         }
     }
 
     /// An address is never held on terms that those who share it did not agree to.
-    fn release_what_may_not_stay(&mut self, acquire: &Acquire, outcome: &mut Outcome) {
+    fn release_what_may_not_stay(
+        &mut self,
+        acquire: &Acquire,
+        holder: &Holder,
+        outcome: &mut Outcome,
+    ) {
         let gone: Vec<_> = self
             .holding(&acquire.key)
             .filter(|held| self.may_not_stay(held, acquire).is_some())
             .cloned()
             .collect();
         for allocation in gone {
-            self.give_up(allocation, acquire, outcome);
+            self.give_up(allocation, acquire, holder, outcome);
         }
     }
 
@@ -307,7 +327,7 @@ impl Engine {
     ) {
         let key = &acquire.key;
         if let Some(held) = self.held_by(key, Family::of(address)).cloned() {
-            self.give_up(held, acquire, outcome);
+            self.give_up(held, acquire, holder, outcome);
         }
         self.allocate(key, address, pool, holder.clone(), outcome);
     }
@@ -330,6 +350,9 @@ impl Engine {
         });
         self.commit(ChangeKind::Allocated(Arc::clone(&allocation)), outcome);
         self.arrived(&allocation, outcome);
+        if let Some(over) = self.conflicts.get(key, address).cloned() {
+            self.commit(ChangeKind::ConflictEnded(over), outcome);
+        }
     }
 
     pub(super) fn update(&mut self, held: &Allocation, holder: Holder, outcome: &mut Outcome) {
@@ -369,15 +392,28 @@ impl Engine {
             known.transition.replaced_uid().cloned()
         };
         let Wish {
-            labels, sharing, ..
+            families,
+            labels,
+            sharing,
+            ..
         } = &acquire.wish;
+        // Of a wish that could not be read, nothing but what is shown is known.
+        let is_read = !families.is_empty();
         let created = acquire.created;
         Holder {
             created: created.or(known.created.filter(|_| known_uid == uid)),
             uid,
             cluster_ip: acquire.cluster_ip.or(known.cluster_ip),
-            labels: self.pools.relevant(labels),
-            sharing: sharing.clone(),
+            labels: if is_read {
+                self.pools.relevant(labels)
+            } else {
+                known.labels
+            },
+            sharing: if is_read {
+                sharing.clone()
+            } else {
+                known.sharing
+            },
             transition: Transition::new(replaced_uid, None),
         }
     }

@@ -127,19 +127,24 @@ pub struct Reservation {
     pub expires: Option<Timestamp>,
     pub comment: String,
     /// A handover: who holds the address until it lets go, so that `key` gets it.
-    /// Of a move, this is `key` itself.
     pub from: Option<Arc<ServiceKey>>,
 }
 
-impl Reservation {
-    /// Whether `key` gave the address up, and its status still shows it.
-    pub fn is_of_a_move(&self) -> bool {
-        self.from.is_some() && self.from == self.key
-    }
+/// What it brings a Service that it shows an address which it does not hold; see
+/// `engine/shown.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConflictKind {
+    /// Others hold the address, or it is kept for them: a backup was restored, say. The
+    /// Service keeps working on it, and gets it when they are gone.
+    Claimed,
+    /// The Service gave the address up, or a hand wrote it into its status.
+    Shown,
+    /// As `Claimed`, but it is more than the quotas of the Service allow: it is kept from
+    /// nobody.
+    BeyondQuota,
 }
 
-/// A Service that shows an address which others hold: a backup was restored, say.
-/// It keeps working on it until somebody decides, or the holders are gone.
+/// A live Service whose status shows an address that it does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
     pub address: IpAddr,
@@ -148,6 +153,30 @@ pub struct Conflict {
     /// As it will be known when it gets the address.
     pub holder: Holder,
     pub since: Timestamp,
+    pub kind: ConflictKind,
+}
+
+impl Conflict {
+    /// Whether others do not get the address for it.
+    pub const fn keeps_away(&self) -> bool {
+        match self.kind {
+            ConflictKind::Claimed | ConflictKind::Shown => true,
+            ConflictKind::BeyondQuota => false,
+        }
+    }
+
+    /// Whether the Service is to keep working on the address.
+    pub const fn is_claim(&self) -> bool {
+        match self.kind {
+            ConflictKind::Claimed | ConflictKind::BeyondQuota => true,
+            ConflictKind::Shown => false,
+        }
+    }
+
+    /// Its cluster does not have the Service any more: when the conflict ends.
+    pub fn release_at(&self) -> Option<Timestamp> {
+        self.holder.transition.release_at()
+    }
 }
 
 /// What happened to an address, or to a cluster.
@@ -162,7 +191,7 @@ pub enum ChangeKind {
     Reserved(Arc<Reservation>),
     /// A reservation ended; as it was until now.
     Unreserved(Arc<Reservation>),
-    /// A Service shows an address that others hold.
+    /// A Service shows an address that it does not hold; as that is from now on.
     Conflicted(Arc<Conflict>),
     /// It does not any more, or got the address.
     ConflictEnded(Arc<Conflict>),

@@ -229,11 +229,20 @@ impl Engine {
                 pool: name(),
             });
         }
+        if let Some(other) = self.kept_from(key, address) {
+            return Err(Refusal::AddressShown {
+                address,
+                pool: name(),
+                by: Some(Arc::clone(&other.key)).filter(|other| other.cluster == key.cluster),
+            });
+        }
+        let shown = self.conflicts.get(key, address);
+        let is_kept = reservation.is_some() || shown.is_some_and(|shown| shown.keeps_away());
         match self.held.get(address) {
             Some(holders) => holders
                 .admit(key, wish.sharing.as_deref())
                 .map_err(|clash| self.clash(clash, key, address, pool)),
-            None if reservation.is_some() => Ok(()),
+            None if is_kept => Ok(()),
             None => match self.free.availability(pool, address, key) {
                 Availability::Free => Ok(()),
                 Availability::Cooling(until) => Err(Refusal::PoolCoolingDown {
@@ -248,6 +257,26 @@ impl Engine {
                 }),
             },
         }
+    }
+
+    /// Why a Service that asks to share cannot join those of its sharing key.
+    pub(super) fn why_not_shared(
+        &self,
+        acquire: &Acquire,
+        family: Family,
+        pools: &[PoolIndex],
+    ) -> Option<Refusal> {
+        let Acquire { key, wish, .. } = acquire;
+        let terms = wish.sharing.as_deref()?;
+        let mut group = self.held.of_group(&key.cluster, &terms.key, family);
+        group.find_map(|address| {
+            let Located::In(pool) = self.pools.locate(address) else {
+                return None;
+            };
+            let clash = self.held.get(address)?.admit(key, Some(terms)).err()?;
+            let is_of_these = pools.contains(&pool);
+            is_of_these.then(|| self.clash(clash, key, address, pool))
+        })
     }
 
     fn clash(&self, clash: Clash, key: &ServiceKey, address: IpAddr, pool: PoolIndex) -> Refusal {

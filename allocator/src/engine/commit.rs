@@ -6,10 +6,10 @@ use std::{net::IpAddr, sync::Arc};
 use super::{
     Engine, Freed, Outcome,
     address::Family,
-    change::{Allocation, Change, ChangeKind, LastHeld, Reservation},
-    key::ClusterName,
-    pools::Located,
-    quota::Weight,
+    change::{Allocation, Change, ChangeKind, Conflict, LastHeld, Reservation},
+    key::{ClusterName, ServiceKey},
+    pools::{Located, PoolIndex, Pools},
+    quota::{Quotas, Weight},
     sharing::Holders,
 };
 
@@ -39,17 +39,21 @@ impl Engine {
             ChangeKind::Unreserved(reservation) => {
                 let address = reservation.address;
                 self.reservations.remove(address);
-                match self.held.get(address) {
-                    None => {
-                        self.free.give(&self.pools, address, self.now);
-                        self.tell_freed(address, None, outcome);
-                    }
-                    Some(Holders::Sharing(_)) => self.tell_freed(address, None, outcome),
-                    Some(Holders::One(_)) => {}
+                self.open_up(address, outcome);
+            }
+            ChangeKind::Conflicted(conflict) => {
+                let older = self.note_conflict(Arc::clone(conflict));
+                if older.is_some_and(|older| older.keeps_away()) && !conflict.keeps_away() {
+                    self.open_up(conflict.address, outcome);
                 }
             }
-            ChangeKind::Conflicted(conflict) => self.conflicts.add(Arc::clone(conflict)),
-            ChangeKind::ConflictEnded(conflict) => self.conflicts.remove(conflict),
+            ChangeKind::ConflictEnded(conflict) => {
+                self.conflicts.remove(&conflict.key, conflict.address);
+                if conflict.keeps_away() {
+                    self.count_kept_away(conflict, Quotas::remove);
+                    self.open_up(conflict.address, outcome);
+                }
+            }
             ChangeKind::Cluster(record) => self.clusters.set(Arc::clone(record)),
             ChangeKind::Opened => {}
         }
@@ -97,8 +101,63 @@ impl Engine {
     pub(super) fn remember(&mut self, last: LastHeld) {
         let address = last.address;
         self.free.mark(&self.pools, last);
-        if self.reservations.get(address).is_none() {
+        if self.reservations.get(address).is_none() && !self.is_kept_away(address) {
             self.free.give(&self.pools, address, self.now);
+        }
+    }
+
+    /// Returns the conflict that it replaces.
+    pub(super) fn note_conflict(&mut self, conflict: Arc<Conflict>) -> Option<Arc<Conflict>> {
+        let older = self.conflicts.add(Arc::clone(&conflict));
+        if let Some(older) = older.as_ref().filter(|older| older.keeps_away()) {
+            self.count_kept_away(older, Quotas::remove);
+        }
+        if conflict.keeps_away() {
+            self.count_kept_away(&conflict, Quotas::add);
+            self.free.withhold(&self.pools, conflict.address);
+        }
+        older
+    }
+
+    fn count_kept_away(
+        &mut self,
+        conflict: &Conflict,
+        count: fn(&mut Quotas, &Pools, PoolIndex, &ServiceKey, Weight),
+    ) {
+        if let Located::In(pool) = self.pools.locate(conflict.address) {
+            count(
+                &mut self.kept_away,
+                &self.pools,
+                pool,
+                &conflict.key,
+                Weight::ONE,
+            );
+        }
+    }
+
+    fn is_kept_away(&self, address: IpAddr) -> bool {
+        let mut about = self.conflicts.about(address);
+        about.any(|conflict| conflict.keeps_away())
+    }
+
+    /// Something that kept an address from others is over: whoever may have it now is
+    /// told.
+    fn open_up(&mut self, address: IpAddr, outcome: &mut Outcome) {
+        match self.held.get(address) {
+            None if self.is_kept_away(address) => {
+                let about = self.conflicts.about(address);
+                let keys = about.map(|conflict| Arc::clone(&conflict.key));
+                outcome.ask_again.extend(keys);
+            }
+            None => match self.reservations.get(address) {
+                Some(reserved) => outcome.ask_again.extend(reserved.key.clone()),
+                None => {
+                    self.free.give(&self.pools, address, self.now);
+                    self.tell_freed(address, None, outcome);
+                }
+            },
+            Some(Holders::Sharing(_)) => self.tell_freed(address, None, outcome),
+            Some(Holders::One(_)) => {}
         }
     }
 
@@ -111,7 +170,7 @@ impl Engine {
         let nobody_is_left = self.held.remove(allocation);
         if nobody_is_left {
             let reserved = self.reservations.get(address);
-            if let Some(reserved) = reserved.filter(|reserved| !reserved.is_of_a_move()) {
+            if let Some(reserved) = reserved {
                 outcome.ask_again.extend(reserved.key.clone());
             }
             self.remember(LastHeld {

@@ -1,79 +1,114 @@
-//! Services that show addresses which others hold. Found by address, O(log n),
-//! when its holders let go, and by Service, O(1), when that asks or is gone.
+//! Live Services whose status shows an address that they do not hold. Found by address,
+//! O(log n), when that may be given to somebody, and by Service and cluster, when one
+//! of these tells what it shows.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use hashbrown::HashMap;
 
 use super::{
-    address::{Family, PerFamily},
-    change::Conflict,
-    key::ServiceKey,
+    change::{Conflict, Timestamp},
+    key::{ClusterName, ServiceKey},
 };
+
+type ByService = BTreeMap<Arc<ServiceKey>, BTreeMap<IpAddr, Arc<Conflict>>>;
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Conflicts {
     /// the longest conflict about an address first
-    by_address: BTreeMap<IpAddr, Vec<Arc<Conflict>>>,
-    by_key: HashMap<Arc<ServiceKey>, PerFamily<Option<Arc<Conflict>>>>,
+    by_address: BTreeMap<IpAddr, BTreeMap<(Timestamp, Arc<ServiceKey>), Arc<Conflict>>>,
+    by_cluster: HashMap<ClusterName, ByService>,
+    /// those of Services that their clusters do not have any more
+    ends: BTreeSet<(Timestamp, IpAddr, Arc<ServiceKey>)>,
 }
 
 impl Conflicts {
     /// In the order of addresses, IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Conflict>> {
-        self.by_address.values().flatten()
+        self.by_address.values().flat_map(BTreeMap::values)
     }
 
     /// Everybody who shows an address without holding it, the longest first.
-    pub fn about(&self, address: IpAddr) -> &[Arc<Conflict>] {
-        self.by_address.get(&address).map_or(&[], Vec::as_slice)
+    pub fn about(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Conflict>> {
+        let about = self.by_address.get(&address);
+        about.into_iter().flat_map(BTreeMap::values)
     }
 
     /// The conflicts of a Service, IPv4 first.
     pub fn of(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<Conflict>> {
-        self.by_key.get(key).into_iter().flat_map(|families| {
-            families
-                .iter()
-                .filter_map(|(_, conflict)| conflict.as_ref())
-        })
+        let services = self.by_cluster.get(&key.cluster);
+        let of_key = services.and_then(|services| services.get(key));
+        of_key.into_iter().flat_map(BTreeMap::values)
+    }
+
+    pub fn get(&self, key: &ServiceKey, address: IpAddr) -> Option<&Arc<Conflict>> {
+        let services = self.by_cluster.get(&key.cluster)?;
+        services.get(key)?.get(&address)
+    }
+
+    /// The conflicts of a cluster, in the order of Services, IPv4 first.
+    pub fn of_cluster(&self, cluster: &ClusterName) -> impl Iterator<Item = &Arc<Conflict>> {
+        let services = self.by_cluster.get(cluster).into_iter();
+        services
+            .flat_map(BTreeMap::values)
+            .flat_map(BTreeMap::values)
     }
 
     pub fn is_empty(&self) -> bool {
         self.by_address.is_empty()
     }
 
-    /// Adds a conflict, in place of one of the same Service and family.
-    pub fn add(&mut self, conflict: Arc<Conflict>) {
-        let family = Family::of(conflict.address);
-        let older = self
-            .by_key
-            .get(&conflict.key)
-            .and_then(|families| families.get(family).clone());
-        if let Some(older) = older {
-            self.remove(&older);
-        }
-        let families = self.by_key.entry(Arc::clone(&conflict.key)).or_default();
-        *families.get_mut(family) = Some(Arc::clone(&conflict));
-        let about = self.by_address.entry(conflict.address).or_default();
-        let place = about
-            .partition_point(|other| (other.since, &other.key) <= (conflict.since, &conflict.key));
-        about.insert(place, conflict);
+    /// When the next conflict ends by itself.
+    pub fn next_end(&self) -> Option<Timestamp> {
+        self.ends.first().map(|(end, _, _)| *end)
     }
 
-    pub fn remove(&mut self, conflict: &Conflict) {
-        let Conflict { address, key, .. } = conflict;
-        if let Some(about) = self.by_address.get_mut(address) {
-            about.retain(|other| other.key != *key);
+    /// A conflict that ends by `now`.
+    pub fn ended(&self, now: Timestamp) -> Option<Arc<Conflict>> {
+        let (end, address, key) = self.ends.first()?;
+        (*end <= now)
+            .then(|| self.get(key, *address).cloned())
+            .flatten()
+    }
+
+    /// Adds a conflict; returns what it replaces, of the same Service and address.
+    pub fn add(&mut self, conflict: Arc<Conflict>) -> Option<Arc<Conflict>> {
+        let older = self.remove(&conflict.key, conflict.address);
+        let (address, key) = (conflict.address, Arc::clone(&conflict.key));
+        if let Some(end) = conflict.release_at() {
+            self.ends.insert((end, address, Arc::clone(&key)));
+        }
+        let about = self.by_address.entry(address).or_default();
+        about.insert((conflict.since, Arc::clone(&key)), Arc::clone(&conflict));
+        let services = self.by_cluster.entry(key.cluster.clone()).or_default();
+        services.entry(key).or_default().insert(address, conflict);
+        older
+    }
+
+    pub fn remove(&mut self, key: &ServiceKey, address: IpAddr) -> Option<Arc<Conflict>> {
+        let services = self.by_cluster.get_mut(&key.cluster)?;
+        let of_key = services.get_mut(key)?;
+        let gone = of_key.remove(&address)?;
+        if of_key.is_empty() {
+            services.remove(key);
+        }
+        if services.is_empty() {
+            self.by_cluster.remove(&key.cluster);
+        }
+        if let Some(end) = gone.release_at() {
+            self.ends.remove(&(end, address, Arc::clone(&gone.key)));
+        }
+        if let Some(about) = self.by_address.get_mut(&address) {
+            about.remove(&(gone.since, Arc::clone(&gone.key)));
             if about.is_empty() {
-                self.by_address.remove(address);
+                self.by_address.remove(&address);
             }
         }
-        if let Some(families) = self.by_key.get_mut(key) {
-            *families.get_mut(Family::of(*address)) = None;
-            if families.iter().all(|(_, conflict)| conflict.is_none()) {
-                self.by_key.remove(key);
-            }
-        }
+        Some(gone)
     }
 }

@@ -2,8 +2,6 @@
 //! requests are refused; what it holds is taken back after a grace, until which
 //! all can be undone.
 
-use std::sync::Arc;
-
 use super::{
     Engine, Outcome, Reply,
     change::{ChangeKind, Timestamp},
@@ -82,15 +80,7 @@ impl Engine {
             for allocation in self.of_cluster(&cluster) {
                 self.commit(ChangeKind::Released(allocation), outcome);
             }
-            for moved in self.reservations.moves_of(&cluster) {
-                self.commit(ChangeKind::Unreserved(moved), outcome);
-            }
-            let conflicts: Vec<_> = self
-                .conflicts
-                .iter()
-                .filter(|conflict| conflict.key.cluster == cluster)
-                .map(Arc::clone)
-                .collect();
+            let conflicts: Vec<_> = self.conflicts.of_cluster(&cluster).cloned().collect();
             for conflict in conflicts {
                 self.commit(ChangeKind::ConflictEnded(conflict), outcome);
             }

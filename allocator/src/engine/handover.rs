@@ -2,10 +2,10 @@
 //! decides about a conflict.
 //!
 //! A handover is a reservation of an address that is held: from then on nobody but
-//! its target can get it. The source is told to let go, takes the address off its
-//! status, releases it, and only then the target gets it. If that does not happen
-//! in time the reservation expires, and whoever holds the address keeps it. So it
-//! is never with both, and never with a third.
+//! its target can get it. The source is told to ask again: by that it loses the address,
+//! and that alone. The target gets it when the source's status shows it no more (see
+//! `shown`). If the source does not ask in time the reservation expires, and whoever
+//! holds the address keeps it. So it is never with both, and never with a third.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -13,10 +13,11 @@ use super::{
     Engine, Outcome, Reply,
     acquire::Acquire,
     address::Family,
-    change::{Allocation, ChangeKind, Conflict, Reservation, Timestamp},
+    change::{Allocation, ChangeKind, Conflict, ConflictKind, Holder, Reservation, Timestamp},
     is_same_uid,
     key::ServiceKey,
-    pools::Located,
+    labels::Labels,
+    pools::{Located, PoolIndex},
     refusal::Refusal,
 };
 
@@ -45,6 +46,8 @@ pub enum Winner {
     Holder,
     /// Who shows it: it is handed over until this time.
     Shower { expires: Timestamp },
+    /// Nobody: whatever the status says, the address is not used, and anybody may get it.
+    Nobody,
 }
 
 impl Engine {
@@ -82,6 +85,7 @@ impl Engine {
                 pool: None,
             });
         };
+        self.may_arrive(to, pool)?;
         let pool = || self.pools.spec(pool).name.clone();
         let reserved = self.reservations.get(address);
         if reserved.is_some_and(|reserved| reserved.key.as_ref() != Some(to)) {
@@ -117,8 +121,36 @@ impl Engine {
         }))
     }
 
+    /// Whether a Service could be given addresses of a pool, as far as is known of it.
+    fn may_arrive(&self, to: &ServiceKey, pool: PoolIndex) -> Result<(), Refusal> {
+        let spec = self.pools.spec(pool);
+        let held = self.holding(to).map(|held| &held.holder);
+        let shown = self.conflicts.of(to).map(|conflict| &conflict.holder);
+        let known = held.chain(shown).next();
+        let none = Labels::default();
+        let serves = match known {
+            Some(holder) => {
+                let labels = holder.labels.as_deref().unwrap_or(&none);
+                self.pools.serves(pool, to, labels)
+            }
+            None => self.pools.may_serve(pool, to),
+        };
+        if !serves {
+            return Err(Refusal::PoolNotAllowed {
+                pool: spec.name.clone(),
+                namespace: to.namespace.clone(),
+            });
+        }
+        if spec.disabled {
+            return Err(Refusal::PoolDisabled {
+                pool: spec.name.clone(),
+            });
+        }
+        Ok(())
+    }
+
     pub(super) fn resolve(&mut self, resolve: &Resolve, outcome: &mut Outcome) -> Reply {
-        let Some(conflict) = self.conflict(&resolve.key, resolve.address).cloned() else {
+        let Some(conflict) = self.conflicts.get(&resolve.key, resolve.address).cloned() else {
             return Reply::Refused(Refusal::NoConflict {
                 address: resolve.address,
                 key: Arc::clone(&resolve.key),
@@ -126,23 +158,38 @@ impl Engine {
         };
         let expires = match resolve.winner {
             Winner::Holder => {
+                self.give_in(&conflict, outcome);
+                return Reply::Resolved(conflict);
+            }
+            Winner::Nobody => {
                 outcome.ask_again.push(Arc::clone(&conflict.key));
                 self.commit(ChangeKind::ConflictEnded(Arc::clone(&conflict)), outcome);
                 return Reply::Resolved(conflict);
             }
             Winner::Shower { expires } => expires,
         };
-        let holders = self.held.get(conflict.address);
-        let Some(holder) = holders.and_then(|holders| holders.iter().next()) else {
+        let Conflict {
+            address,
+            key,
+            holder,
+            ..
+        } = &*conflict;
+        let holders = self.held.get(*address);
+        let Some(holding) = holders.and_then(|holders| holders.iter().next()) else {
+            if self.adopt(key, *address, holder.clone(), outcome) {
+                outcome.ask_again.push(Arc::clone(key));
+                return Reply::Resolved(conflict);
+            }
             return Reply::Refused(Refusal::AddressConflict {
-                address: conflict.address,
+                address: *address,
                 holder: None,
+                is_held: false,
             });
         };
         let handover = Handover {
             address: conflict.address,
-            from: Arc::clone(&holder.key),
-            to: Arc::clone(&conflict.key),
+            from: Arc::clone(&holding.key),
+            to: Arc::clone(key),
             expires,
             comment: "conflict resolved".to_owned(),
         };
@@ -150,8 +197,19 @@ impl Engine {
             .map_or_else(Reply::Refused, |_| Reply::Resolved(conflict))
     }
 
-    pub(super) fn conflict(&self, key: &ServiceKey, address: IpAddr) -> Option<&Arc<Conflict>> {
-        self.conflicts.of(key).find(|of| of.address == address)
+    /// A Service is not to keep working on an address. Nobody else gets it until its status
+    /// shows it no more.
+    fn give_in(&mut self, conflict: &Arc<Conflict>, outcome: &mut Outcome) {
+        let kind = match conflict.kind {
+            ConflictKind::Shown => return,
+            ConflictKind::Claimed => ChangeKind::Conflicted(Arc::new(Conflict {
+                kind: ConflictKind::Shown,
+                ..(**conflict).clone()
+            })),
+            ConflictKind::BeyondQuota => ChangeKind::ConflictEnded(Arc::clone(conflict)),
+        };
+        self.commit(kind, outcome);
+        outcome.ask_again.push(Arc::clone(&conflict.key));
     }
 
     /// Why a Service gets nothing, whatever it asks for.
@@ -165,29 +223,43 @@ impl Engine {
         let within_cluster = |other: &Arc<ServiceKey>| {
             Some(Arc::clone(other)).filter(|other| other.cluster == key.cluster)
         };
-        if let Some(promised) = self.promised_away(key) {
-            return Some(Refusal::AddressHandedOver {
-                address: promised.address,
-                to: promised.key.as_ref().and_then(within_cluster),
-            });
-        }
         let conflict = self
             .conflicts
             .of(key)
-            .find(|conflict| is_still_shown(conflict, acquire))?;
+            .find(|conflict| conflict.is_claim() && is_still_shown(conflict, acquire))?;
         let holders = self.held.get(conflict.address);
         let holder = holders.and_then(|holders| holders.iter().next());
         Some(Refusal::AddressConflict {
             address: conflict.address,
             holder: holder.and_then(|held| within_cluster(&held.key)),
+            is_held: holder.is_some(),
         })
     }
 
-    /// An address that a Service holds and has to let go.
-    fn promised_away(&self, key: &ServiceKey) -> Option<&Arc<Reservation>> {
-        self.holding(key)
-            .filter_map(|held| self.reservations.get(held.address))
-            .find(|reserved| reserved.from.as_deref() == Some(key))
+    /// Addresses that a Service holds and another one is to have. While clusters are awaited
+    /// it would get nothing in exchange.
+    pub(super) fn handed_over_by(
+        &self,
+        key: &ServiceKey,
+    ) -> impl Iterator<Item = &Arc<Allocation>> {
+        let is_time = self.clusters.awaited().is_empty();
+        self.holding(key).filter(move |held| {
+            let reserved = self.reservations.get(held.address);
+            is_time && reserved.is_some_and(|reserved| reserved.from.as_ref() == Some(&held.key))
+        })
+    }
+
+    /// The source of a handover loses the address, and keeps what else it holds.
+    pub(super) fn release_handed_over(
+        &mut self,
+        acquire: &Acquire,
+        holder: &Holder,
+        outcome: &mut Outcome,
+    ) {
+        let gone: Vec<_> = self.handed_over_by(&acquire.key).cloned().collect();
+        for held in gone {
+            self.give_up(held, acquire, holder, outcome);
+        }
     }
 
     /// Conflicts of a Service that it is in no more: it was created again, or shows
@@ -195,7 +267,7 @@ impl Engine {
     pub(super) fn past_conflicts(&self, acquire: &Acquire) -> Vec<Arc<Conflict>> {
         self.conflicts
             .of(&acquire.key)
-            .filter(|conflict| !is_still_shown(conflict, acquire))
+            .filter(|conflict| conflict.is_claim() && !is_still_shown(conflict, acquire))
             .cloned()
             .collect()
     }
@@ -204,7 +276,7 @@ impl Engine {
     pub(super) fn handed_over(&self, key: &ServiceKey, family: Family) -> Option<IpAddr> {
         self.reservations.of(key, family).find(|address| {
             let reserved = self.reservations.get(*address);
-            reserved.is_some_and(|reserved| reserved.from.is_some() && !reserved.is_of_a_move())
+            reserved.is_some_and(|reserved| reserved.from.is_some())
                 && self.held.get(*address).is_none()
         })
     }

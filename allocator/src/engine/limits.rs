@@ -8,6 +8,7 @@ use super::{
     acquire::Acquire,
     address::Family,
     choose::{Choice, Choices},
+    key::ServiceKey,
     pools::{Located, PoolIndex},
     quota::Weight,
     refusal::Refusal,
@@ -36,6 +37,25 @@ impl Engine {
             leaving: Family::ALL.into_iter().filter(goes).collect(),
             taken: taken(choices),
         }
+    }
+
+    /// Whether a Service may have an address in place of the one that it holds, as far as
+    /// limits go.
+    pub(super) fn has_room(&self, key: &ServiceKey, address: IpAddr) -> bool {
+        let Located::In(pool) = self.pools.locate(address) else {
+            return false;
+        };
+        let joining = Weight::of_joining(key, self.held.get(address));
+        let given_back = self
+            .held_by(key, Family::of(address))
+            .filter(|held| self.pools.locate(held.address) == Located::In(pool))
+            .and_then(|held| self.held.get(held.address))
+            .map(|holders| Weight::of_leaving(key, holders))
+            .unwrap_or_default();
+        let beside = (Weight::default(), given_back);
+        let spec = self.pools.spec(pool);
+        let reached = self.quotas.reached(spec, pool, key, joining, beside);
+        reached.is_none()
     }
 
     /// Whether one more address keeps the limits of its pool.

@@ -28,6 +28,7 @@ pub mod acquire;
 pub mod address;
 pub mod change;
 mod choose;
+mod claims;
 pub mod clusters;
 mod commit;
 pub mod conflicts;
@@ -39,7 +40,6 @@ mod identity;
 pub mod key;
 pub mod labels;
 mod limits;
-mod moves;
 mod opening;
 pub mod pools;
 pub mod quota;
@@ -50,6 +50,7 @@ mod reserve;
 mod restore;
 mod settle;
 pub mod sharing;
+mod shown;
 pub mod sync;
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
@@ -61,8 +62,8 @@ pub use self::{
     acquire::{Acquire, Acquired, Policy, Unmet, Wish},
     address::{AddressRange, Family, PerFamily},
     change::{
-        Allocation, Change, ChangeKind, Conflict, Holder, LastHeld, Reservation, Revision,
-        Snapshot, Timestamp, Transition,
+        Allocation, Change, ChangeKind, Conflict, ConflictKind, Holder, LastHeld, Reservation,
+        Revision, Snapshot, Timestamp, Transition,
     },
     clusters::{ClusterRecord, ClusterState},
     decommission::Decommission,
@@ -231,6 +232,8 @@ pub struct Engine {
     quotas: Quotas,
     reservations: Reservations,
     conflicts: Conflicts,
+    /// Addresses that conflicts keep from others, counted as `quotas` counts what is held.
+    kept_away: Quotas,
     clusters: Clusters,
     /// Of a database that knows nothing, until it gives what is new.
     opening: Option<Opening>,
@@ -262,7 +265,7 @@ impl Engine {
         self.reservations.iter()
     }
 
-    /// Services that show addresses which others hold, in the order of addresses.
+    /// Services that show addresses which they do not hold, in the order of addresses.
     pub fn conflicts(&self) -> impl Iterator<Item = &Arc<Conflict>> {
         self.conflicts.iter()
     }
@@ -322,6 +325,7 @@ impl Engine {
             self.leaving.first().map(|(end, _)| *end),
             self.clusters.next_end(),
             self.next_opening(),
+            self.conflicts.next_end(),
         ];
         ends.into_iter().flatten().min()
     }
@@ -347,6 +351,9 @@ impl Engine {
                 self.commit(ChangeKind::Released(allocation), &mut outcome);
             }
         }
+        while let Some(ended) = self.conflicts.ended(self.now) {
+            self.commit(ChangeKind::ConflictEnded(ended), &mut outcome);
+        }
         self.end_decommissions(&mut outcome);
         self.settle_conflicts(&mut outcome);
         self.open_when_due(&mut outcome);
@@ -364,8 +371,7 @@ impl Engine {
             Command::Acquire(acquire) => self.acquire_without_change(acquire),
             Command::Release(release) => {
                 let nothing = self.to_release(release).next().is_none()
-                    && self.conflicts_to_release(release).is_empty()
-                    && self.moves_to_release(release).is_empty();
+                    && self.conflicts_to_release(release).is_empty();
                 nothing.then(|| Reply::Released(Vec::new()))
             }
             Command::Reserve(reserve) => match self.reservation(reserve) {
@@ -390,26 +396,14 @@ impl Engine {
 
     fn release(&mut self, release: &Release, outcome: &mut Outcome) -> Reply {
         let held: Vec<_> = self.to_release(release).cloned().collect();
-        let moves = self.moves_to_release(release);
+        let conflicts = self.conflicts_to_release(release);
         for allocation in &held {
             self.commit(ChangeKind::Released(Arc::clone(allocation)), outcome);
         }
-        for conflict in self.conflicts_to_release(release) {
+        for conflict in conflicts {
             self.commit(ChangeKind::ConflictEnded(conflict), outcome);
         }
-        for moved in moves {
-            self.commit(ChangeKind::Unreserved(moved), outcome);
-        }
         Reply::Released(held)
-    }
-
-    /// A Service that is gone shows nothing any more.
-    fn conflicts_to_release(&self, release: &Release) -> Vec<Arc<Conflict>> {
-        self.conflicts
-            .of(&release.key)
-            .filter(|conflict| is_same_uid(release.uid.as_ref(), conflict.holder.uid.as_ref()))
-            .cloned()
-            .collect()
     }
 
     fn to_release(&self, release: &Release) -> impl Iterator<Item = &Arc<Allocation>> {

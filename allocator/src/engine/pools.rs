@@ -90,14 +90,15 @@ impl PoolSpec {
             || self.clusters.is_some()
     }
 
+    /// Whether it serves the namespace and the cluster by their names.
+    fn names(&self, key: &ServiceKey) -> bool {
+        let (namespaces, clusters) = (self.namespaces.as_ref(), self.clusters.as_ref());
+        namespaces.is_none_or(|set| set.contains(&key.namespace))
+            && clusters.is_none_or(|set| set.contains(&key.cluster))
+    }
+
     fn serves_namespace(&self, key: &ServiceKey, labels: &Labels) -> bool {
-        self.namespaces
-            .as_ref()
-            .is_none_or(|set| set.contains(&key.namespace))
-            && self
-                .clusters
-                .as_ref()
-                .is_none_or(|set| set.contains(&key.cluster))
+        self.names(key)
             && self
                 .namespace_selector
                 .as_ref()
@@ -374,6 +375,16 @@ impl Pools {
     /// What of these labels any selector looks at; `None` where that is nothing.
     pub fn relevant(&self, labels: &Arc<Labels>) -> Option<Arc<Labels>> {
         self.label_keys.only(labels)
+    }
+
+    /// Whether a pool may serve a Service whose labels are not known.
+    pub fn may_serve(&self, index: PoolIndex, key: &ServiceKey) -> bool {
+        let spec = self.spec(index);
+        let is_fenced_off = self.fenced.iter().any(|fenced| {
+            let fenced = self.spec(*fenced);
+            fenced.namespace_selector.is_none() && fenced.names(key)
+        });
+        spec.names(key) && (spec.fenced || !is_fenced_off)
     }
 
     pub fn locate(&self, address: IpAddr) -> Located {

@@ -120,6 +120,16 @@ impl Quotas {
         }
     }
 
+    /// How many a Service's namespace and cluster have of a pool, as far as it limits them.
+    pub fn used(&self, pool: PoolIndex, key: &ServiceKey) -> Weight {
+        let namespace = (pool, key.cluster.clone(), key.namespace.clone());
+        let cluster = (pool, key.cluster.clone());
+        Weight {
+            namespace: self.namespaces.get(&namespace).copied().unwrap_or_default(),
+            cluster: self.clusters.get(&cluster).copied().unwrap_or_default(),
+        }
+    }
+
     /// The limit that `joining` would break, on top of what the same request
     /// takes elsewhere and gives back.
     pub fn reached(

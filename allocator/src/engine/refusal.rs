@@ -65,6 +65,17 @@ pub enum Refusal {
     },
     #[error("address {address} of pool {pool} is reserved")]
     AddressReserved { address: IpAddr, pool: PoolName },
+    #[error(
+        "address {address} of pool {pool} is still in the status of {}; it is free when no \
+         status shows it, or when an administrator ends the conflict",
+        holder_text(by.as_deref())
+    )]
+    AddressShown {
+        address: IpAddr,
+        pool: PoolName,
+        /// Named only within one cluster.
+        by: Option<Arc<ServiceKey>>,
+    },
     #[error("address {address} is not in {}", wanted_pool(pool.as_ref()))]
     AddressNotInPool {
         address: IpAddr,
@@ -86,22 +97,15 @@ pub enum Refusal {
     )]
     SharingNotPermitted { address: IpAddr },
     #[error(
-        "address {address}, which this Service shows, is held by {}; it keeps the address until \
-         the holder is gone or an administrator decides",
-        holder_text(holder.as_deref())
+        "address {address}, which this Service shows, is not its own: {}; it keeps the address \
+         until that changes or an administrator decides",
+        conflict_text(holder.as_deref(), *is_held)
     )]
     AddressConflict {
         address: IpAddr,
-        holder: Option<Arc<ServiceKey>>,
-    },
-    #[error(
-        "address {address} is handed over to {}; take it off this Service and release it",
-        holder_text(to.as_deref())
-    )]
-    AddressHandedOver {
-        address: IpAddr,
         /// Named only within one cluster.
-        to: Option<Arc<ServiceKey>>,
+        holder: Option<Arc<ServiceKey>>,
+        is_held: bool,
     },
     #[error("{key} does not hold address {address}")]
     NotTheHolder {
@@ -163,14 +167,15 @@ impl Refusal {
             Self::PoolNotFound { .. } => "POOL_NOT_FOUND",
             Self::PoolNotAllowed { .. } => "POOL_NOT_ALLOWED",
             Self::PoolDisabled { .. } => "POOL_DISABLED",
-            Self::AddressInUse { .. } | Self::AddressReserved { .. } => "ADDRESS_IN_USE",
+            Self::AddressInUse { .. }
+            | Self::AddressReserved { .. }
+            | Self::AddressShown { .. } => "ADDRESS_IN_USE",
             Self::AddressNotInPool { .. } => "ADDRESS_NOT_IN_POOL",
             Self::AddressExcluded { .. } => "ADDRESS_EXCLUDED",
             Self::SharingPortClash { .. } => "SHARING_PORT_CLASH",
             Self::SharingKeyMismatch { .. } => "SHARING_KEY_MISMATCH",
             Self::SharingNotPermitted { .. } => "SHARING_NOT_PERMITTED",
             Self::AddressConflict { .. } => "ADDRESS_CONFLICT",
-            Self::AddressHandedOver { .. } => "ADDRESS_HANDED_OVER",
             Self::NotTheHolder { .. } => "ALLOCATION_NOT_FOUND",
             Self::NoConflict { .. } => "CONFLICT_NOT_FOUND",
             Self::AwaitingSync { .. } => "AWAITING_SYNC",
@@ -205,6 +210,14 @@ fn holder_text(holder: Option<&ServiceKey>) -> String {
         || "a Service of another cluster".to_owned(),
         |key| format!("Service {}/{}", key.namespace, key.name),
     )
+}
+
+fn conflict_text(holder: Option<&ServiceKey>, is_held: bool) -> String {
+    if is_held {
+        format!("it is held by {}", holder_text(holder))
+    } else {
+        "it is kept for others, or beyond the quotas of the pool".to_owned()
+    }
 }
 
 fn wanted_pool(pool: Option<&PoolName>) -> String {

@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use super::{
     address::Family,
     change::{Reservation, Timestamp},
-    key::{ClusterName, ServiceKey},
+    key::ServiceKey,
 };
 
 /// See the module.
@@ -17,7 +17,6 @@ pub struct Reservations {
     by_address: HashMap<IpAddr, Arc<Reservation>>,
     by_key: HashMap<Arc<ServiceKey>, BTreeSet<IpAddr>>,
     expiry: BTreeSet<(Timestamp, IpAddr)>,
-    moves: HashMap<ClusterName, BTreeSet<IpAddr>>,
 }
 
 impl Reservations {
@@ -34,21 +33,6 @@ impl Reservations {
     pub fn of(&self, key: &ServiceKey, family: Family) -> impl Iterator<Item = IpAddr> + '_ {
         let addresses = self.by_key.get(key).into_iter().flatten().copied();
         addresses.filter(move |address| Family::of(*address) == family)
-    }
-
-    /// Addresses that a Service gave up and still shows, the lowest first.
-    pub fn moves(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<Reservation>> {
-        let addresses = self.by_key.get(key).into_iter().flatten();
-        addresses
-            .filter_map(|address| self.by_address.get(address))
-            .filter(|reservation| reservation.is_of_a_move())
-    }
-
-    /// The same of a whole cluster.
-    pub fn moves_of(&self, cluster: &ClusterName) -> Vec<Arc<Reservation>> {
-        let addresses = self.moves.get(cluster).into_iter().flatten();
-        let moves = addresses.filter_map(|address| self.by_address.get(address));
-        moves.cloned().collect()
     }
 
     /// The next reservation to expire, if it does by `now`.
@@ -72,10 +56,6 @@ impl Reservations {
                 .entry(Arc::clone(key))
                 .or_default()
                 .insert(address);
-            if reservation.is_of_a_move() {
-                let moves = self.moves.entry(key.cluster.clone()).or_default();
-                moves.insert(address);
-            }
         }
         if let Some(at) = reservation.expires {
             self.expiry.insert((at, address));
@@ -93,12 +73,6 @@ impl Reservations {
             addresses.remove(&address);
             if addresses.is_empty() {
                 self.by_key.remove(key);
-            }
-            if let Some(moves) = self.moves.get_mut(&key.cluster) {
-                moves.remove(&address);
-                if moves.is_empty() {
-                    self.moves.remove(&key.cluster);
-                }
             }
         }
         if let Some(at) = gone.expires {

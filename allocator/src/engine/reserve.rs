@@ -47,11 +47,11 @@ impl Engine {
         };
         let holders = self.held.get(address);
         let held = holders.into_iter().flat_map(Holders::iter);
-        let reserved = self.reservations.get(address).into_iter();
-        let moved = reserved.filter(|reserved| reserved.is_of_a_move());
+        let shown = self.conflicts.about(address);
+        let shown = shown.filter(|conflict| conflict.keeps_away());
         let mut users = held
             .map(|held| &held.key)
-            .chain(moved.flat_map(|reserved| &reserved.key));
+            .chain(shown.map(|conflict| &conflict.key));
         if let Some(other) = users.find(|other| Some(*other) != key.as_ref()) {
             return Err(Refusal::AddressInUse {
                 address,

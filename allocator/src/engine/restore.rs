@@ -39,6 +39,7 @@ impl Restoring {
             quotas: Quotas::default(),
             reservations: Reservations::default(),
             conflicts: Conflicts::default(),
+            kept_away: Quotas::default(),
             clusters: Clusters::default(),
             opening: None,
             recorded: HashMap::new(),
@@ -99,7 +100,7 @@ impl Restoring {
         let opens_at_once = engine.pools.settings().adoption_window.is_zero();
         engine.opening = (is_new && !opens_at_once).then(Opening::default);
         for conflict in conflicts {
-            engine.conflicts.add(conflict);
+            engine.note_conflict(conflict);
         }
         for record in clusters {
             engine.clusters.set(record);

@@ -210,17 +210,18 @@ impl Engine {
         lowest(Free::lowest_fresh)
             .or_else(|| lowest(Free::lowest_sticky))
             .unwrap_or_else(|| {
-                Choice::Refused(self.nothing_free(family, pools, &in_order, over_quota))
+                Choice::Refused(self.nothing_free(acquire, family, pools, (&in_order, over_quota)))
             })
     }
 
-    /// Why no pool gives an address: what ends by itself is said first.
+    /// Why no pool gives an address: what ends by itself is said first, then what keeps
+    /// the Service from sharing one.
     fn nothing_free(
         &self,
+        acquire: &Acquire,
         family: Family,
         pools: &[PoolIndex],
-        within_quota: &[PoolIndex],
-        over_quota: Option<Refusal>,
+        (within_quota, over_quota): (&[PoolIndex], Option<Refusal>),
     ) -> Refusal {
         let names = |pools: &[PoolIndex]| {
             let names = pools.iter().map(|pool| self.pools.spec(*pool).name.clone());
@@ -242,10 +243,12 @@ impl Engine {
                 until,
             };
         }
-        over_quota.unwrap_or_else(|| Refusal::PoolExhausted {
-            pools: names(pools),
-            family,
-        })
+        self.why_not_shared(acquire, family, pools)
+            .or(over_quota)
+            .unwrap_or_else(|| Refusal::PoolExhausted {
+                pools: names(pools),
+                family,
+            })
     }
 }
 

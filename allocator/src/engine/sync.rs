@@ -2,13 +2,16 @@
 //!
 //! 1. A Service that is not in the set has its address taken back after a grace,
 //!    unless it is seen again.
-//! 2. An address that a Service shows is its own, whatever the database says: the
-//!    database may be new, or an old backup. It is adopted if it is in a pool that
-//!    the cluster may use, and nobody else who is still there holds it. But what it
-//!    gave up by its own wish, and shows because it was not told, is not its own.
-//! 3. If somebody does, that is a conflict. The holder keeps the address, and the
-//!    Service that shows it keeps working on it; nobody else gets it, and it goes
-//!    over to that Service when the holder is gone.
+//! 2. An address that a Service shows is its own, whatever the database says, whatever
+//!    else it asks for, and whoever wrote it into the status: the database may be new,
+//!    or an old backup. It is adopted if it is in a pool that the cluster may use, and
+//!    nobody else who is still there holds it; where the pool does not serve the Service
+//!    it is stranded. But what it gave up by its own wish, and shows because it was not
+//!    told, is not its own. Only while the cluster is awaited it may be more than quotas
+//!    allow. See `claims`.
+//! 3. If somebody else holds it, that is a conflict. The holder keeps the address, and
+//!    the Service that shows it keeps working on it; nobody else gets it, and it goes
+//!    over to that Service when the holder is gone. See `shown`.
 //!
 //! It costs O(log n) for each Service in the set and each that the cluster holds
 //! addresses for.
@@ -22,8 +25,8 @@ use std::{
 use super::{
     Engine, Outcome, Reply,
     acquire::Acquire,
-    address::Family,
-    change::{Allocation, ChangeKind, Conflict, Holder, Revision, Timestamp},
+    change::{Allocation, ChangeKind, Conflict, ConflictKind, Holder, Revision, Timestamp},
+    claims::{AllFound, Found},
     clusters::{ClusterRecord, ClusterState},
     is_same_uid,
     key::{ClusterName, ServiceKey},
@@ -77,15 +80,6 @@ pub struct Synced {
     pub held: Vec<Arc<Allocation>>,
 }
 
-/// Conflicts of a set, and how the Services that show the address are known.
-type Found = BTreeMap<(IpAddr, Arc<ServiceKey>), Holder>;
-
-/// An address that a Service shows and does not hold.
-struct Claim<'a> {
-    acquire: &'a Acquire,
-    address: IpAddr,
-}
-
 impl Engine {
     pub(super) fn sync(&mut self, sync: &Sync, outcome: &mut Outcome) -> Reply {
         let Sync {
@@ -109,9 +103,10 @@ impl Engine {
             .map(|acquire| (&*acquire.key, acquire))
             .collect();
         self.mark_absent(sync, &live, outcome);
-        self.review_moves(cluster, &live, outcome);
-        let conflicts = self.settle_claims(&live, missed, outcome);
-        self.keep_conflicts(cluster, &conflicts, outcome);
+        self.review_shown(cluster, &live, outcome);
+        let found = self.settle_claims(&live, missed, outcome);
+        self.keep_conflicts(cluster, &live, &found, outcome);
+        self.keep_shown_of_all(&live, *seen, outcome);
         self.heard_of(cluster, outcome);
         Reply::Synced(self.verdicts(cluster, &live, outcome))
     }
@@ -220,86 +215,10 @@ impl Engine {
         }
     }
 
-    /// Gives Services the addresses that they show, and tells which they cannot
-    /// have because others hold them.
-    fn settle_claims(
-        &mut self,
-        live: &BTreeMap<&ServiceKey, &Acquire>,
-        missed: Option<(Revision, Revision)>,
-        outcome: &mut Outcome,
-    ) -> Found {
-        let mut claims = self.claims(live, missed);
-        let mut blocked = Found::new();
-        // A Service whose own claim is blocked does not make room for another one's.
-        loop {
-            let leaving: HashSet<(IpAddr, Arc<ServiceKey>)> = claims
-                .iter()
-                .filter_map(|claim| {
-                    let key = &claim.acquire.key;
-                    let held = self.held_by(key, Family::of(claim.address))?;
-                    Some((held.address, Arc::clone(key)))
-                })
-                .collect();
-            let (possible, stuck): (Vec<_>, Vec<_>) = claims
-                .into_iter()
-                .partition(|claim| self.can_have(claim, &leaving));
-            claims = possible;
-            if stuck.is_empty() {
-                break;
-            }
-            for Claim { acquire, address } in stuck {
-                let place = (address, Arc::clone(&acquire.key));
-                blocked.insert(place, self.next_holder(acquire));
-            }
-        }
-        for claim in &claims {
-            self.make_room(claim, outcome);
-        }
-        for claim in &claims {
-            let Claim { acquire, address } = *claim;
-            let holder = self.next_holder(acquire);
-            if !self.adopt(&acquire.key, address, holder.clone(), outcome) {
-                // Two Services of the set show it, and this one comes second.
-                blocked.insert((address, Arc::clone(&acquire.key)), holder);
-            }
-        }
-        blocked
-    }
-
-    /// What Services show and do not hold. One that was given something after the
-    /// cluster made up its set shows what it had before.
-    fn claims<'a>(
-        &self,
-        live: &BTreeMap<&ServiceKey, &'a Acquire>,
-        missed: Option<(Revision, Revision)>,
-    ) -> Vec<Claim<'a>> {
-        let mut claims = Vec::new();
-        for acquire in live.values() {
-            for family in &acquire.wish.families {
-                let shown = acquire.wish.current.iter().copied();
-                let shown = shown
-                    .filter(|address| Family::of(*address) == *family)
-                    .filter(|address| !self.gave_up(&acquire.key, *address))
-                    .find(|address| self.may_adopt(acquire, *address));
-                let held = self.held_by(&acquire.key, *family);
-                let is_new = |held: &Allocation| {
-                    missed.is_some_and(|(seen, now)| held.revision > seen && held.revision <= now)
-                };
-                let is_shown = |held: &Allocation| acquire.wish.current.contains(&held.address);
-                if let Some(address) = shown
-                    && held.is_none_or(|held| !is_shown(held) && !is_new(held))
-                {
-                    claims.push(Claim { acquire, address });
-                }
-            }
-        }
-        claims
-    }
-
     /// Whether an address is of a pool that the Service's cluster may use. Other
     /// rules of the pool may have changed since the Service got it; this one too, but
     /// it keeps a watcher from claiming what is kept for other clusters.
-    fn may_adopt(&self, acquire: &Acquire, address: IpAddr) -> bool {
+    pub(super) fn may_adopt(&self, acquire: &Acquire, address: IpAddr) -> bool {
         let cluster = &acquire.key.cluster;
         match self.pools.locate(address) {
             Located::In(pool) => {
@@ -310,100 +229,71 @@ impl Engine {
         }
     }
 
-    /// Whether whoever holds a claimed address is about to leave it, is gone, or
-    /// shares it.
-    fn can_have(&self, claim: &Claim<'_>, leaving: &HashSet<(IpAddr, Arc<ServiceKey>)>) -> bool {
-        let Claim { acquire, address } = *claim;
-        let reserved = self.reservations.get(address);
-        if reserved.is_some_and(|reserved| reserved.key.as_ref() != Some(&acquire.key)) {
-            return false;
-        }
-        let Some(holders) = self.held.get(address) else {
-            return true;
-        };
-        holders
-            .admit(&acquire.key, acquire.wish.sharing.as_deref())
-            .is_ok()
-            || holders.iter().all(|held| {
-                held.holder.transition.release_at().is_some()
-                    || leaving.contains(&(address, Arc::clone(&held.key)))
-            })
-    }
-
-    /// Takes back what the Service shows no more, and what is held at its address
-    /// for Services that are gone.
-    fn make_room(&mut self, claim: &Claim<'_>, outcome: &mut Outcome) {
-        let Claim { acquire, address } = *claim;
-        let own = self.held_by(&acquire.key, Family::of(address)).cloned();
-        let gone = self.held.get(address).into_iter().flat_map(|holders| {
-            let shares = holders
-                .admit(&acquire.key, acquire.wish.sharing.as_deref())
-                .is_ok();
-            holders
-                .iter()
-                .filter(move |held| !shares && held.holder.transition.release_at().is_some())
-        });
-        let gone: Vec<_> = gone.cloned().chain(own).collect();
-        for held in gone {
-            self.commit(ChangeKind::Released(held), outcome);
-        }
-    }
-
-    /// Gives a Service an address that it shows; `false` if others hold it.
-    pub(super) fn adopt(
-        &mut self,
-        key: &Arc<ServiceKey>,
-        address: IpAddr,
-        holder: Holder,
-        outcome: &mut Outcome,
-    ) -> bool {
-        let Located::In(pool) = self.pools.locate(address) else {
-            return false;
-        };
-        let admitted = self
-            .held
-            .get(address)
-            .is_none_or(|holders| holders.admit(key, holder.sharing.as_deref()).is_ok());
-        let reserved = self.reservations.get(address);
-        if !admitted || reserved.is_some_and(|reserved| reserved.key.as_ref() != Some(key)) {
-            return false;
-        }
-        if let Some(held) = self.held_by(key, Family::of(address)).cloned() {
-            self.commit(ChangeKind::Released(held), outcome);
-        }
-        self.allocate(key, address, pool, holder, outcome);
-        let conflict = self.conflicts.of(key).find(|of| of.address == address);
-        if let Some(conflict) = conflict.cloned() {
-            self.commit(ChangeKind::ConflictEnded(conflict), outcome);
-        }
-        true
-    }
-
     /// Notes new conflicts of a cluster, and ends those that are over.
-    fn keep_conflicts(&mut self, cluster: &ClusterName, found: &Found, outcome: &mut Outcome) {
-        let over: Vec<_> = self
-            .conflicts
-            .iter()
-            .filter(|conflict| conflict.key.cluster == *cluster)
-            .filter(|conflict| !found.contains_key(&(conflict.address, Arc::clone(&conflict.key))))
-            .cloned()
-            .collect();
+    fn keep_conflicts(
+        &mut self,
+        cluster: &ClusterName,
+        live: &BTreeMap<&ServiceKey, &Acquire>,
+        found: &AllFound,
+        outcome: &mut Outcome,
+    ) {
+        let is_over = |conflict: &&Arc<Conflict>| {
+            let acquire = live.get(&*conflict.key);
+            conflict.is_claim()
+                && acquire.is_some_and(|acquire| !acquire.is_mere_presence())
+                && !found.contains_key(&(conflict.address, Arc::clone(&conflict.key)))
+        };
+        let known = self.conflicts.of_cluster(cluster);
+        let over: Vec<_> = known.filter(is_over).cloned().collect();
         for conflict in over {
             self.commit(ChangeKind::ConflictEnded(conflict), outcome);
         }
-        for ((address, key), holder) in found {
-            let known = self
-                .conflicts
-                .of(key)
-                .any(|conflict| conflict.address == *address);
-            if !known {
+        let is_restored = self.is_restored(cluster);
+        for (
+            (address, key),
+            Found {
+                holder,
+                is_beyond_quota,
+            },
+        ) in found
+        {
+            let known = self.conflicts.get(key, *address);
+            if known.is_some_and(|known| known.kind != ConflictKind::BeyondQuota) {
+                continue;
+            }
+            let since = known.map_or(self.now, |known| known.since);
+            let is_within = !is_beyond_quota && self.may_keep_away(key, *address);
+            let kind = if is_restored || is_within {
+                ConflictKind::Claimed
+            } else {
+                ConflictKind::BeyondQuota
+            };
+            if known.is_none_or(|known| known.kind != kind) {
                 let conflict = Conflict {
                     address: *address,
                     key: Arc::clone(key),
                     holder: holder.clone(),
-                    since: self.now,
+                    since,
+                    kind,
                 };
                 self.commit(ChangeKind::Conflicted(Arc::new(conflict)), outcome);
+            }
+        }
+    }
+
+    /// Keeps from others what Services show beside what they hold. What one shows that was
+    /// given something after the cluster made up its set is not known.
+    fn keep_shown_of_all(
+        &mut self,
+        live: &BTreeMap<&ServiceKey, &Acquire>,
+        seen: Option<Revision>,
+        outcome: &mut Outcome,
+    ) {
+        for acquire in live.values() {
+            let is_old = |held: &Arc<Allocation>| seen.is_none_or(|seen| held.revision <= seen);
+            if self.holding(&acquire.key).all(is_old) && !self.shown_in_vain(acquire).is_empty() {
+                let holder = self.next_holder(acquire);
+                self.keep_all_shown(acquire, &holder, outcome);
             }
         }
     }
@@ -430,7 +320,7 @@ impl Engine {
                     .current
                     .iter()
                     .any(|shown| held.iter().all(|held| held.address != *shown));
-                let verdict = if self.conflicts.of(key).next().is_some() {
+                let verdict = if self.conflicts.of(key).any(|conflict| conflict.is_claim()) {
                     Verdict::Conflict
                 } else if held.is_empty() || shows_another {
                     Verdict::Reassign
@@ -456,32 +346,5 @@ impl Engine {
         all.extend(leaving);
         all.sort_by(|a, b| a.key.cmp(&b.key));
         all
-    }
-
-    /// Gives addresses that have become free to the Services that show them.
-    pub(super) fn settle_conflicts(&mut self, outcome: &mut Outcome) {
-        let mut looked_at = 0;
-        while !self.conflicts.is_empty()
-            && let Some(change) = outcome.changes.get(looked_at)
-        {
-            looked_at += 1;
-            let left = match &change.kind {
-                ChangeKind::Released(left) => left.address,
-                ChangeKind::Unreserved(left) => left.address,
-                ChangeKind::Allocated(_)
-                | ChangeKind::Updated(_)
-                | ChangeKind::Reserved(_)
-                | ChangeKind::Conflicted(_)
-                | ChangeKind::ConflictEnded(_)
-                | ChangeKind::Cluster(_)
-                | ChangeKind::Opened => continue,
-            };
-            if let Some(conflict) = self.conflicts.about(left).first().cloned() {
-                let holder = conflict.holder.clone();
-                if self.adopt(&conflict.key, left, holder, outcome) {
-                    outcome.ask_again.push(Arc::clone(&conflict.key));
-                }
-            }
-        }
     }
 }

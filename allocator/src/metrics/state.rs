@@ -187,19 +187,33 @@ fn stranded(state: &State) -> BTreeMap<PoolName, u64> {
 impl Collector for StateCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let encoder = &mut encoder;
-        let (revision, stranded, conflicts, rows) = {
+        let (revision, stranded, (conflicts, shown), rows) = {
             let state = self.published.read();
             // Few.
-            let conflicts = state.conflicts().len() as u64;
+            let all = state.conflicts();
+            let count = all.len() as u64;
+            let conflicts = all.filter(|conflict| conflict.is_claim()).count() as u64;
             let rows = self.pool_rows(&state);
-            (state.revision().0, stranded(&state), conflicts, rows)
+            let shown = count - conflicts;
+            (
+                state.revision().0,
+                stranded(&state),
+                (conflicts, shown),
+                rows,
+            )
         };
         gauge(encoder, "revision", "The last committed revision", revision)?;
         gauge(
             encoder,
             "conflicts",
-            "Addresses that Services show while others hold them",
+            "Addresses that Services show while others hold them, or beyond their quotas",
             conflicts,
+        )?;
+        gauge(
+            encoder,
+            "shown_addresses",
+            "Addresses that Services do not hold and that are kept from others while a status shows them",
+            shown,
         )?;
         gauges(
             encoder,

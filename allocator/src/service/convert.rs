@@ -6,8 +6,8 @@ use super::fault;
 use crate::{
     contacts::Refused,
     engine::{
-        Acquired, Allocation, Conflict, Family, Pools, Reservation, Revision, ServiceKey, Synced,
-        Timestamp, Verdict, is_stranded,
+        Acquired, Allocation, Conflict, ConflictKind, Family, Pools, Reservation, Revision,
+        ServiceKey, Synced, Timestamp, Verdict, is_stranded,
     },
     published::State,
     store::{DenialRow, HistoryKind, HistoryRow},
@@ -126,12 +126,25 @@ pub fn synced(synced: &Synced) -> v1::SyncedService {
 }
 
 pub fn conflict(state: &State, conflict: &Conflict) -> v1::Conflict {
-    let holders = state.by_address(conflict.address);
+    let Conflict {
+        address,
+        key,
+        holder: _,
+        since,
+        kind,
+    } = conflict;
+    let kind = match kind {
+        ConflictKind::Claimed => v1::ConflictKind::Claimed,
+        ConflictKind::Shown => v1::ConflictKind::Shown,
+        ConflictKind::BeyondQuota => v1::ConflictKind::BeyondQuota,
+    };
+    let holders = state.by_address(*address);
     v1::Conflict {
-        address: conflict.address.to_string(),
-        service: Some(service_key(&conflict.key)),
+        address: address.to_string(),
+        service: Some(service_key(key)),
         holders: holders.map(|held| service_key(&held.key)).collect(),
-        since: Some(timestamp(conflict.since)),
+        since: Some(timestamp(*since)),
+        kind: kind.into(),
     }
 }
 

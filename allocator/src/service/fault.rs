@@ -201,13 +201,13 @@ fn refused_with(refusal: &Refusal, more: Option<(String, String)>) -> Status {
         | Refusal::PoolDisabled { .. }
         | Refusal::AddressInUse { .. }
         | Refusal::AddressReserved { .. }
+        | Refusal::AddressShown { .. }
         | Refusal::AddressNotInPool { .. }
         | Refusal::AddressExcluded { .. }
         | Refusal::SharingPortClash { .. }
         | Refusal::SharingKeyMismatch { .. }
         | Refusal::SharingNotPermitted { .. }
         | Refusal::AddressConflict { .. }
-        | Refusal::AddressHandedOver { .. }
         | Refusal::ClusterNameInUse { .. }
         | Refusal::ClusterHasOtherName { .. } => Code::FailedPrecondition,
         Refusal::NotTheHolder { .. } | Refusal::NoConflict { .. } | Refusal::NoCluster { .. } => {
@@ -264,6 +264,11 @@ pub fn metadata(refusal: &Refusal) -> Metadata {
             address,
             pool,
             holder,
+        }
+        | Refusal::AddressShown {
+            address,
+            pool,
+            by: holder,
         } => {
             let mut pairs = vec![("address", address.to_string()), ("pool", pool.to_string())];
             pairs.extend(holder.as_ref().map(|holder| ("holder", holder.to_string())));
@@ -289,14 +294,13 @@ pub fn metadata(refusal: &Refusal) -> Metadata {
         Refusal::SharingKeyMismatch { address } | Refusal::SharingNotPermitted { address } => {
             vec![("address", address.to_string())]
         }
-        Refusal::AddressConflict { address, holder } => {
+        Refusal::AddressConflict {
+            address,
+            holder,
+            is_held: _,
+        } => {
             let mut pairs = vec![("address", address.to_string())];
             pairs.extend(holder.as_ref().map(|holder| ("holder", holder.to_string())));
-            pairs
-        }
-        Refusal::AddressHandedOver { address, to } => {
-            let mut pairs = vec![("address", address.to_string())];
-            pairs.extend(to.as_ref().map(|to| ("to", to.to_string())));
             pairs
         }
         Refusal::NotTheHolder { address, key } | Refusal::NoConflict { address, key } => vec![

@@ -20,7 +20,8 @@ use crate::{
     },
 };
 
-const MAX_PORTS: usize = 1000;
+/// Media servers have thousands.
+const MAX_PORTS: usize = 10_000;
 const MAX_LABELS: usize = 1000;
 const MAX_CURRENT: usize = 16;
 const MAX_COMMENT: usize = 1000;
@@ -77,8 +78,11 @@ pub fn acquire(request: v1::AcquireRequest) -> Result<Acquire, Status> {
 }
 
 /// A Service that is there. What cannot be read of its wish is not asked for: one
-/// Service must not keep a cluster from telling what it has.
+/// Service must not keep a cluster from telling what it has, and what it shows does not
+/// depend on what it asks for.
 pub fn present(request: v1::AcquireRequest) -> Result<Acquire, Status> {
+    let shown = request.wish.iter().flat_map(|wish| &wish.current_addresses);
+    let shown = shown.filter_map(|text| address("wish.current_addresses", text).ok());
     let presence = Acquire {
         key: Arc::new(service_key("service", request.service.clone())?),
         uid: optional_uid(&request.uid)?,
@@ -93,7 +97,7 @@ pub fn present(request: v1::AcquireRequest) -> Result<Acquire, Status> {
             requested: PerFamily::default(),
             pool: None,
             sharing: None,
-            current: Vec::new(),
+            current: shown.take(MAX_CURRENT).collect(),
             labels: Arc::default(),
         },
     };
@@ -173,6 +177,7 @@ pub fn resolve(request: v1::ResolveConflictRequest, now: Timestamp) -> Result<Co
         Ok(v1::ConflictWinner::Shower) => Winner::Shower {
             expires: now.after(HANDOVER),
         },
+        Ok(v1::ConflictWinner::Nobody) => Winner::Nobody,
         Ok(v1::ConflictWinner::Unspecified) => return Err(invalid("winner", "is missing")),
         Err(error) => return Err(invalid("winner", error)),
     };

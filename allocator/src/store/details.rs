@@ -1,13 +1,13 @@
 //! What a row says in JSON: labels and terms of sharing of a holder, and when it has to
-//! go; comment, expiry and source of a reservation; the state of a cluster, and whose name
-//! it is.
+//! go; the kind of a conflict; comment, expiry and source of a reservation; the state of a
+//! cluster, and whose name it is.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{
-    Backend, ClusterName, ClusterRecord, ClusterState, Holder, Identity, InvalidName, LabelMap,
+    Backend, ClusterName, ClusterRecord, ClusterState, ConflictKind, Holder, Identity, InvalidName, LabelMap,
     Labels, Namespace, Permitted, Port, Protocol, Reservation, Revision, ServiceKey, SharingKey,
     Terms, Timestamp, Transition, Uid,
 };
@@ -104,6 +104,45 @@ impl HolderDetails {
             created: self.created.map(Timestamp),
             ..Holder::default()
         })
+    }
+}
+
+/// What a conflict says beside its holder.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConflictDetails {
+    #[serde(flatten, skip_deserializing)]
+    holder: HolderDetails,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kind: Option<KindDetails>,
+}
+
+/// Absent: `Claimed`.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+enum KindDetails {
+    Shown,
+    BeyondQuota,
+}
+
+impl ConflictDetails {
+    pub fn of(holder: &Holder, kind: ConflictKind) -> Self {
+        Self {
+            holder: HolderDetails::of(holder).unwrap_or_default(),
+            kind: match kind {
+                ConflictKind::Claimed => None,
+                ConflictKind::Shown => Some(KindDetails::Shown),
+                ConflictKind::BeyondQuota => Some(KindDetails::BeyondQuota),
+            },
+        }
+    }
+
+    pub const fn kind(&self) -> ConflictKind {
+        match self.kind {
+            None => ConflictKind::Claimed,
+            Some(KindDetails::Shown) => ConflictKind::Shown,
+            Some(KindDetails::BeyondQuota) => ConflictKind::BeyondQuota,
+        }
     }
 }
 

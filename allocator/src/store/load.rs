@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::{
     StoreError, allocations,
-    details::{ClusterDetails, HolderDetails, KeyDetails, ReservationDetails},
+    details::{ClusterDetails, ConflictDetails, HolderDetails, KeyDetails, ReservationDetails},
 };
 use crate::engine::{
     ClusterName, ClusterRecord, Conflict, Engine, Holder, Inconsistent, InvalidName, LastHeld,
@@ -141,6 +141,11 @@ async fn rest(connection: &mut SqliteConnection) -> Result<Snapshot, RowError> {
 }
 
 fn conflict(row: &SqliteRow) -> Result<Arc<Conflict>, RowError> {
+    let text: &str = row.try_get("details")?;
+    let details: Option<ConflictDetails> = Some(text)
+        .filter(|text| !text.is_empty())
+        .map(parsed)
+        .transpose()?;
     Ok(Arc::new(Conflict {
         key: key(row)?,
         address: address(row.try_get("address")?)?,
@@ -149,9 +154,10 @@ fn conflict(row: &SqliteRow) -> Result<Arc<Conflict>, RowError> {
             row.try_get("replaced_uid")?,
             row.try_get("cluster_ip")?,
             row.try_get("sharing_key")?,
-            row.try_get("details")?,
+            text,
         ])?,
         since: Timestamp(row.try_get("since")?),
+        kind: details.unwrap_or_default().kind(),
     }))
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::details::{ClusterDetails, HolderDetails, ReservationDetails};
+use super::details::{ClusterDetails, ConflictDetails, HolderDetails, ReservationDetails};
 use crate::engine::{
     Allocation, Change, ChangeKind, ClusterRecord, Conflict, Family, Holder, Reservation,
     ServiceKey,
@@ -74,7 +74,18 @@ impl HistoryInsert {
     }
 
     fn of_conflict(kind: &'static str, conflict: &Conflict) -> Result<Self, serde_json::Error> {
-        Self::of_holder(kind, conflict.address, &conflict.key, &conflict.holder)
+        let Conflict {
+            address,
+            key,
+            holder,
+            since: _,
+            kind: conflict_kind,
+        } = conflict;
+        let details = ConflictDetails::of(holder, *conflict_kind);
+        Ok(Self {
+            details: Some(serde_json::to_string(&details)?),
+            ..Self::of_holder(kind, *address, key, holder)?
+        })
     }
 
     fn of_holder(

@@ -441,11 +441,17 @@ fn lines(
             Refusal::QuotaExceeded { pool, .. } => Some(pool),
             Refusal::AddressInUse { address, .. }
             | Refusal::AddressReserved { address, .. }
+            | Refusal::AddressShown { address, .. }
             | Refusal::SharingPortClash { address, .. }
             | Refusal::SharingKeyMismatch { address }
             | Refusal::SharingNotPermitted { address } => {
                 lines.insert(Line::Address(*address));
-                continue;
+                let requested = acquire.wish.requested.get(Family::of(*address));
+                if *requested == Some(*address) {
+                    continue;
+                }
+                // Any address will do, and its pools had no other one.
+                None
             }
             // Only other pools help, an edit, or a word of an administrator.
             Refusal::NoPool { .. }
@@ -455,7 +461,6 @@ fn lines(
             | Refusal::AddressNotInPool { .. }
             | Refusal::AddressExcluded { .. }
             | Refusal::AddressConflict { .. }
-            | Refusal::AddressHandedOver { .. }
             | Refusal::NotTheHolder { .. }
             | Refusal::NoConflict { .. }
             | Refusal::AwaitingSync { .. }

@@ -205,18 +205,17 @@ async fn two_clusters_on_one_address_are_listed_and_decided_by_an_administrator(
         .resolve_conflict(resolve(ConflictWinner::Shower))
         .await
         .unwrap();
-    let status = client.acquire(acquire("web", "holds")).await.unwrap_err();
-    assert_eq!(refusal(&status).reason, "ADDRESS_HANDED_OVER");
-    client.release(release("web", "holds")).await.unwrap();
+    let other = client.acquire(acquire("web", "holds")).await.unwrap();
+    assert_eq!(held(&other.into_inner()), ["192.0.2.2"]);
     assert_eq!(
         holders(&allocator).await,
-        pairs(&[("192.0.2.1", "two/shows")])
+        pairs(&[("192.0.2.1", "two/shows"), ("192.0.2.2", "one/holds")])
     );
     assert_eq!(allocator.conflicts().await, []);
 }
 
 #[tokio::test]
-async fn an_address_is_handed_over_when_its_holder_lets_go_also_over_a_restart() {
+async fn an_address_is_handed_over_when_its_holder_shows_it_no_more_also_over_a_restart() {
     let mut allocator = allocator("").await;
     let mut client = allocator.client().await;
     client.acquire(acquire("web", "source")).await.unwrap();
@@ -245,13 +244,15 @@ async fn an_address_is_handed_over_when_its_holder_lets_go_also_over_a_restart()
     let mut client = allocator.client().await;
     let not_yet = client.acquire(target().addresses(&["192.0.2.1"])).await;
     assert_eq!(refusal(&not_yet.unwrap_err()).reason, "ADDRESS_IN_USE");
-    let told = client.acquire(acquire("web", "source")).await.unwrap_err();
-    assert_eq!(refusal(&told).reason, "ADDRESS_HANDED_OVER");
-    client.release(release("web", "source")).await.unwrap();
+    let shows = acquire("web", "source").showing("192.0.2.1");
+    let other = client.acquire(shows).await.unwrap();
+    assert_eq!(held(&other.into_inner()), ["192.0.2.2"]);
+    let not_yet = client.acquire(target().addresses(&["192.0.2.1"])).await;
+    assert_eq!(refusal(&not_yet.unwrap_err()).reason, "ADDRESS_IN_USE");
+    let shows = acquire("web", "source").showing("192.0.2.2");
+    client.acquire(shows).await.unwrap();
     let got = client.acquire(target()).await.unwrap().into_inner();
     assert_eq!(held(&got), ["192.0.2.1"]);
-    let other = client.acquire(acquire("web", "source")).await.unwrap();
-    assert_eq!(held(&other.into_inner()), ["192.0.2.2"]);
 }
 
 #[tokio::test]

@@ -126,7 +126,6 @@ fn every_reason_is_in_the_table_with_its_code_and_in_an_example() {
     for reason in [
         "AWAITING_SYNC",
         "ADDRESS_CONFLICT",
-        "ADDRESS_HANDED_OVER",
         "CLUSTER_NAME_IN_USE",
         "CLUSTER_HAS_OTHER_NAME",
     ] {

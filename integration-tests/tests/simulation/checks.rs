@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::executor::block_on;
-use lb_allocator::engine::Reservation;
+use lb_allocator::engine::Conflict;
 use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use crate::{
@@ -115,13 +115,12 @@ pub async fn problems(world: &World) -> Vec<String> {
             }
         }
     }
-    let moves = reserved
-        .values()
-        .filter(|reserved| is_kept_in_vain(world, reserved));
-    problems.extend(moves.map(|moved| format!("leaked: {moved:?} is over")));
-    let handed = reserved
-        .values()
-        .filter(|it| it.from.is_some() && !it.is_of_a_move());
+    let over = inspection
+        .engine
+        .conflicts()
+        .filter(|conflict| is_kept_in_vain(world, conflict));
+    problems.extend(over.map(|over| format!("leaked: {over:?} is over")));
+    let handed = reserved.values().filter(|it| it.from.is_some());
     problems.extend(handed.map(|it| format!("not over: {it:?}")));
     for ((cluster, namespace, name), (uid, addresses)) in held {
         problems.push(format!(
@@ -132,10 +131,11 @@ pub async fn problems(world: &World) -> Vec<String> {
 }
 
 /// Whether an address is kept for a Service that gave it up, and does not show it.
-fn is_kept_in_vain(world: &World, reserved: &Reservation) -> bool {
-    let Some(key) = reserved.key.as_ref().filter(|_| reserved.is_of_a_move()) else {
+fn is_kept_in_vain(world: &World, conflict: &Conflict) -> bool {
+    let key = &conflict.key;
+    if conflict.is_claim() || key.cluster.as_str() == LIAR {
         return false;
-    };
+    }
     let place = (key.namespace.to_string(), key.name.to_string());
     let mut servers = world.clusters.iter();
     let server = servers.find(|server| server.cluster() == key.cluster.as_str());
@@ -144,7 +144,7 @@ fn is_kept_in_vain(world: &World, reserved: &Reservation) -> bool {
     // One whose wish cannot be read does not ask.
     service.is_none_or(|stored| {
         let reason = &stored.object["status"]["conditions"][0]["reason"];
-        !shown(&stored.object).contains(&reserved.address) && reason != "INVALID_REQUEST"
+        !shown(&stored.object).contains(&conflict.address) && reason != "INVALID_REQUEST"
     })
 }
 

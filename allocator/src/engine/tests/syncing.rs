@@ -41,7 +41,7 @@ impl Harness {
         synced.into_iter().map(one).collect()
     }
 
-    fn begin(&mut self, known: &[&str], absent: &[&str]) {
+    pub fn begin(&mut self, known: &[&str], absent: &[&str]) {
         let settings = Settings {
             clusters: known.iter().map(|name| cluster(name)).collect(),
             ..Settings::default()
@@ -54,7 +54,7 @@ impl Harness {
         }
     }
 
-    fn holder_of(&self, address: &str) -> Vec<String> {
+    pub fn holder_of(&self, address: &str) -> Vec<String> {
         let address: IpAddr = address.parse().unwrap();
         let held = self.tables.allocations.values();
         held.filter(|held| held.address == address)
@@ -342,7 +342,7 @@ fn a_service_that_was_not_told_of_its_move_shows_what_is_not_its_own_any_more() 
     h.engine = h.tables.restart(&h.pools);
     let reassign = ("s1".to_owned(), Verdict::Reassign, "192.0.2.2".to_owned());
     assert_eq!(h.sync("a", vec![moved.clone()]), [reassign]);
-    assert_eq!(h.engine.conflicts().count(), 0);
+    assert!(h.engine.conflicts().all(|conflict| !conflict.is_claim()));
     assert_eq!(h.get(moved), ok(&["192.0.2.2"]));
 
     // Once told, it is as any other Service of a database that may be old.
@@ -390,6 +390,9 @@ fn a_conflict_is_over_when_the_service_is_gone_or_shows_something_else() {
     let ends: [fn(&mut Harness); 4] = [
         |h| {
             h.sync("b", vec![]);
+            assert_eq!(h.tables.conflicts.len(), 1, "not before the grace");
+            h.now = h.now.after(GRACE);
+            h.run(&nothing());
         },
         |h| {
             h.sync("b", vec![of("b", "s1")]);
@@ -437,23 +440,25 @@ fn an_administrator_decides_a_conflict_either_way() {
         Reply::Resolved(_)
     ));
     assert_eq!(h.get(shows()), ok(&["192.0.2.2"]));
+    h.release("s1", None);
+    h.run(&Command::Release(Release {
+        key: (*of("a", "s1").key).clone(),
+        uid: None,
+    }));
+    let third = h.get(of("c", "s1").asking("192.0.2.1"));
+    assert!(third.is_err(), "its status shows it still");
 
     let mut h = in_conflict();
     let expires = h.now.after(GRACE);
     let (reply, outcome) = h.run(&resolve(Winner::Shower { expires }));
     assert!(matches!(reply, Reply::Resolved(_)));
     assert_eq!(outcome.ask_again, [of("a", "s1").key]);
-    assert!(matches!(
-        h.get(of("a", "s1").showing("192.0.2.1")),
-        Err(Refusal::AddressHandedOver { .. })
-    ));
-    h.run(&Command::Release(Release {
-        key: (*of("a", "s1").key).clone(),
-        uid: None,
-    }));
+    let source = |shown| of("a", "s1").showing(shown);
+    assert_eq!(h.get(source("192.0.2.1")), ok(&["192.0.2.2"]));
+    assert_eq!(h.holder_of("192.0.2.1"), [""; 0], "not with both");
+    h.get(source("192.0.2.2")).unwrap();
     assert_eq!(h.holder_of("192.0.2.1"), ["b/s1"]);
     assert!(h.tables.reservations.is_empty() && h.tables.conflicts.is_empty());
-    assert_eq!(h.get(of("a", "s1")), ok(&["192.0.2.2"]));
 }
 
 #[test]
@@ -542,17 +547,11 @@ fn a_handover_gives_the_address_to_its_target_when_the_source_has_let_go() {
         "ADDRESS_IN_USE",
         "not a third"
     );
-    assert_eq!(
-        h.get(of("a", "s1")),
-        Err(Refusal::AddressHandedOver {
-            address: "192.0.2.1".parse().unwrap(),
-            to: None
-        })
-    );
-    let (_, outcome) = h.run(&Command::Release(Release {
-        key: (*of("a", "s1").key).clone(),
-        uid: None,
-    }));
+    let source = |shown| of("a", "s1").showing(shown);
+    assert_eq!(h.get(source("192.0.2.1")), ok(&["192.0.2.3"]));
+    assert_eq!(h.get(source("192.0.2.1")), ok(&["192.0.2.3"]));
+    assert_eq!(h.get(of("b", "s2")), ok(&["192.0.2.2"]), "still shown");
+    let (_, outcome) = h.run(&Command::Acquire(source("192.0.2.3")));
     assert_eq!(outcome.ask_again, [of("b", "s2").key]);
     assert_eq!(
         h.get(of("c", "s3").asking("192.0.2.1"))
@@ -562,7 +561,60 @@ fn a_handover_gives_the_address_to_its_target_when_the_source_has_let_go() {
     );
     assert_eq!(h.get(of("b", "s2")), ok(&["192.0.2.1"]));
     assert!(h.tables.reservations.is_empty());
-    assert_eq!(h.get(of("a", "s1")), ok(&["192.0.2.3"]));
+}
+
+#[test]
+fn a_handover_of_one_family_leaves_the_source_its_other_address() {
+    for shows in [true, false] {
+        let mut h = Harness::new(&[("p", &[], &["192.0.2.1", "2001:db8::1"])]);
+        let source = || of("a", "s1").dual(Policy::Any);
+        assert_eq!(h.get(source()), ok(&["192.0.2.1", "2001:db8::1"]));
+        let mut waits = of("c", "s1");
+        waits.wish.families = vec![Family::V6];
+        h.get(waits.clone()).unwrap_err();
+        let command = handover(&h);
+        h.run(&command);
+        let asks = if shows {
+            source().showing("192.0.2.1").showing("2001:db8::1")
+        } else {
+            source()
+        };
+        assert_eq!(h.get(asks), ok(&["2001:db8::1"]));
+        assert_eq!(h.holder_of("2001:db8::1"), ["a/s1"]);
+        h.get(waits).unwrap_err();
+        h.get(source().showing("2001:db8::1")).unwrap();
+        assert_eq!(h.get(of("b", "s2")), ok(&["192.0.2.1"]));
+    }
+}
+
+#[test]
+fn a_handover_to_a_service_that_the_pool_does_not_serve_is_refused() {
+    let rules: [(fn(&mut PoolSpec), &str); 4] = [
+        (
+            |spec| spec.namespaces = Some(BTreeSet::from([Namespace::parse("web").unwrap()])),
+            "POOL_NOT_ALLOWED",
+        ),
+        (
+            |spec| spec.clusters = Some(BTreeSet::from([cluster("a")])),
+            "POOL_NOT_ALLOWED",
+        ),
+        (|spec| spec.disabled = true, "POOL_DISABLED"),
+        (|_| {}, ""),
+    ];
+    for (rule, reason) in rules {
+        let mut h = four();
+        h.get(of("a", "s1")).unwrap();
+        let mut spec = pool("p", &[], &["192.0.2.1-192.0.2.4"]);
+        rule(&mut spec);
+        h.pools = Arc::new(Pools::new(vec![spec]).unwrap());
+        h.engine = h.tables.restart(&h.pools);
+        let command = handover(&h);
+        match h.run(&command).0 {
+            Reply::Refused(refusal) => assert_eq!(refusal.reason(), reason),
+            Reply::Reserved(_) => assert_eq!(reason, ""),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]

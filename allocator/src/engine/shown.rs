@@ -1,0 +1,285 @@
+//! What is shown is held: an address that the status of a live Service shows is given to
+//! nobody else. Clients use it, and DNS tells of it, until that Service's cluster has
+//! written another status.
+//!
+//! A Service that shows an address without holding it has a [`Conflict`], whose kind says
+//! what it brings:
+//!
+//! | kind | the Service | others |
+//! | --- | --- | --- |
+//! | `Claimed` | shows what others hold or what is kept for others, as its cluster told by Sync; it gets the address when that is free | get it after the Service at most |
+//! | `Shown` | gave the address up, or a hand wrote it into the status; it gets nothing by it | do not get it |
+//! | `BeyondQuota` | shows more than the quotas of its cluster and namespace allow; it gets the address by Sync when they do | may get it |
+//!
+//! A conflict is over when the Service asks without showing the address, or its cluster
+//! syncs so; when the Service is released, or holds the address; and, where its cluster
+//! has it no more, after the grace. An administrator who knows that nobody uses the
+//! address may end it (ResolveConflict). Reservations come and go without regard to it.
+//!
+//! What a cluster shows falsely is kept for it as if it held that, and no more than its
+//! quotas allow, beside one address in exchange for each that it holds.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use super::{
+    Engine, Outcome, Release,
+    acquire::Acquire,
+    address::Family,
+    change::{Allocation, ChangeKind, Conflict, ConflictKind, Holder, Timestamp},
+    is_same_uid,
+    key::{ClusterName, ServiceKey},
+    pools::Located,
+    quota::Weight,
+};
+
+impl Engine {
+    /// Takes back what a Service holds and does not want, or may not hold, any more.
+    pub(super) fn give_up(
+        &mut self,
+        held: Arc<Allocation>,
+        acquire: &Acquire,
+        holder: &Holder,
+        outcome: &mut Outcome,
+    ) {
+        if acquire.wish.current.contains(&held.address) {
+            self.keep_shown(&held.key, held.address, holder, outcome);
+        }
+        self.commit(ChangeKind::Released(held), outcome);
+    }
+
+    fn keep_shown(
+        &mut self,
+        key: &Arc<ServiceKey>,
+        address: IpAddr,
+        holder: &Holder,
+        outcome: &mut Outcome,
+    ) {
+        if self.may_keep_away(key, address) {
+            let conflict = Conflict {
+                address,
+                key: Arc::clone(key),
+                holder: holder.clone(),
+                since: self.now,
+                kind: ConflictKind::Shown,
+            };
+            self.commit(ChangeKind::Conflicted(Arc::new(conflict)), outcome);
+        }
+    }
+
+    /// Keeps from others what a Service shows, though it does not hold it and nobody else
+    /// does. Returns whether anything was not known yet.
+    pub(super) fn keep_all_shown(
+        &mut self,
+        acquire: &Acquire,
+        holder: &Holder,
+        outcome: &mut Outcome,
+    ) -> bool {
+        let unknown = self.shown_in_vain(acquire);
+        for address in &unknown {
+            match self.conflicts.get(&acquire.key, *address).cloned() {
+                Some(known) => self.seen_again(&known, outcome),
+                None => self.keep_shown(&acquire.key, *address, holder, outcome),
+            }
+        }
+        !unknown.is_empty()
+    }
+
+    /// Addresses that a Service shows and does not hold, where that is not known yet.
+    pub(super) fn shown_in_vain(&self, acquire: &Acquire) -> Vec<IpAddr> {
+        let key = &acquire.key;
+        let is_unknown = |address: &IpAddr| match self.conflicts.get(key, *address) {
+            Some(known) => known.release_at().is_some(),
+            None => {
+                self.held.get(*address).is_none()
+                    && self.may_adopt(acquire, *address)
+                    && self.may_keep_away(key, *address)
+            }
+        };
+        let current = acquire.wish.current.iter().copied();
+        let mut unknown: Vec<_> = current.filter(is_unknown).collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        unknown
+    }
+
+    fn seen_again(&mut self, known: &Conflict, outcome: &mut Outcome) {
+        self.conflict_ends_at(known, None, outcome);
+    }
+
+    fn conflict_ends_at(
+        &mut self,
+        known: &Conflict,
+        release_at: Option<Timestamp>,
+        outcome: &mut Outcome,
+    ) {
+        if known.release_at() != release_at {
+            let holder = Holder {
+                transition: known.holder.transition.with_release_at(release_at),
+                ..known.holder.clone()
+            };
+            let conflict = Conflict {
+                holder,
+                ..known.clone()
+            };
+            self.commit(ChangeKind::Conflicted(Arc::new(conflict)), outcome);
+        }
+    }
+
+    /// Whether quotas let a Service keep others away from an address: one in exchange for
+    /// what it holds, and as many as it could hold.
+    pub(super) fn may_keep_away(&self, key: &ServiceKey, address: IpAddr) -> bool {
+        let Located::In(pool) = self.pools.locate(address) else {
+            return true;
+        };
+        let spec = self.pools.spec(pool);
+        if !spec.has_limits() {
+            return true;
+        }
+        let family = Family::of(address);
+        let holds = self.held_by(key, family);
+        let keeps_another = self.conflicts.of(key).any(|other| {
+            other.keeps_away() && other.address != address && Family::of(other.address) == family
+        });
+        let in_exchange = !keeps_another
+            && holds.is_some_and(|held| self.pools.locate(held.address) == Located::In(pool));
+        let beside = (self.kept_away.used(pool, key), Weight::default());
+        in_exchange
+            || self
+                .quotas
+                .reached(spec, pool, key, Weight::ONE, beside)
+                .is_none()
+    }
+
+    /// Who shows an address so that `key` does not get it. Of those who show it the first
+    /// one counts; but nobody of a cluster comes back to an address that another one of
+    /// it shows still.
+    pub(super) fn kept_from(&self, key: &ServiceKey, address: IpAddr) -> Option<&Arc<Conflict>> {
+        let own = self.conflicts.get(key, address);
+        let is_held = self.held.get(address).is_some();
+        let comes_first = |other: &Conflict| {
+            own.is_none_or(|own| (other.since, &other.key) < (own.since, &own.key))
+        };
+        self.conflicts
+            .about(address)
+            .filter(|other| *other.key != *key && other.keeps_away())
+            .find(|other| {
+                let is_of_one = other.key.cluster == key.cluster;
+                // Those who hold an address may share it with others of their cluster,
+                // whoever claims it elsewhere.
+                (is_of_one && other.kind == ConflictKind::Shown)
+                    || (comes_first(other) && (is_of_one || !is_held))
+            })
+    }
+
+    /// What a Service does not hold and shows no more. That it shows what it holds tells
+    /// that it was asked after it got that, and not before; or that it gets back what it
+    /// showed at another time, which nothing tells apart.
+    pub(super) fn shown_no_more(&self, acquire: &Acquire) -> Vec<Arc<Conflict>> {
+        let current = &acquire.wish.current;
+        let mut shown = self.conflicts.of(&acquire.key).peekable();
+        // What it loses by this request it need not show for that.
+        let is_told = |held: &Arc<Allocation>| {
+            current.contains(&held.address) || self.may_not_stay(held, acquire).is_some()
+        };
+        if shown.peek().is_none()
+            || acquire.is_mere_presence()
+            || !self.holding(&acquire.key).all(is_told)
+        {
+            return Vec::new();
+        }
+        shown
+            .filter(|shown| shown.kind == ConflictKind::Shown)
+            .filter(|shown| !current.contains(&shown.address))
+            .cloned()
+            .collect()
+    }
+
+    /// A Service that is gone shows nothing any more.
+    pub(super) fn conflicts_to_release(&self, release: &Release) -> Vec<Arc<Conflict>> {
+        let mut holding = self.holding(&release.key).peekable();
+        let is_it =
+            |held: &Arc<Allocation>| is_same_uid(release.uid.as_ref(), held.holder.uid.as_ref());
+        let is_the_holder = holding.peek().is_some() && holding.all(is_it);
+        self.conflicts
+            .of(&release.key)
+            .filter(|conflict| {
+                is_the_holder || is_same_uid(release.uid.as_ref(), conflict.holder.uid.as_ref())
+            })
+            .cloned()
+            .collect()
+    }
+
+    /// Ends what Services of a cluster show no more, and after the grace what those showed
+    /// that it does not have any more.
+    pub(super) fn review_shown(
+        &mut self,
+        cluster: &ClusterName,
+        live: &BTreeMap<&ServiceKey, &Acquire>,
+        outcome: &mut Outcome,
+    ) {
+        let grace = self.now.after(self.pools.settings().orphan_grace);
+        let known: Vec<_> = self.conflicts.of_cluster(cluster).cloned().collect();
+        for conflict in known {
+            match live.get(&*conflict.key) {
+                Some(acquire) if self.shown_no_more(acquire).contains(&conflict) => {
+                    self.commit(ChangeKind::ConflictEnded(conflict), outcome);
+                }
+                Some(_) => self.seen_again(&conflict, outcome),
+                None => {
+                    let end = conflict.release_at().unwrap_or(grace);
+                    self.conflict_ends_at(&conflict, Some(end), outcome);
+                }
+            }
+        }
+    }
+
+    /// Gives addresses that have become free to the Services that claim them.
+    pub(super) fn settle_conflicts(&mut self, outcome: &mut Outcome) {
+        let mut looked_at = 0;
+        while !self.conflicts.is_empty()
+            && let Some(change) = outcome.changes.get(looked_at)
+        {
+            looked_at += 1;
+            let left = match &change.kind {
+                ChangeKind::Released(left) => left.address,
+                ChangeKind::Unreserved(left) => left.address,
+                ChangeKind::ConflictEnded(left) => left.address,
+                ChangeKind::Allocated(_)
+                | ChangeKind::Updated(_)
+                | ChangeKind::Reserved(_)
+                | ChangeKind::Conflicted(_)
+                | ChangeKind::Cluster(_)
+                | ChangeKind::Opened => continue,
+            };
+            self.settle_conflict(left, outcome);
+        }
+    }
+
+    fn settle_conflict(&mut self, address: IpAddr, outcome: &mut Outcome) {
+        while let Some(conflict) = self.first_claim(address) {
+            let Conflict { key, holder, .. } = &*conflict;
+            if !self.is_open_to(key, address, holder.sharing.as_deref()) {
+                return;
+            }
+            if !self.has_room(key, address) {
+                let conflict = Conflict {
+                    kind: ConflictKind::BeyondQuota,
+                    ..(*conflict).clone()
+                };
+                self.commit(ChangeKind::Conflicted(Arc::new(conflict)), outcome);
+                continue;
+            }
+            if self.adopt(key, address, holder.clone(), outcome) {
+                outcome.ask_again.push(Arc::clone(key));
+            }
+            return;
+        }
+    }
+
+    fn first_claim(&self, address: IpAddr) -> Option<Arc<Conflict>> {
+        let mut about = self.conflicts.about(address);
+        about
+            .find(|conflict| conflict.kind == ConflictKind::Claimed)
+            .cloned()
+    }
+}
