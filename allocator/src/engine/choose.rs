@@ -237,12 +237,22 @@ impl Engine {
             });
         }
         let shown = self.conflicts.get(key, address);
-        let is_kept = reservation.is_some() || shown.is_some_and(|shown| shown.keeps_away());
+        let is_kept = shown.is_some_and(|shown| shown.keeps_away());
+        let cools = self.free.cooling_until(address, self.now);
+        let cools = cools.filter(|(last, _)| *last != &**key);
         match self.held.get(address) {
             Some(holders) => holders
                 .admit(key, wish.sharing.as_deref())
                 .map_err(|clash| self.clash(clash, key, address, pool)),
-            None if is_kept => Ok(()),
+            None if reservation.is_some() => Ok(()),
+            None if is_kept => match cools {
+                None => Ok(()),
+                Some((_, until)) => Err(Refusal::PoolCoolingDown {
+                    pools: vec![name()],
+                    family: Family::of(address),
+                    until,
+                }),
+            },
             None => match self.free.availability(pool, address, key) {
                 Availability::Free => Ok(()),
                 Availability::Cooling(until) => Err(Refusal::PoolCoolingDown {

@@ -101,8 +101,16 @@ impl Engine {
     pub(super) fn remember(&mut self, last: LastHeld) {
         let address = last.address;
         self.free.mark(&self.pools, last);
-        if self.reservations.get(address).is_none() && !self.is_kept_away(address) {
+        if self.is_kept_away(address) {
+            self.remember_cooling(address);
+        } else if self.reservations.get(address).is_none() {
             self.free.give(&self.pools, address, self.now);
+        }
+    }
+
+    fn remember_cooling(&mut self, address: IpAddr) {
+        if let Some((_, until)) = self.free.cooling_until(address, self.now) {
+            self.conflicts.cools_until(address, until);
         }
     }
 
@@ -115,6 +123,7 @@ impl Engine {
         if conflict.keeps_away() {
             self.count_kept_away(&conflict, Quotas::add);
             self.free.withhold(&self.pools, conflict.address);
+            self.remember_cooling(conflict.address);
         }
         older
     }
@@ -173,6 +182,10 @@ impl Engine {
             if let Some(reserved) = reserved {
                 outcome.ask_again.extend(reserved.key.clone());
             }
+            let shown_by = self.conflicts.about(address);
+            let shown_by = shown_by.filter(|conflict| conflict.key != allocation.key);
+            let shown_by = shown_by.map(|conflict| Arc::clone(&conflict.key));
+            outcome.ask_again.extend(shown_by);
             self.remember(LastHeld {
                 address,
                 key: Arc::clone(&allocation.key),

@@ -15,16 +15,19 @@ use super::{
     key::{ClusterName, ServiceKey},
 };
 
+type BySince = BTreeMap<(Timestamp, Arc<ServiceKey>), Arc<Conflict>>;
 type ByService = BTreeMap<Arc<ServiceKey>, BTreeMap<IpAddr, Arc<Conflict>>>;
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Conflicts {
     /// the longest conflict about an address first
-    by_address: BTreeMap<IpAddr, BTreeMap<(Timestamp, Arc<ServiceKey>), Arc<Conflict>>>,
+    by_address: BTreeMap<IpAddr, BySince>,
     by_cluster: HashMap<ClusterName, ByService>,
     /// those of Services that their clusters do not have any more
     ends: BTreeSet<(Timestamp, IpAddr, Arc<ServiceKey>)>,
+    /// when addresses have cooled down that only Services that show them may get then
+    cooled: BTreeSet<(Timestamp, IpAddr)>,
 }
 
 impl Conflicts {
@@ -63,9 +66,26 @@ impl Conflicts {
         self.by_address.is_empty()
     }
 
-    /// When the next conflict ends by itself.
+    /// When the next conflict ends by itself, or an address has cooled down.
     pub fn next_end(&self) -> Option<Timestamp> {
-        self.ends.first().map(|(end, _, _)| *end)
+        let end = self.ends.first().map(|(end, _, _)| *end);
+        let cooled = self.cooled.first().map(|(cooled, _)| *cooled);
+        end.into_iter().chain(cooled).min()
+    }
+
+    pub fn cools_until(&mut self, address: IpAddr, until: Timestamp) {
+        self.cooled.insert((until, address));
+    }
+
+    /// Services that show an address that has cooled down by `now`.
+    pub fn next_cooled(&mut self, now: Timestamp) -> Option<Vec<Arc<ServiceKey>>> {
+        let (until, address) = self.cooled.first().copied()?;
+        if until > now {
+            return None;
+        }
+        self.cooled.pop_first();
+        let about = self.about(address);
+        Some(about.map(|conflict| Arc::clone(&conflict.key)).collect())
     }
 
     /// A conflict that ends by `now`.

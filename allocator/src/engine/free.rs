@@ -112,6 +112,18 @@ impl Free {
         }
     }
 
+    /// Until when only its last holder gets an address that nobody holds, whatever else
+    /// keeps it from others.
+    pub fn cooling_until(
+        &self,
+        address: IpAddr,
+        now: Timestamp,
+    ) -> Option<(&ServiceKey, Timestamp)> {
+        let mark = self.marks.get(&address)?;
+        let until = mark.stages?.cooling_until;
+        (until > now).then_some((&*mark.key, until))
+    }
+
     /// The lowest address that nobody has a claim to.
     pub fn lowest_fresh(&self, pool: PoolIndex, family: Family) -> Option<IpAddr> {
         let number = self.pools.get(pool.position())?.fresh.get(family).first()?;

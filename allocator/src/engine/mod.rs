@@ -351,6 +351,9 @@ impl Engine {
                 self.commit(ChangeKind::Released(allocation), &mut outcome);
             }
         }
+        while let Some(shown_by) = self.conflicts.next_cooled(self.now) {
+            outcome.ask_again.extend(shown_by);
+        }
         while let Some(ended) = self.conflicts.ended(self.now) {
             self.commit(ChangeKind::ConflictEnded(ended), &mut outcome);
         }

@@ -66,8 +66,8 @@ impl Engine {
         }
     }
 
-    /// Keeps from others what a Service shows, though it does not hold it and nobody else
-    /// does. Returns whether anything was not known yet.
+    /// Keeps from others what a Service shows, though it does not hold it. Returns whether
+    /// anything was not known yet.
     pub(super) fn keep_all_shown(
         &mut self,
         acquire: &Acquire,
@@ -90,7 +90,9 @@ impl Engine {
         let is_unknown = |address: &IpAddr| match self.conflicts.get(key, *address) {
             Some(known) => known.release_at().is_some(),
             None => {
-                self.held.get(*address).is_none()
+                let family = Family::of(*address);
+                let holds = self.held_by(key, family);
+                holds.is_none_or(|held| held.address != *address)
                     && self.may_adopt(acquire, *address)
                     && self.may_keep_away(key, *address)
             }

@@ -3,10 +3,11 @@
 use std::{net::IpAddr, sync::Arc};
 
 use lb_allocator::engine::{
-    Acquire, Acquired, Change, Family, Holder, Policy, PoolName, Refusal, Reply, Transition, Unmet,
+    Acquire, Acquired, Change, Family, Holder, Policy, PoolName, Refusal, Reply, ServiceKey,
+    Transition, Unmet,
 };
 
-use crate::book::{Book, Held, Kept, Place, Stage};
+use crate::book::{Book, Held, Place, Shown, Stage};
 
 /// What one family gets.
 #[derive(Clone, Debug)]
@@ -34,12 +35,18 @@ impl Book {
         let mut changes = Vec::new();
         let holder = next_holder(self, &holding, acquire);
         for held in &holding {
-            if !wish.families.contains(&Family::of(held.address)) {
-                self.give_up(held, acquire, &mut changes);
+            let promised = self.reservation(held.address);
+            if promised.is_some_and(|kept| kept.from.as_ref() == Some(&**key)) {
+                self.give_up(held, acquire, &holder, &mut changes);
             }
         }
-        for moved in self.past_moves(acquire) {
-            changes.extend(self.unreserve(moved.address));
+        for held in self.holding(key) {
+            if !wish.families.contains(&Family::of(held.address)) {
+                self.give_up(&held, acquire, &holder, &mut changes);
+            }
+        }
+        for shown in self.shown_no_more(acquire) {
+            changes.push(self.shows_no_more(&shown));
         }
         let choices = self.choices(acquire);
         let unmet: Vec<_> = choices
@@ -64,7 +71,7 @@ impl Book {
 
         for held in self.holding(key) {
             if !self.may_stay(&held, acquire) {
-                self.give_up(&held, acquire, &mut changes);
+                self.give_up(&held, acquire, &holder, &mut changes);
             }
         }
         for (family, choice) in &choices {
@@ -72,13 +79,18 @@ impl Book {
                 && satisfied
             {
                 if let Some(held) = self.held_by(key, *family).cloned() {
-                    self.give_up(&held, acquire, &mut changes);
+                    self.give_up(&held, acquire, &holder, &mut changes);
                 }
                 changes.push(self.allocate(*address, key, &holder));
-                // It took back what it gave up before.
-                let mut came_back = self.moves(key).into_iter();
-                let came_back = came_back.find(|moved| moved.address == *address);
-                changes.extend(came_back.and_then(|moved| self.unreserve(moved.address)));
+                let arrived = self.reservation(*address);
+                if arrived.is_some_and(|kept| kept.from.is_some()) {
+                    changes.extend(self.unreserve(*address));
+                }
+                // It shows what it holds now.
+                let mut shown = self.shown_by(key).into_iter();
+                if let Some(shown) = shown.find(|shown| shown.address == *address) {
+                    changes.push(self.shows_no_more(&shown));
+                }
             }
         }
         for held in self.holding(key) {
@@ -86,7 +98,16 @@ impl Book {
                 changes.push(self.update(&held, &holder));
             }
         }
-        if !self.past_moves(acquire).is_empty() {
+        let mut in_vain = wish.current.clone();
+        in_vain.sort();
+        in_vain.dedup();
+        // Found before any is noted.
+        in_vain.retain(|address| self.shows_in_vain(acquire, *address));
+        let has_news = !in_vain.is_empty();
+        for address in in_vain {
+            self.keep_shown(key, address, &holder, &mut changes);
+        }
+        if has_news || !self.shown_no_more(acquire).is_empty() {
             let (reply, more) = self.acquire(acquire);
             changes.extend(more);
             return (reply, changes);
@@ -100,32 +121,111 @@ impl Book {
         (reply, changes)
     }
 
-    /// Who shows all that it goes on to hold, and not what it gave up, was told of the move.
-    fn past_moves(&self, acquire: &Acquire) -> Vec<Kept> {
+    /// Who shows all that it goes on to hold was asked after it got that.
+    fn shown_no_more(&self, acquire: &Acquire) -> Vec<Shown> {
         let shows = |address| acquire.wish.current.contains(&address);
         let mut stays = self.holding(&acquire.key);
         stays.retain(|held| self.may_stay(held, acquire));
         if !stays.iter().all(|held| shows(held.address)) {
             return Vec::new();
         }
-        let mut moves = self.moves(&acquire.key);
-        moves.retain(|moved| !shows(moved.address));
-        moves
+        let mut shown = self.shown_by(&acquire.key);
+        shown.retain(|shown| !shows(shown.address));
+        shown
     }
 
-    /// What it still shows is kept for it until it does not.
-    fn give_up(&mut self, held: &Held, acquire: &Acquire, changes: &mut Vec<Change>) {
-        let address = held.address;
-        if acquire.wish.current.contains(&address) && self.reservation(address).is_none() {
-            changes.push(self.reserve(Kept {
-                address,
-                key: Some(held.key.clone()),
-                expires: None,
-                comment: "given up, and still in the status of the Service".to_owned(),
-                is_moved: true,
-            }));
+    /// What it still shows is kept from others until it does not.
+    fn give_up(
+        &mut self,
+        held: &Held,
+        acquire: &Acquire,
+        holder: &Holder,
+        changes: &mut Vec<Change>,
+    ) {
+        if acquire.wish.current.contains(&held.address) {
+            self.keep_shown(&held.key, held.address, holder, changes);
         }
         changes.push(self.release(held));
+    }
+
+    fn keep_shown(
+        &mut self,
+        key: &ServiceKey,
+        address: IpAddr,
+        holder: &Holder,
+        changes: &mut Vec<Change>,
+    ) {
+        if self.may_keep_away(key, address) {
+            let shown = Shown {
+                address,
+                key: key.clone(),
+                holder: holder.clone(),
+                since: self.now,
+            };
+            changes.push(self.shows(shown));
+        }
+    }
+
+    /// Whether a Service shows an address of its cluster's pools that it does not hold, and
+    /// that is news.
+    fn shows_in_vain(&self, acquire: &Acquire, address: IpAddr) -> bool {
+        let key = &acquire.key;
+        let is_known = self.shown_by(key).iter().any(|s| s.address == address);
+        let holds = self.holding(key).iter().any(|h| h.address == address);
+        let is_of_pool = self.pool_of(address).is_some_and(|pool| {
+            let clusters = pool.clusters.as_ref();
+            clusters.is_none_or(|clusters| clusters.contains(&key.cluster))
+        });
+        !is_known && !holds && is_of_pool && self.may_keep_away(key, address)
+    }
+
+    /// One in exchange for what it holds of the pool, and as many as it could hold.
+    fn may_keep_away(&self, key: &ServiceKey, address: IpAddr) -> bool {
+        let Some(pool) = self.pool_of(address) else {
+            return true;
+        };
+        let is_of_pool = |address: IpAddr| {
+            let of = self.pool_of(address);
+            of.is_some_and(|of| of.name == pool.name)
+        };
+        let family = Family::of(address);
+        let mut others = self.shown_by(key);
+        others.retain(|other| other.address != address && Family::of(other.address) == family);
+        let holds = self.held_by(key, family);
+        if others.is_empty() && holds.is_some_and(|held| is_of_pool(held.address)) {
+            return true;
+        }
+        let has_room = |limit: Option<u64>, counts: &dyn Fn(&ServiceKey) -> bool| {
+            let held = self.held.iter().filter(|held| counts(&held.key));
+            let mut held: Vec<_> = held.map(|held| held.address).collect();
+            held.retain(|address| is_of_pool(*address));
+            held.sort();
+            held.dedup();
+            let shown = self.shown.iter().filter(|shown| counts(&shown.key));
+            let shown = shown.filter(|shown| is_of_pool(shown.address)).count();
+            limit.is_none_or(|limit| ((held.len() + shown) as u64) < limit)
+        };
+        let of_cluster = |other: &ServiceKey| other.cluster == key.cluster;
+        let of_namespace =
+            |other: &ServiceKey| of_cluster(other) && other.namespace == key.namespace;
+        has_room(pool.max_per_cluster, &of_cluster)
+            && has_room(pool.max_per_namespace, &of_namespace)
+    }
+
+    /// Who shows an address so that a Service does not get it: another one of its cluster,
+    /// or, where nobody holds it, of any; but not one that came later than itself, unless
+    /// that is of its cluster.
+    fn kept_from(&self, key: &ServiceKey, address: IpAddr) -> Option<&Shown> {
+        let showing = self.showing(address);
+        let own = showing.iter().position(|shown| shown.key == *key);
+        let is_held = !self.holders(address).is_empty();
+        let mut others = showing.into_iter().enumerate();
+        let other = others.find(|(position, shown)| {
+            let is_of_one = shown.key.cluster == key.cluster;
+            let is_before = own.is_none_or(|own| *position < own);
+            shown.key != *key && (is_of_one || (is_before && !is_held))
+        });
+        other.map(|(_, shown)| shown)
     }
 
     fn acquired(&self, acquire: &Acquire, unmet: Vec<Unmet>, satisfied: bool) -> Reply {
@@ -152,6 +252,22 @@ impl Book {
             .held_by(key, family)
             .filter(|held| self.may_stay(held, acquire))
             .map(|held| held.address);
+        let mut handed_over: Vec<_> = self.kept.clone();
+        handed_over.retain(|kept| {
+            kept.from.is_some()
+                && kept.key.as_ref() == Some(&**key)
+                && Family::of(kept.address) == family
+                && self.holders(kept.address).is_empty()
+        });
+        handed_over.sort_by_key(|kept| kept.address);
+        if let Some(kept) = handed_over.first() {
+            let requested = *wish.requested.get(family);
+            if requested.is_none_or(|requested| requested == kept.address)
+                && self.may_get(acquire, kept.address).is_ok()
+            {
+                return Choice::Take(kept.address);
+            }
+        }
         if let Some(address) = *wish.requested.get(family) {
             if held == Some(address) {
                 return Choice::Keep(address);
@@ -287,6 +403,14 @@ impl Book {
                 pool: pool.name.clone(),
             });
         }
+        if let Some(other) = self.kept_from(key, address) {
+            let by = Some(other.key.clone()).filter(|other| other.cluster == key.cluster);
+            return Err(Refusal::AddressShown {
+                address,
+                pool: pool.name.clone(),
+                by: by.map(Into::into),
+            });
+        }
         match self.stage(address) {
             Stage::Held => self.may_hold(key, wish.sharing.as_deref(), address)?,
             Stage::Cooling(until) => {
@@ -298,6 +422,18 @@ impl Book {
                         pools: vec![pool.name.clone()],
                         family,
                         until,
+                    });
+                }
+            }
+            Stage::Reserved if reserved.is_none() => {
+                let last = self.last_holder(address);
+                if let Some(last) = last.filter(|last| last.key != **key)
+                    && self.now < last.at.after(pool.cooldown)
+                {
+                    return Err(Refusal::PoolCoolingDown {
+                        pools: vec![pool.name.clone()],
+                        family,
+                        until: last.at.after(pool.cooldown),
                     });
                 }
             }

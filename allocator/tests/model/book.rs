@@ -4,8 +4,8 @@
 use std::{net::IpAddr, sync::Arc};
 
 use lb_allocator::engine::{
-    Allocation, Change, ChangeKind, Family, Holder, PoolName, PoolSpec, Reservation, Revision,
-    ServiceKey, Timestamp,
+    Allocation, Change, ChangeKind, Conflict, ConflictKind, Family, Holder, PoolName, PoolSpec,
+    Reservation, Revision, ServiceKey, Timestamp,
 };
 
 /// One address that one Service holds.
@@ -34,8 +34,17 @@ pub struct Kept {
     pub key: Option<ServiceKey>,
     pub expires: Option<Timestamp>,
     pub comment: String,
-    /// Its Service gave it up, and shows it.
-    pub is_moved: bool,
+    /// Of a handover: who held it, or holds it still.
+    pub from: Option<ServiceKey>,
+}
+
+/// An address that a Service shows and does not hold.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    pub address: IpAddr,
+    pub key: ServiceKey,
+    pub holder: Holder,
+    pub since: Timestamp,
 }
 
 /// Where an address is.
@@ -50,6 +59,7 @@ pub enum Place<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     Held,
+    /// Or shown by somebody.
     Reserved,
     /// Only its last holder gets it before this time.
     Cooling(Timestamp),
@@ -68,6 +78,7 @@ pub struct Book {
     pub held: Vec<Held>,
     pub last: Vec<Last>,
     pub kept: Vec<Kept>,
+    pub shown: Vec<Shown>,
 }
 
 impl Book {
@@ -81,6 +92,7 @@ impl Book {
             held: Vec::new(),
             last: Vec::new(),
             kept: Vec::new(),
+            shown: Vec::new(),
         }
     }
 
@@ -173,12 +185,19 @@ impl Book {
         self.kept.iter().find(|kept| kept.address == address)
     }
 
-    /// What a Service gave up and shows, the lowest address first.
-    pub fn moves(&self, key: &ServiceKey) -> Vec<Kept> {
-        let of_key = |kept: &&Kept| kept.is_moved && kept.key.as_ref() == Some(key);
-        let mut moves: Vec<_> = self.kept.iter().filter(of_key).cloned().collect();
-        moves.sort_by_key(|kept| kept.address);
-        moves
+    /// What a Service shows and does not hold, the lowest address first.
+    pub fn shown_by(&self, key: &ServiceKey) -> Vec<Shown> {
+        let mut shown: Vec<_> = self.shown.clone();
+        shown.retain(|shown| shown.key == *key);
+        shown.sort_by_key(|shown| shown.address);
+        shown
+    }
+
+    /// Who shows an address without holding it, the longest first.
+    pub fn showing(&self, address: IpAddr) -> Vec<&Shown> {
+        let mut showing: Vec<_> = self.shown.iter().filter(|s| s.address == address).collect();
+        showing.sort_by_key(|shown| (shown.since, &shown.key));
+        showing
     }
 
     pub fn last_holder(&self, address: IpAddr) -> Option<&Last> {
@@ -201,7 +220,7 @@ impl Book {
         if !self.holders(address).is_empty() {
             return Stage::Held;
         }
-        if self.reservation(address).is_some() {
+        if self.reservation(address).is_some() || !self.showing(address).is_empty() {
             return Stage::Reserved;
         }
         let (Some(last), Some(pool)) = (self.last_holder(address), self.pool_of(address)) else {
@@ -223,7 +242,7 @@ impl Book {
         addresses.into_iter().find(|a| self.stage(*a) == stage)
     }
 
-    /// As it is shown: a pool may have got another name meanwhile.
+    /// As it is told: a pool may have got another name meanwhile.
     pub fn shown(&self, held: &Held) -> Arc<Allocation> {
         let pool = self.pool_of(held.address).map(|pool| pool.name.clone());
         Arc::new(Allocation {
@@ -290,6 +309,17 @@ impl Book {
         Some(self.write(ChangeKind::Unreserved(kept.shown())))
     }
 
+    pub fn shows(&mut self, shown: Shown) -> Change {
+        self.shown.push(shown.clone());
+        self.write(ChangeKind::Conflicted(shown.told()))
+    }
+
+    pub fn shows_no_more(&mut self, shown: &Shown) -> Change {
+        self.shown
+            .retain(|other| other.address != shown.address || other.key != shown.key);
+        self.write(ChangeKind::ConflictEnded(shown.told()))
+    }
+
     fn write(&mut self, kind: ChangeKind) -> Change {
         self.revision = self.revision.next();
         self.last_change_at = self.now;
@@ -308,7 +338,19 @@ impl Kept {
             key: self.key.clone().map(Arc::new),
             expires: self.expires,
             comment: self.comment.clone(),
-            from: self.key.clone().filter(|_| self.is_moved).map(Arc::new),
+            from: self.from.clone().map(Arc::new),
+        })
+    }
+}
+
+impl Shown {
+    pub fn told(&self) -> Arc<Conflict> {
+        Arc::new(Conflict {
+            address: self.address,
+            key: Arc::new(self.key.clone()),
+            holder: self.holder.clone(),
+            since: self.since,
+            kind: ConflictKind::Shown,
         })
     }
 }

@@ -1,7 +1,8 @@
 //! The other commands of the model.
 
 use lb_allocator::engine::{
-    Change, Command, PoolName, Refusal, Release, Reply, Reserve, Timestamp,
+    Change, Command, Handover, PoolName, Refusal, Release, Reply, Reserve, Resolve, ServiceKey,
+    Timestamp, Uid, Winner,
 };
 
 use crate::book::{Book, Kept, Place};
@@ -19,9 +20,9 @@ impl Book {
                 let change = self.unreserve(*address);
                 (Reply::Unreserved(kept), change.into_iter().collect())
             }
+            Command::Handover(handover) => self.hand_over(handover),
+            Command::Resolve(resolve) => self.resolve(resolve),
             Command::Sync(_)
-            | Command::Handover(_)
-            | Command::Resolve(_)
             | Command::Decommission(_)
             | Command::Recommission(_)
             | Command::Attach(_)
@@ -35,18 +36,21 @@ impl Book {
     fn release_all(&mut self, release: &Release) -> (Reply, Vec<Change>) {
         let mut released = Vec::new();
         let mut changes = Vec::new();
-        let mut moves = self.moves(&release.key);
-        for held in self.holding(&release.key) {
-            let (asked, known) = (&release.uid, &held.holder.uid);
-            if asked.is_none() || known.is_none() || asked == known {
+        let is_it =
+            |known: &Option<Uid>| release.uid.is_none() || known.is_none() || release.uid == *known;
+        let holding = self.holding(&release.key);
+        let is_the_holder =
+            !holding.is_empty() && holding.iter().all(|held| is_it(&held.holder.uid));
+        for held in holding {
+            if is_it(&held.holder.uid) {
                 released.push(self.shown(&held));
                 changes.push(self.release(&held));
-            } else {
-                moves.clear();
             }
         }
-        for moved in moves {
-            changes.extend(self.unreserve(moved.address));
+        for shown in self.shown_by(&release.key) {
+            if is_the_holder || is_it(&shown.holder.uid) {
+                changes.push(self.shows_no_more(&shown));
+            }
         }
         (Reply::Released(released), changes)
     }
@@ -65,9 +69,9 @@ impl Book {
                 return refused(Refusal::AddressNotInPool { address, pool });
             }
         };
-        let mover = self.reservation(address).filter(|kept| kept.is_moved);
+        let showing = self.showing(address).into_iter().map(|shown| &shown.key);
         let holders = self.holders(address).into_iter().map(|held| &held.key);
-        let mut users = holders.chain(mover.and_then(|kept| kept.key.as_ref()));
+        let mut users = holders.chain(showing);
         if let Some(other) = users.find(|other| Some(*other) != reserve.key.as_deref()) {
             let holder = Some(other.clone().into());
             return refused(Refusal::AddressInUse {
@@ -81,7 +85,7 @@ impl Book {
             key: reserve.key.as_deref().cloned(),
             expires: reserve.expires,
             comment: reserve.comment.clone(),
-            is_moved: false,
+            from: None,
         };
         let shown = kept.shown();
         if self.reservation(address).map(Kept::shown).as_ref() == Some(&shown) {
@@ -89,5 +93,97 @@ impl Book {
         }
         let change = self.reserve(kept);
         (Reply::Reserved(shown), vec![change])
+    }
+
+    fn hand_over(&mut self, handover: &Handover) -> (Reply, Vec<Change>) {
+        let Handover {
+            address,
+            from,
+            to,
+            expires,
+            comment,
+        } = handover;
+        let address = *address;
+        let refused = |refusal| (Reply::Refused(refusal), Vec::new());
+        let Place::Usable(spec) = self.place(address) else {
+            let pool = None;
+            return refused(Refusal::AddressNotInPool { address, pool });
+        };
+        let pool = spec.name.clone();
+        if !self.may_arrive(to, &pool) {
+            let namespace = to.namespace.clone();
+            return refused(Refusal::PoolNotAllowed { pool, namespace });
+        }
+        if spec.disabled {
+            return refused(Refusal::PoolDisabled { pool });
+        }
+        let reserved = self.reservation(address);
+        if reserved.is_some_and(|kept| kept.key.as_ref() != Some(&**to)) {
+            return refused(Refusal::AddressReserved { address, pool });
+        }
+        let holders = self.holders(address);
+        if !holders.iter().any(|held| held.key == **from) {
+            let key = from.clone();
+            return refused(Refusal::NotTheHolder { address, key });
+        }
+        if let Some(other) = holders.iter().find(|held| held.key != **from) {
+            let holder = Some(other.key.clone().into());
+            return refused(Refusal::AddressInUse {
+                address,
+                pool,
+                holder,
+            });
+        }
+        let kept = Kept {
+            address,
+            key: Some((**to).clone()),
+            expires: Some(*expires),
+            comment: comment.clone(),
+            from: Some((**from).clone()),
+        };
+        let shown = kept.shown();
+        if self.reservation(address).map(Kept::shown).as_ref() == Some(&shown) {
+            return (Reply::Reserved(shown), Vec::new());
+        }
+        let change = self.reserve(kept);
+        (Reply::Reserved(shown), vec![change])
+    }
+
+    /// As far as is known: of a Service that holds and shows nothing no labels are.
+    fn may_arrive(&self, to: &ServiceKey, pool: &PoolName) -> bool {
+        let pool = self.pool(pool).expect("it has the address");
+        let held = self.holding(to).into_iter().map(|held| held.holder);
+        let shown = self.shown_by(to).into_iter().map(|shown| shown.holder);
+        if let Some(holder) = held.chain(shown).next() {
+            return self.serves(pool, to, &holder.labels.unwrap_or_default());
+        }
+        let names = |pool: &lb_allocator::engine::PoolSpec| {
+            let namespaces = pool.namespaces.as_ref();
+            let clusters = pool.clusters.as_ref();
+            namespaces.is_none_or(|names| names.contains(&to.namespace))
+                && clusters.is_none_or(|names| names.contains(&to.cluster))
+        };
+        let mut fences = self.pools.iter().filter(|pool| pool.fenced);
+        let is_fenced = fences.any(|pool| pool.namespace_selector.is_none() && names(pool));
+        names(pool) && (pool.fenced || !is_fenced)
+    }
+
+    fn resolve(&mut self, resolve: &Resolve) -> (Reply, Vec<Change>) {
+        let shown = self.shown_by(&resolve.key).into_iter();
+        let Some(shown) = shown.into_iter().find(|s| s.address == resolve.address) else {
+            return (
+                Reply::Refused(Refusal::NoConflict {
+                    address: resolve.address,
+                    key: resolve.key.clone(),
+                }),
+                Vec::new(),
+            );
+        };
+        let changes = match resolve.winner {
+            Winner::Holder => Vec::new(),
+            Winner::Nobody => vec![self.shows_no_more(&shown)],
+            Winner::Shower { .. } => unreachable!("histories have none of these"),
+        };
+        (Reply::Resolved(shown.told()), changes)
     }
 }

@@ -212,7 +212,17 @@ impl Book {
                 || self.lowest(pool, family, Stage::Sticky).is_some();
             limit(pool).filter(|_| has_free)
         });
-        Choice::Refused(over_limit.unwrap_or_else(|| Refusal::PoolExhausted {
+        let group = acquire.wish.sharing.as_ref().map(|terms| {
+            let group = self.of_group(&acquire.key, terms, family).into_iter();
+            let clash = |address: IpAddr| {
+                let name = &self.pool_of(address)?.name;
+                let joins = self.may_hold(&acquire.key, Some(terms), address);
+                joins.err().filter(|_| pools.contains(name))
+            };
+            group.filter_map(clash).next()
+        });
+        let refusal = group.flatten().or(over_limit);
+        Choice::Refused(refusal.unwrap_or_else(|| Refusal::PoolExhausted {
             pools: pools.to_vec(),
             family,
         }))

@@ -3,9 +3,9 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use lb_allocator::engine::{
-    Acquire, Backend, Command, Family, LabelMap, Labels, Namespace, PerFamily, Permitted, Policy,
-    PoolName, Port, Protocol, Release, Reserve, ServiceKey, SharingKey, Terms, Timestamp, Uid,
-    Wish,
+    Acquire, Backend, Command, Family, Handover, LabelMap, Labels, Namespace, PerFamily, Permitted,
+    Policy, PoolName, Port, Protocol, Release, Reserve, Resolve, ServiceKey, SharingKey, Terms,
+    Timestamp, Uid, Winner, Wish,
 };
 use proptest::{collection::vec, option::weighted, prelude::*, sample::select};
 
@@ -42,6 +42,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         7 => any_release().prop_map(Command::Release).prop_map(run),
         2 => any_reserve().prop_map(Command::Reserve).prop_map(run),
         1 => select(addresses()).prop_map(Command::Unreserve).prop_map(run),
+        2 => any_handover().prop_map(Command::Handover).prop_map(run),
+        1 => any_resolve().prop_map(Command::Resolve).prop_map(run),
         3 => prop_oneof![6 => 1i64..80, 1 => 80i64..400, 1 => -60i64..0].prop_map(Step::Clock),
         2 => vec(any_edit(), 1..4).prop_map(Step::Configure),
         1 => Just(Step::RestartFromSnapshot),
@@ -82,7 +84,7 @@ fn any_acquire() -> impl Strategy<Value = Acquire> {
         })
 }
 
-fn any_wish() -> impl Strategy<Value = Wish> {
+pub fn any_wish() -> impl Strategy<Value = Wish> {
     use Family::{V4, V6};
     let families = select(vec![
         (vec![V4], Policy::All),
@@ -126,7 +128,7 @@ fn any_wish() -> impl Strategy<Value = Wish> {
 }
 
 /// Mostly of pools.
-fn any_address() -> impl Strategy<Value = IpAddr> {
+pub fn any_address() -> impl Strategy<Value = IpAddr> {
     let mut all = addresses();
     all.push("192.0.2.99".parse().expect("an address"));
     select(all)
@@ -189,6 +191,29 @@ fn any_labels() -> impl Strategy<Value = Labels> {
 
 fn any_release() -> impl Strategy<Value = Release> {
     (any_key(), any_uid()).prop_map(|(key, uid)| Release { key, uid })
+}
+
+/// Expiry is told as time from now on.
+pub fn any_handover() -> impl Strategy<Value = Handover> {
+    let expires = prop_oneof![9 => 1i64..300, 1 => -20i64..1];
+    (any_address(), any_key(), any_key(), expires).prop_map(|(address, from, to, expires)| {
+        Handover {
+            address,
+            from: Arc::new(from),
+            to: Arc::new(to),
+            expires: Timestamp(expires),
+            comment: String::new(),
+        }
+    })
+}
+
+fn any_resolve() -> impl Strategy<Value = Resolve> {
+    let winner = select(vec![Winner::Holder, Winner::Nobody]);
+    (any_address(), any_key(), winner).prop_map(|(address, key, winner)| Resolve {
+        address,
+        key: Arc::new(key),
+        winner,
+    })
 }
 
 /// Expiry is told as time from now on.

@@ -1,8 +1,8 @@
 //! The promises, looked at from outside: from the changes alone.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use lb_allocator::engine::{Allocation, Change, ChangeKind, ServiceKey, Timestamp};
+use lb_allocator::engine::{Allocation, Change, ChangeKind, Reservation, ServiceKey, Timestamp};
 use proptest::prelude::*;
 
 use crate::{book::Book, rules::may_share, tables::Tables};
@@ -146,8 +146,12 @@ pub fn hold(tables: &Tables) -> Checked {
             .reservations
             .iter()
             .find(|r| r.address == one.address);
-        // Who shared it with one that moved goes on with it.
-        prop_assert!(reserved.is_none_or(|r| r.key.as_ref() == Some(&one.key) || r.is_of_a_move()));
+        // The source of a handover goes on with it until it asks.
+        let may_hold = |r: &&Arc<Reservation>| {
+            let mut keys = [&r.key, &r.from].into_iter().flatten();
+            keys.any(|key| *key == one.key)
+        };
+        prop_assert!(reserved.as_ref().is_none_or(may_hold), "it is reserved");
     }
     let revisions: BTreeSet<_> = rows.iter().map(|row| row.revision).collect();
     prop_assert_eq!(revisions.len(), rows.len(), "a revision is used twice");

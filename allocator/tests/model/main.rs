@@ -11,7 +11,9 @@
 //!   plain lists, nothing of the engine but the types that it is asked and answers
 //!   with;
 //! - [`world`] runs both and compares them after each step;
-//! - [`invariants`] and [`waiting`] look at the promises from outside.
+//! - [`invariants`] and [`waiting`] look at the promises from outside;
+//! - [`live`] knows nothing of the rules, only what the statuses of Services show, and has
+//!   commands that the model does not: Sync, and all of a cluster that lies.
 //!
 //! `PROPTEST_CASES` sets how many histories are tried. One that fails is shrunk,
 //! printed and kept as a seed in `regressions.txt`, from where it is tried again
@@ -32,6 +34,8 @@ mod history;
 #[cfg(test)]
 mod invariants;
 #[cfg(test)]
+mod live;
+#[cfg(test)]
 mod pools;
 #[cfg(test)]
 mod rules;
@@ -46,7 +50,7 @@ mod world;
 mod tests {
     use proptest::{prelude::*, test_runner::FileFailurePersistence};
 
-    use crate::{history::any_history, world::live_through};
+    use crate::{history::any_history, live, world::live_through};
 
     proptest! {
         #![proptest_config(ProptestConfig {
@@ -60,6 +64,13 @@ mod tests {
         #[test]
         fn engine_and_model_agree_on_any_history(history in any_history()) {
             live_through(&history)?;
+        }
+
+        #[test]
+        fn nobody_is_given_what_the_status_of_another_live_service_shows(
+            deeds in live::any_deeds(),
+        ) {
+            live::live_through(&deeds)?;
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::{net::IpAddr, sync::Arc};
 
 use lb_allocator::engine::{
-    Allocation, Change, ChangeKind, LastHeld, Reservation, Revision, Snapshot, Timestamp,
+    Allocation, Change, ChangeKind, ClusterRecord, Conflict, LastHeld, Reservation, Revision,
+    Snapshot, Timestamp,
 };
 
 #[derive(Clone, Default)]
@@ -13,6 +14,8 @@ pub struct Tables {
     pub allocations: Vec<Arc<Allocation>>,
     pub last_held: Vec<LastHeld>,
     pub reservations: Vec<Arc<Reservation>>,
+    pub conflicts: Vec<Arc<Conflict>>,
+    pub clusters: Vec<Arc<ClusterRecord>>,
 }
 
 impl Tables {
@@ -50,11 +53,19 @@ impl Tables {
                 self.reservations
                     .retain(|r| r.address != reservation.address);
             }
-            ChangeKind::Conflicted(_)
-            | ChangeKind::ConflictEnded(_)
-            | ChangeKind::Cluster(_)
-            | ChangeKind::Opened => {
-                unreachable!("histories have nothing that leads to these")
+            ChangeKind::Conflicted(conflict) => {
+                self.conflicts.retain(|row| !is_about(row, conflict));
+                self.conflicts.push(Arc::clone(conflict));
+            }
+            ChangeKind::ConflictEnded(conflict) => {
+                self.conflicts.retain(|row| !is_about(row, conflict));
+            }
+            ChangeKind::Cluster(record) => {
+                self.clusters.retain(|row| row.name != record.name);
+                self.clusters.push(Arc::clone(record));
+            }
+            ChangeKind::Opened => {
+                unreachable!("histories have nothing that leads to this")
             }
         }
     }
@@ -71,9 +82,14 @@ impl Tables {
             allocations: self.allocations.clone(),
             last_held: self.last_held.clone(),
             reservations: self.reservations.clone(),
-            ..Snapshot::default()
+            conflicts: self.conflicts.clone(),
+            clusters: self.clusters.clone(),
         }
     }
+}
+
+fn is_about(row: &Conflict, conflict: &Conflict) -> bool {
+    row.address == conflict.address && row.key == conflict.key
 }
 
 fn is_of(row: &Allocation, allocation: &Allocation) -> bool {

@@ -53,6 +53,7 @@ fn a_chain_of_stuck_claims_costs_a_step_for_each() {
         cluster: cluster("a"),
         services: services.collect(),
         seen: None,
+        proves: None,
     };
     h.engine.plan(&Command::Sync(sync), h.now);
     assert_eq!(STEPS.get(), LENGTH as usize);

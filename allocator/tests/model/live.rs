@@ -1,0 +1,468 @@
+//! What no engine may do, whatever it thinks: give somebody an address that the status of
+//! another live Service shows. The statuses are this test's own: only its watchers write
+//! them, after answers, and hands. One cluster lies about all that it has.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use lb_allocator::engine::{
+    Acquire, Allocation, Change, ChangeKind, ClusterName, Command, ConflictKind, Decommission,
+    Engine, Handover, PoolName, PoolSpec, Pools, Refusal, Release, Reply, Resolve, ServiceKey,
+    Sync, Timestamp, Uid, Winner, Wish,
+};
+use proptest::{collection::vec, prelude::*, sample::select};
+
+use crate::{history::any_wish, rules::may_share, tables::Tables};
+
+type Checked = Result<(), TestCaseError>;
+
+const HONEST: [&str; 2] = ["a", "b"];
+const LIAR: &str = "liar";
+/// As many addresses of the small pool a cluster may hold.
+const LIMIT: u64 = 2;
+
+#[derive(Clone, Debug)]
+pub enum Deed {
+    Create(usize),
+    Delete(usize, bool),
+    /// A Service asks, and the answer is written into its status or gets lost.
+    Ask(usize, Box<Wish>, bool),
+    /// A hand writes an address into a status.
+    Edit(usize, IpAddr),
+    Sync(usize),
+    /// The liar syncs or asks, showing what it likes.
+    Lie(Vec<(usize, Wish)>, bool),
+    Handover(IpAddr, usize),
+    Resolve(usize, Winner),
+    Decommission(usize),
+    Pass(i64),
+    Restart,
+}
+
+/// A Service, and what its status shows.
+#[derive(Clone, Debug)]
+struct Live {
+    uid: Uid,
+    shown: BTreeSet<IpAddr>,
+    /// Of this the allocator cannot know.
+    untold: BTreeSet<IpAddr>,
+    wish: Wish,
+}
+
+pub fn any_deeds() -> impl Strategy<Value = Vec<Deed>> {
+    vec(any_deed(), 1..120)
+}
+
+fn any_deed() -> impl Strategy<Value = Deed> {
+    let service = || 0usize..10;
+    let wish = || any_wish().prop_map(without_status);
+    let lies = vec((0usize..4, any_wish()), 0..5);
+    let winner = prop_oneof![
+        Just(Winner::Holder),
+        Just(Winner::Nobody),
+        Just(Winner::Shower {
+            expires: Timestamp(50)
+        }),
+    ];
+    prop_oneof![
+        4 => service().prop_map(Deed::Create),
+        2 => (service(), any::<bool>()).prop_map(|(of, told)| Deed::Delete(of, told)),
+        10 => (service(), wish(), prop::bool::weighted(0.7))
+            .prop_map(|(of, wish, written)| Deed::Ask(of, Box::new(wish), written)),
+        1 => (service(), select(addresses())).prop_map(|(of, shown)| Deed::Edit(of, shown)),
+        4 => (0usize..2).prop_map(Deed::Sync),
+        3 => (lies, any::<bool>()).prop_map(|(lies, is_sync)| Deed::Lie(lies, is_sync)),
+        2 => (select(addresses()), service()).prop_map(|(of, to)| Deed::Handover(of, to)),
+        1 => (service(), winner).prop_map(|(of, winner)| Deed::Resolve(of, winner)),
+        1 => (0usize..2).prop_map(Deed::Decommission),
+        3 => (1i64..150).prop_map(Deed::Pass),
+        1 => Just(Deed::Restart),
+    ]
+}
+
+/// Wishes name pools and addresses of the other test; they are none here.
+fn without_status(wish: Wish) -> Wish {
+    Wish {
+        current: Vec::new(),
+        pool: None,
+        ..wish
+    }
+}
+
+fn addresses() -> Vec<IpAddr> {
+    let mut all = crate::pools::addresses();
+    all.truncate(13);
+    all
+}
+
+/// One that anybody may have as much of as there is, and one of which not.
+fn pools() -> Arc<Pools> {
+    let range = |text: &str| {
+        let (first, last) = text.split_once('-').expect("a range");
+        let parsed = |text: &str| text.parse().expect("an address");
+        lb_allocator::engine::AddressRange::new(parsed(first), parsed(last)).expect("in order")
+    };
+    let pool = |name: &str, ranges: &[&str]| {
+        let ranges = ranges.iter().map(|text| range(text)).collect();
+        PoolSpec::new(PoolName::parse(name).expect("a name"), ranges)
+    };
+    let open = pool("open", &["10.0.0.252-10.0.0.255", "2001:db8::-2001:db8::2"]);
+    let small = PoolSpec {
+        max_per_cluster: Some(LIMIT),
+        ..pool("small", &["10.0.1.0-10.0.1.4"])
+    };
+    let settings = lb_allocator::engine::Settings {
+        orphan_grace: std::time::Duration::from_millis(100),
+        ..lb_allocator::engine::Settings::default()
+    };
+    let pools = Pools::new(vec![open, small]).expect("pools that do not overlap");
+    Arc::new(pools.with_settings(settings))
+}
+
+struct World {
+    pools: Arc<Pools>,
+    engine: Engine,
+    tables: Tables,
+    clock: Timestamp,
+    live: BTreeMap<ServiceKey, Live>,
+    created: u32,
+}
+
+pub fn live_through(deeds: &[Deed]) -> Checked {
+    let pools = pools();
+    let tables = Tables::default();
+    let mut world = World {
+        engine: Engine::restore(Arc::clone(&pools), tables.snapshot()).expect("empty"),
+        pools,
+        tables,
+        clock: Timestamp(1_000),
+        live: BTreeMap::new(),
+        created: 0,
+    };
+    for deed in deeds {
+        world.does(deed)?;
+        world.liar_keeps_little()?;
+    }
+    Ok(())
+}
+
+fn cluster(name: &str) -> ClusterName {
+    ClusterName::parse(name).expect("a name")
+}
+
+fn key(service: usize) -> ServiceKey {
+    let cluster = HONEST[service % HONEST.len()];
+    ServiceKey::parse(cluster, "default", &format!("s{}", service / 2)).expect("a key")
+}
+
+impl World {
+    fn does(&mut self, deed: &Deed) -> Checked {
+        match deed {
+            Deed::Create(service) => {
+                self.created += 1;
+                let uid = format!("u{}", self.created);
+                self.live.entry(key(*service)).or_insert_with(|| Live {
+                    uid: Uid::parse(&uid).expect("a uid"),
+                    shown: BTreeSet::new(),
+                    untold: BTreeSet::new(),
+                    wish: plain(),
+                });
+                Ok(())
+            }
+            Deed::Delete(service, is_told) => match self.live.remove(&key(*service)) {
+                Some(gone) if *is_told => {
+                    let (key, uid) = (key(*service), Some(gone.uid));
+                    self.run(&Command::Release(Release { key, uid })).map(drop)
+                }
+                Some(_) | None => Ok(()),
+            },
+            Deed::Ask(service, wish, is_written) => {
+                let key = key(*service);
+                if let Some(live) = self.live.get_mut(&key) {
+                    live.wish = (**wish).clone();
+                    self.ask(&key, *is_written)?;
+                }
+                Ok(())
+            }
+            Deed::Edit(service, address) => {
+                if let Some(live) = self.live.get_mut(&key(*service)) {
+                    live.shown.insert(*address);
+                    live.untold.insert(*address);
+                }
+                Ok(())
+            }
+            Deed::Sync(of) => {
+                let name = HONEST[of % HONEST.len()];
+                let of_cluster = |key: &&ServiceKey| key.cluster.as_str() == name;
+                let keys: Vec<_> = self.live.keys().filter(of_cluster).cloned().collect();
+                let services = keys.iter().filter_map(|key| self.acquire(key)).collect();
+                for key in &keys {
+                    self.is_told(key);
+                }
+                self.run(&sync(name, services)).map(drop)
+            }
+            Deed::Lie(lies, is_sync) => self.lie(lies, *is_sync),
+            Deed::Handover(address, to) => {
+                let holders = self.tables.holders(*address);
+                let Some(held) = holders.first() else {
+                    return Ok(());
+                };
+                let to = Arc::new(key(*to));
+                if held.key == to {
+                    return Ok(());
+                }
+                self.run(&Command::Handover(Handover {
+                    address: *address,
+                    from: Arc::clone(&held.key),
+                    to,
+                    expires: Timestamp(self.clock.0 + 80),
+                    comment: String::new(),
+                }))
+                .map(drop)
+            }
+            Deed::Resolve(service, winner) => self.resolve(&key(*service), *winner),
+            Deed::Decommission(of) => self.decommission(HONEST[of % HONEST.len()]),
+            Deed::Pass(millis) => {
+                self.clock = Timestamp(self.clock.0 + millis);
+                let ended = self.engine.pass(self.clock).changes;
+                self.write_down(&ended)
+            }
+            Deed::Restart => {
+                let snapshot = self.tables.snapshot();
+                let engine = Engine::restore(Arc::clone(&self.pools), snapshot);
+                self.engine = engine.map_err(|error| TestCaseError::fail(error.to_string()))?;
+                Ok(())
+            }
+        }
+    }
+
+    fn acquire(&self, key: &ServiceKey) -> Option<Acquire> {
+        let live = self.live.get(key)?;
+        Some(Acquire {
+            key: Arc::new(key.clone()),
+            uid: Some(live.uid.clone()),
+            created: None,
+            cluster_ip: None,
+            was_allocated: false,
+            wish: Wish {
+                current: live.shown.iter().copied().collect(),
+                ..live.wish.clone()
+            },
+        })
+    }
+
+    /// From now on the allocator knows what a Service shows.
+    fn is_told(&mut self, key: &ServiceKey) {
+        if let Some(live) = self.live.get_mut(key) {
+            live.untold.clear();
+        }
+    }
+
+    fn ask(&mut self, key: &ServiceKey, is_written: bool) -> Checked {
+        let Some(acquire) = self.acquire(key) else {
+            return Ok(());
+        };
+        let before = acquire.wish.current.clone();
+        self.is_told(key);
+        let reply = self.run(&Command::Acquire(acquire))?;
+        let answer: Option<BTreeSet<IpAddr>> = match reply {
+            Reply::Acquired(acquired) => {
+                let held = acquired.addresses.iter();
+                Some(held.map(|held| held.address).collect())
+            }
+            Reply::Refused(
+                Refusal::AddressConflict { .. } | Refusal::ClusterDecommissioned { .. },
+            ) => None,
+            Reply::Refused(_) => Some(BTreeSet::new()),
+            Reply::Released(_)
+            | Reply::Reserved(_)
+            | Reply::Unreserved(_)
+            | Reply::Synced(_)
+            | Reply::Resolved(_)
+            | Reply::Decommissioned(_)
+            | Reply::Recommissioned
+            | Reply::Attached
+            | Reply::Replaced { .. } => unreachable!("no answer to Acquire"),
+        };
+        let Some(answer) = answer.filter(|_| is_written) else {
+            return Ok(());
+        };
+        let drops_some = before.iter().any(|shown| !answer.contains(shown));
+        if let Some(live) = self.live.get_mut(key) {
+            live.shown = answer;
+        }
+        if drops_some {
+            self.ask(key, true)?;
+        }
+        Ok(())
+    }
+
+    /// Nobody of another cluster loses by it what it holds.
+    fn lie(&mut self, lies: &[(usize, Wish)], is_sync: bool) -> Checked {
+        let mut services = BTreeMap::new();
+        for (number, wish) in lies {
+            let key = ServiceKey::parse(LIAR, "default", &format!("s{number}")).expect("a key");
+            services.insert(
+                key.clone(),
+                Acquire {
+                    key: Arc::new(key),
+                    uid: None,
+                    created: None,
+                    cluster_ip: None,
+                    was_allocated: false,
+                    wish: Wish {
+                        pool: None,
+                        ..wish.clone()
+                    },
+                },
+            );
+        }
+        let services: Vec<_> = services.into_values().collect();
+        let commands = if is_sync {
+            vec![sync(LIAR, services)]
+        } else {
+            services.into_iter().map(Command::Acquire).collect()
+        };
+        for command in commands {
+            let ended = self.engine.pass(self.clock).changes;
+            self.write_down(&ended)?;
+            let held = |tables: &Tables| {
+                let rows = tables.allocations.iter();
+                let honest = rows.filter(|row| row.key.cluster.as_str() != LIAR);
+                honest.map(|row| (row.address, Arc::clone(&row.key))).collect::<BTreeSet<_>>()
+            };
+            let before = held(&self.tables);
+            self.run(&command)?;
+            prop_assert_eq!(held(&self.tables), before, "changed by {:?}", command);
+        }
+        Ok(())
+    }
+
+    fn resolve(&mut self, key: &ServiceKey, winner: Winner) -> Checked {
+        let rows = self.tables.conflicts.iter();
+        let Some(conflict) = rows.clone().find(|row| *row.key == *key).cloned() else {
+            return Ok(());
+        };
+        if winner == Winner::Nobody
+            && let Some(live) = self.live.get_mut(key)
+        {
+            // An administrator said so.
+            live.untold.insert(conflict.address);
+        }
+        let winner = match winner {
+            Winner::Shower { expires } => Winner::Shower {
+                expires: Timestamp(self.clock.0 + expires.0),
+            },
+            Winner::Holder | Winner::Nobody => winner,
+        };
+        let resolve = Resolve {
+            address: conflict.address,
+            key: Arc::clone(&conflict.key),
+            winner,
+        };
+        self.run(&Command::Resolve(resolve)).map(drop)
+    }
+
+    /// Its Services go with it.
+    fn decommission(&mut self, name: &str) -> Checked {
+        self.live.retain(|key, _| key.cluster.as_str() != name);
+        self.run(&Command::Decommission(Decommission {
+            cluster: cluster(name),
+            release_at: self.clock,
+        }))?;
+        self.run(&Command::Recommission(cluster(name))).map(drop)
+    }
+
+    fn run(&mut self, command: &Command) -> Result<Reply, TestCaseError> {
+        let ended = self.engine.pass(self.clock).changes;
+        self.write_down(&ended)?;
+        let snapshot = self.tables.snapshot();
+        let twin = Engine::restore(Arc::clone(&self.pools), snapshot);
+        let mut twin = twin.map_err(|error| TestCaseError::fail(error.to_string()))?;
+        let (reply, outcome) = self.engine.plan(command, self.clock);
+        let again = twin.plan(command, self.clock);
+        prop_assert_eq!(&again.0, &reply, "restarted, asked {:?}", command);
+        prop_assert_eq!(&again.1.changes, &outcome.changes, "restarted");
+        self.write_down(&outcome.changes)?;
+        let (_, outcome) = self.engine.plan(command, self.clock);
+        prop_assert_eq!(outcome.changes, vec![], "repeated {:?}", command);
+        Ok(reply)
+    }
+
+    fn write_down(&mut self, changes: &[Change]) -> Checked {
+        for change in changes {
+            if let ChangeKind::Allocated(allocation) = &change.kind {
+                self.is_shown_by_nobody_else(allocation)?;
+            }
+            self.tables.apply(change);
+        }
+        crate::invariants::hold(&self.tables)
+    }
+
+    /// But by those with whom the Service shares it; and whoever claims in another cluster
+    /// what is shared does not end that.
+    fn is_shown_by_nobody_else(&self, allocation: &Allocation) -> Checked {
+        let address = allocation.address;
+        let holders = self.tables.holders(address);
+        for (key, live) in &self.live {
+            let shows = live.shown.contains(&address) && !live.untold.contains(&address);
+            if *key == *allocation.key || !shows {
+                continue;
+            }
+            let shares = holders
+                .iter()
+                .any(|held| *held.key == *key && may_share(held, allocation));
+            let is_elsewhere = !holders.is_empty() && key.cluster != allocation.key.cluster;
+            prop_assert!(
+                shares || is_elsewhere,
+                "{} is given to {} and shown by {}",
+                address,
+                allocation.key,
+                key
+            );
+        }
+        Ok(())
+    }
+
+    /// It holds no more than its limit, and keeps no more from others than that once more.
+    fn liar_keeps_little(&self) -> Checked {
+        let is_small = |address: IpAddr| {
+            address.to_string().starts_with("10.0.1.")
+        };
+        let held = self.tables.allocations.iter();
+        let held = held.filter(|row| row.key.cluster.as_str() == LIAR && is_small(row.address));
+        let held = held.map(|row| row.address).collect::<BTreeSet<_>>().len() as u64;
+        let kept = self.tables.conflicts.iter().filter(|row| {
+            row.key.cluster.as_str() == LIAR
+                && is_small(row.address)
+                && row.kind != ConflictKind::BeyondQuota
+        });
+        let kept = kept.count() as u64;
+        prop_assert!(held <= LIMIT && kept <= 2 * LIMIT, "{} and {}", held, kept);
+        Ok(())
+    }
+}
+
+fn sync(name: &str, services: Vec<Acquire>) -> Command {
+    Command::Sync(Sync {
+        cluster: cluster(name),
+        services,
+        seen: None,
+        proves: None,
+    })
+}
+
+fn plain() -> Wish {
+    Wish {
+        families: vec![lb_allocator::engine::Family::V4],
+        policy: lb_allocator::engine::Policy::All,
+        requested: lb_allocator::engine::PerFamily::default(),
+        pool: None,
+        sharing: None,
+        current: Vec::new(),
+        labels: Arc::default(),
+    }
+}
