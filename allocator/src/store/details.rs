@@ -7,9 +7,9 @@ use std::{collections::BTreeSet, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{
-    Backend, ClusterName, ClusterRecord, ClusterState, ConflictKind, Holder, Identity, InvalidName, LabelMap,
-    Labels, Namespace, Permitted, Port, Protocol, Reservation, Revision, ServiceKey, SharingKey,
-    Terms, Timestamp, Transition, Uid,
+    Backend, ClusterName, ClusterRecord, ClusterState, ConflictKind, Holder, Identity, InvalidName,
+    LabelMap, Labels, Namespace, Permitted, Port, Protocol, Reservation, Revision, ServiceKey,
+    SharingKey, Terms, Timestamp, Transition, Uid,
 };
 
 #[derive(Debug, Default, Deserialize, Serialize)]

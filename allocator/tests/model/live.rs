@@ -332,7 +332,9 @@ impl World {
             let held = |tables: &Tables| {
                 let rows = tables.allocations.iter();
                 let honest = rows.filter(|row| row.key.cluster.as_str() != LIAR);
-                honest.map(|row| (row.address, Arc::clone(&row.key))).collect::<BTreeSet<_>>()
+                honest
+                    .map(|row| (row.address, Arc::clone(&row.key)))
+                    .collect::<BTreeSet<_>>()
             };
             let before = held(&self.tables);
             self.run(&command)?;
@@ -371,8 +373,9 @@ impl World {
         self.live.retain(|key, _| key.cluster.as_str() != name);
         self.run(&Command::Decommission(Decommission {
             cluster: cluster(name),
-            release_at: self.clock,
+            release_at: Timestamp(self.clock.0 + 1),
         }))?;
+        self.clock = Timestamp(self.clock.0 + 1);
         self.run(&Command::Recommission(cluster(name))).map(drop)
     }
 
@@ -429,9 +432,7 @@ impl World {
 
     /// It holds no more than its limit, and keeps no more from others than that once more.
     fn liar_keeps_little(&self) -> Checked {
-        let is_small = |address: IpAddr| {
-            address.to_string().starts_with("10.0.1.")
-        };
+        let is_small = |address: IpAddr| address.to_string().starts_with("10.0.1.");
         let held = self.tables.allocations.iter();
         let held = held.filter(|row| row.key.cluster.as_str() == LIAR && is_small(row.address));
         let held = held.map(|row| row.address).collect::<BTreeSet<_>>().len() as u64;

@@ -84,6 +84,7 @@ impl Tables {
             reservations: self.reservations.clone(),
             conflicts: self.conflicts.clone(),
             clusters: self.clusters.clone(),
+            is_new: false,
         }
     }
 }
