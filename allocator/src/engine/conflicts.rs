@@ -37,7 +37,7 @@ impl Conflicts {
     }
 
     /// Everybody who shows an address without holding it, the longest first.
-    pub fn about(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Conflict>> {
+    pub fn about(&self, address: IpAddr) -> impl DoubleEndedIterator<Item = &Arc<Conflict>> {
         let about = self.by_address.get(&address);
         about.into_iter().flat_map(BTreeMap::values)
     }

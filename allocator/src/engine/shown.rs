@@ -59,11 +59,18 @@ impl Engine {
                 address,
                 key: Arc::clone(key),
                 holder: holder.clone(),
-                since: self.now,
+                since: self.shown_since(address),
                 kind: ConflictKind::Shown,
             };
             self.commit(ChangeKind::Conflicted(Arc::new(conflict)), outcome);
         }
+    }
+
+    /// Now, but later than when others were known to show the address: who came first
+    /// counts, also within one millisecond.
+    pub(super) fn shown_since(&self, address: IpAddr) -> Timestamp {
+        let last = self.conflicts.about(address).next_back();
+        last.map_or(self.now, |last| self.now.max(Timestamp(last.since.0 + 1)))
     }
 
     /// Keeps from others what a Service shows, though it does not hold it. Returns whether

@@ -261,7 +261,7 @@ impl Engine {
             if known.is_some_and(|known| known.kind != ConflictKind::BeyondQuota) {
                 continue;
             }
-            let since = known.map_or(self.now, |known| known.since);
+            let since = known.map_or_else(|| self.shown_since(*address), |known| known.since);
             let is_within = !is_beyond_quota && self.may_keep_away(key, *address);
             let kind = if is_restored || is_within {
                 ConflictKind::Claimed

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use lb_allocator::engine::{
     Acquire, Acquired, Change, Family, Holder, Policy, PoolName, Refusal, Reply, ServiceKey,
-    Transition, Unmet,
+    Timestamp, Transition, Unmet,
 };
 
 use crate::book::{Book, Held, Place, Shown, Stage};
@@ -156,11 +156,14 @@ impl Book {
         changes: &mut Vec<Change>,
     ) {
         if self.may_keep_away(key, address) {
+            // Later than all others.
+            let last = self.showing(address).last().map(|last| last.since.0 + 1);
+            let since = last.map_or(self.now, |last| self.now.max(Timestamp(last)));
             let shown = Shown {
                 address,
                 key: key.clone(),
                 holder: holder.clone(),
-                since: self.now,
+                since,
             };
             changes.push(self.shows(shown));
         }
