@@ -42,7 +42,12 @@ impl Engine {
         outcome: &mut Outcome,
     ) {
         if acquire.wish.current.contains(&held.address) {
-            self.keep_shown(&held.key, held.address, holder, outcome);
+            // Before whoever claimed it while it was held.
+            let first = self.conflicts.about(held.address).next();
+            let since = first.map_or(held.since, |first| {
+                held.since.min(Timestamp(first.since.0 - 1))
+            });
+            self.keep_shown(&held.key, held.address, (holder, since), outcome);
         }
         self.commit(ChangeKind::Released(held), outcome);
     }
@@ -51,7 +56,7 @@ impl Engine {
         &mut self,
         key: &Arc<ServiceKey>,
         address: IpAddr,
-        holder: &Holder,
+        (holder, since): (&Holder, Timestamp),
         outcome: &mut Outcome,
     ) {
         if self.may_keep_away(key, address) {
@@ -59,7 +64,7 @@ impl Engine {
                 address,
                 key: Arc::clone(key),
                 holder: holder.clone(),
-                since: self.shown_since(address),
+                since,
                 kind: ConflictKind::Shown,
             };
             self.commit(ChangeKind::Conflicted(Arc::new(conflict)), outcome);
@@ -85,7 +90,10 @@ impl Engine {
         for address in &unknown {
             match self.conflicts.get(&acquire.key, *address).cloned() {
                 Some(known) => self.seen_again(&known, outcome),
-                None => self.keep_shown(&acquire.key, *address, holder, outcome),
+                None => {
+                    let since = self.shown_since(*address);
+                    self.keep_shown(&acquire.key, *address, (holder, since), outcome);
+                }
             }
         }
         !unknown.is_empty()

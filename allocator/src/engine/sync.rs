@@ -107,6 +107,8 @@ impl Engine {
         let found = self.settle_claims(&live, missed, outcome);
         self.keep_conflicts(cluster, &live, &found, outcome);
         self.keep_shown_of_all(&live, *seen, outcome);
+        // Who got what it shows shows all that it holds.
+        self.review_shown(cluster, &live, outcome);
         self.heard_of(cluster, outcome);
         Reply::Synced(self.verdicts(cluster, &live, outcome))
     }

@@ -105,7 +105,10 @@ impl Book {
         in_vain.retain(|address| self.shows_in_vain(acquire, *address));
         let has_news = !in_vain.is_empty();
         for address in in_vain {
-            self.keep_shown(key, address, &holder, &mut changes);
+            // Later than all others.
+            let last = self.showing(address).last().map(|last| last.since.0 + 1);
+            let since = last.map_or(self.now, |last| self.now.max(Timestamp(last)));
+            self.keep_shown(key, address, (&holder, since), &mut changes);
         }
         if has_news || !self.shown_no_more(acquire).is_empty() {
             let (reply, more) = self.acquire(acquire);
@@ -143,7 +146,13 @@ impl Book {
         changes: &mut Vec<Change>,
     ) {
         if acquire.wish.current.contains(&held.address) {
-            self.keep_shown(&held.key, held.address, holder, changes);
+            // Earlier than all others.
+            let first = self
+                .showing(held.address)
+                .first()
+                .map(|first| first.since.0 - 1);
+            let since = first.map_or(held.since, |first| held.since.min(Timestamp(first)));
+            self.keep_shown(&held.key, held.address, (holder, since), changes);
         }
         changes.push(self.release(held));
     }
@@ -152,13 +161,10 @@ impl Book {
         &mut self,
         key: &ServiceKey,
         address: IpAddr,
-        holder: &Holder,
+        (holder, since): (&Holder, Timestamp),
         changes: &mut Vec<Change>,
     ) {
         if self.may_keep_away(key, address) {
-            // Later than all others.
-            let last = self.showing(address).last().map(|last| last.since.0 + 1);
-            let since = last.map_or(self.now, |last| self.now.max(Timestamp(last)));
             let shown = Shown {
                 address,
                 key: key.clone(),

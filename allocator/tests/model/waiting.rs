@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use lb_allocator::engine::{Command, Engine, Outcome, Reply, ServiceKey};
+use lb_allocator::engine::{Command, Engine, Outcome, Reply, ServiceKey, Timestamp};
 use proptest::prelude::*;
 
 #[derive(Default)]
@@ -12,6 +12,7 @@ pub struct Waiting(Vec<Waiter>);
 struct Waiter {
     key: Arc<ServiceKey>,
     command: Command,
+    reply: Reply,
     /// It will ask again.
     is_told: bool,
 }
@@ -50,6 +51,7 @@ impl Waiting {
             self.0.push(Waiter {
                 key,
                 command: command.clone(),
+                reply: reply.clone(),
                 is_told: false,
             });
         }
@@ -78,8 +80,10 @@ impl Waiting {
 
     pub fn are_told(&self, engine: &Engine) -> Result<(), TestCaseError> {
         for waiter in self.0.iter().filter(|waiter| !waiter.is_told) {
-            let reply = engine.reply_without_change(None, &waiter.command);
-            prop_assert!(reply.is_some(), "nobody told {:?}", waiter.command);
+            // Asked again it may tell what it shows, and get nothing by that.
+            let is_same = engine.reply_without_change(None, &waiter.command).is_some()
+                || engine.clone().plan(&waiter.command, Timestamp(0)).0 == waiter.reply;
+            prop_assert!(is_same, "nobody told {:?}", waiter.command);
         }
         Ok(())
     }
