@@ -11,7 +11,6 @@ use std::{
     sync::Arc,
 };
 
-use hashbrown::HashMap;
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::{Notify, watch};
 

@@ -3,7 +3,7 @@
 use integration_tests::{
     allocator::{Allocator, Options},
     eventually::{DEADLINE, eventually},
-    rpc::{Asking, acquire, held, key, of_cluster, refusal, release, sync_of},
+    rpc::{Asking, acquire, held, key, of_cluster, refusal, sync_of},
 };
 use lb_proto::v1::{
     ConflictWinner, DecommissionClusterRequest, HandoverRequest, RecommissionClusterRequest,
