@@ -102,7 +102,7 @@ async fn reloads_by_a_config_map_and_by_sighup_drop_no_request() {
     }
     let errors = site.allocator.process().errors();
     assert!(
-        errors.contains("SIGHUP: reading the pools file"),
+        errors.contains("SIGHUP: reading pools file and certificates"),
         "{errors}"
     );
     ns.gets("held", ["198.51.100.200"]).await;
