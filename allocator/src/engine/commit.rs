@@ -183,7 +183,8 @@ impl Engine {
                 outcome.ask_again.extend(reserved.key.clone());
             }
             let shown_by = self.conflicts.about(address);
-            let shown_by = shown_by.filter(|conflict| conflict.key != allocation.key);
+            // Whoever claims it is told when it has it.
+            let shown_by = shown_by.filter(|of| of.key != allocation.key && !of.is_claim());
             let shown_by = shown_by.map(|conflict| Arc::clone(&conflict.key));
             outcome.ask_again.extend(shown_by);
             self.remember(LastHeld {

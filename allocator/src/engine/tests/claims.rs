@@ -68,7 +68,11 @@ fn a_claim_does_not_depend_on_what_else_a_service_asks_for() {
     h.sync("a", vec![unreadable.clone()]);
     assert_eq!(h.holder_of("192.0.2.1"), ["a/s1"]);
 
-    // Nor is anything forgotten of a Service that it holds already.
+    // Nor is anything forgotten of a Service that holds it already.
+    let tier = Requirement::In("tier".to_owned(), BTreeSet::from(["web".to_owned()]));
+    let mut h = Harness::with_rules(&[("p", &[], &["192.0.2.1"])], |spec| {
+        spec.service_selector = Some(Selector(vec![tier.clone()]));
+    });
     let mut labelled = shows("s1", "192.0.2.1");
     labelled.wish.labels = Arc::new(Labels {
         service: LabelMap::from([("tier".to_owned(), "web".to_owned())]),
