@@ -270,9 +270,11 @@ mod tests {
 
     #[test]
     fn an_api_server_that_asks_to_be_left_alone_is_left_alone_for_so_long() {
-        let asked = |error: ApiError| match error {
-            ApiError::Unavailable { retry_after, .. } => retry_after.map(|after| after.as_secs()),
-            other => panic!("{other:?}"),
+        let asked = |error: ApiError| {
+            let ApiError::Unavailable { retry_after, .. } = error else {
+                panic!("{error:?}");
+            };
+            retry_after.map(|after| after.as_secs())
         };
         let plain = "Too many requests, please try again later.";
         assert_eq!(asked(answer(429, Some(7), plain)), Some(7));
