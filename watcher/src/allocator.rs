@@ -234,6 +234,8 @@ impl Allocator {
             }),
             cluster_uid: String::new(),
             was_allocated: status::says_satisfied(service),
+            shown_by_others: status::other_owners(service).is_some()
+                && !status::owns_addresses(service),
         }
     }
 

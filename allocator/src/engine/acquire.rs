@@ -63,6 +63,8 @@ pub struct Acquire {
     pub cluster_ip: Option<IpAddr>,
     /// The Service says that it was given what it shows.
     pub was_allocated: bool,
+    /// Whether others than its watcher wrote what its status shows.
+    pub shown_by_others: bool,
     pub wish: Wish,
 }
 

@@ -17,6 +17,7 @@ use super::{
     address::Family,
     change::{Allocation, ChangeKind, Holder, Revision},
     clusters::ClusterState,
+    is_same_uid,
     key::{ClusterName, Namespace, ServiceKey},
     pools::{Located, PoolIndex},
     quota::Weight,
@@ -123,7 +124,12 @@ impl Engine {
                     missed.is_some_and(|(seen, now)| held.revision > seen && held.revision <= now)
                 };
                 let is_shown = |held: &Allocation| acquire.wish.current.contains(&held.address);
-                if held.is_some_and(|held| is_shown(held) || is_new(held)) {
+                // A hand in the status moves no Service from what it holds.
+                let is_edited = |held: &Allocation| {
+                    acquire.shown_by_others
+                        && is_same_uid(acquire.uid.as_ref(), held.holder.uid.as_ref())
+                };
+                if held.is_some_and(|held| is_shown(held) || is_new(held) || is_edited(held)) {
                     continue;
                 }
                 let shown = acquire.wish.current.iter().copied();

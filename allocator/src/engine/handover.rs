@@ -112,6 +112,19 @@ impl Engine {
                 holder: Some(Arc::clone(&other.key)),
             });
         }
+        // Whoever shows the address would keep it from the target, and get it in the end.
+        let is_claimant = self.conflicts.get(to, address).is_some();
+        let mut showing = self.conflicts.about(address);
+        if reserved.is_none()
+            && !is_claimant
+            && let Some(other) = showing.find(|conflict| conflict.keeps_away())
+        {
+            return Err(Refusal::AddressShown {
+                address,
+                pool: pool(),
+                by: Some(Arc::clone(&other.key)),
+            });
+        }
         Ok(Arc::new(Reservation {
             address,
             key: Some(Arc::clone(to)),

@@ -231,6 +231,7 @@ fn in_namespace(namespace: &str, name: &str) -> Acquire {
         created: None,
         cluster_ip: None,
         was_allocated: false,
+        shown_by_others: false,
         wish: Wish {
             families: vec![Family::V4],
             policy: Policy::All,

@@ -63,6 +63,7 @@ pub fn acquire(request: v1::AcquireRequest) -> Result<Acquire, Status> {
         created_at,
         cluster_uid: _,
         was_allocated,
+        shown_by_others,
     } = request;
     let key = service_key("service", service)?;
     let raw = wish.ok_or_else(|| invalid("wish", "is missing"))?;
@@ -73,6 +74,7 @@ pub fn acquire(request: v1::AcquireRequest) -> Result<Acquire, Status> {
         created: created_at.map(|at| millis("created_at", at)).transpose()?,
         cluster_ip,
         was_allocated,
+        shown_by_others,
         wish: self::wish(raw)?,
     })
 }
@@ -91,6 +93,7 @@ pub fn present(request: v1::AcquireRequest) -> Result<Acquire, Status> {
             .and_then(|at| millis("created_at", at).ok()),
         cluster_ip: None,
         was_allocated: request.was_allocated,
+        shown_by_others: request.shown_by_others,
         wish: Wish {
             families: Vec::new(),
             policy: Policy::All,

@@ -38,6 +38,7 @@ fn pools() -> Arc<Pools> {
 fn acquire(name: &str, uid: &str, families: &[Family]) -> Command {
     Command::Acquire(Acquire {
         was_allocated: false,
+        shown_by_others: false,
         key: Arc::new(ServiceKey::parse("a", "default", name).unwrap()),
         uid: Some(Uid::parse(uid).unwrap()),
         created: None,

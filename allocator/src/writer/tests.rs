@@ -114,6 +114,7 @@ fn acquire(name: &str) -> Acquire {
         uid: Some(Uid::parse("u").unwrap()),
         created: None,
         was_allocated: false,
+        shown_by_others: false,
         cluster_ip: None,
         wish: Wish {
             families: vec![Family::V4],

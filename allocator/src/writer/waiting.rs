@@ -519,6 +519,7 @@ mod tests {
             uid: None,
             created: None,
             was_allocated: false,
+            shown_by_others: false,
             cluster_ip: None,
             wish: Wish {
                 families: vec![Family::V4],

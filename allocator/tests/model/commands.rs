@@ -134,6 +134,14 @@ impl Book {
                 holder,
             });
         }
+        let showing = self.showing(address);
+        if reserved.is_none()
+            && showing.iter().all(|shown| shown.key != **to)
+            && let Some(other) = showing.first()
+        {
+            let by = Some(other.key.clone().into());
+            return refused(Refusal::AddressShown { address, pool, by });
+        }
         let kept = Kept {
             address,
             key: Some((**to).clone()),

@@ -80,6 +80,7 @@ fn any_acquire() -> impl Strategy<Value = Acquire> {
             uid,
             cluster_ip: cluster_ip.map(|text| text.parse().expect("an address")),
             was_allocated: false,
+            shown_by_others: false,
             wish,
         })
 }

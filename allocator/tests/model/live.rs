@@ -247,6 +247,7 @@ impl World {
             created: None,
             cluster_ip: None,
             was_allocated: false,
+            shown_by_others: false,
             wish: Wish {
                 current: live.shown.iter().copied().collect(),
                 ..live.wish.clone()
@@ -313,6 +314,7 @@ impl World {
                     created: None,
                     cluster_ip: None,
                     was_allocated: false,
+                    shown_by_others: false,
                     wish: Wish {
                         pool: None,
                         ..wish.clone()

@@ -318,6 +318,7 @@ fn plain(key: ServiceKey, labels: Arc<Labels>, family: Family) -> Acquire {
         uid: None,
         cluster_ip: None,
         was_allocated: false,
+        shown_by_others: false,
         wish: Wish {
             families: vec![family],
             policy: Policy::All,

@@ -5,8 +5,8 @@ use integration_tests::{
     rpc::{Asking, acquire, held, key, refusal, release, release_of},
 };
 use lb_proto::v1::{
-    GetAllocationRequest, IpFamily, IpFamilyPolicy::RequireDualStack, ListReservationsRequest,
-    ReleaseRequest, Reservation, get_allocation_request::Of,
+    Conflict, ConflictKind, GetAllocationRequest, IpFamily, IpFamilyPolicy::RequireDualStack,
+    ListConflictsRequest, ReleaseRequest, get_allocation_request::Of,
 };
 use tonic::Code;
 
@@ -86,15 +86,15 @@ async fn releasing_what_was_never_held_is_ok() {
 }
 
 #[tokio::test]
-async fn what_a_service_gave_up_is_reserved_until_it_shows_it_no_more() {
+async fn what_a_service_gave_up_goes_to_nobody_until_it_is_shown_no_more() {
     let mut allocator = two_addresses().await;
-    let reserved = async |allocator: &Allocator| {
-        let request = ListReservationsRequest::default();
-        let mut admin = allocator.admin_client().await;
-        let listed = admin.list_reservations(request).await.unwrap();
-        let reservations = listed.into_inner().reservations;
-        let one = |one: Reservation| (one.address, one.service == one.from);
-        reservations.into_iter().map(one).collect::<Vec<_>>()
+    let shown = async |allocator: &Allocator| {
+        let request = ListConflictsRequest {};
+        let mut pools = allocator.pool_client().await;
+        let listed = pools.list_conflicts(request).await.unwrap();
+        let conflicts = listed.into_inner().conflicts;
+        let one = |one: Conflict| (one.kind(), one.address);
+        conflicts.into_iter().map(one).collect::<Vec<_>>()
     };
     let first = || acquire("web", "a").addresses(&["192.0.2.2"]);
     let other = || acquire("web", "b").addresses(&["192.0.2.1"]);
@@ -106,12 +106,12 @@ async fn what_a_service_gave_up_is_reserved_until_it_shows_it_no_more() {
 
     allocator.kill();
     allocator.start_again().await;
-    let kept = [("192.0.2.1".to_owned(), true)];
-    assert_eq!(reserved(&allocator).await, kept);
+    let kept = [(ConflictKind::Shown, "192.0.2.1".to_owned())];
+    assert_eq!(shown(&allocator).await, kept);
     let mut client = allocator.client().await;
     client.acquire(other()).await.unwrap_err();
     client.acquire(first().showing("192.0.2.2")).await.unwrap();
-    assert_eq!(reserved(&allocator).await, []);
+    assert_eq!(shown(&allocator).await, []);
     let answer = client.acquire(other()).await.unwrap().into_inner();
     assert_eq!(held(&answer), ["192.0.2.1"]);
 }

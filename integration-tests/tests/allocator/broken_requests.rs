@@ -129,7 +129,7 @@ fn wishes() -> Vec<(&'static str, AcquireRequest)> {
                 port: 1,
             }]),
         ),
-        ("too many ports", ports((1..=1001).map(port).collect())),
+        ("too many ports", ports((1..=10_001).map(port).collect())),
         (
             "an unknown traffic policy",
             good().wishing(|wish| wish.external_traffic_policy = 9),
@@ -243,7 +243,7 @@ async fn the_largest_valid_wish_is_granted() {
     )
     .uid(&"u".repeat(128))
     .wishing(|wish| {
-        wish.ports = (1..=1000)
+        wish.ports = (1..=10_000)
             .map(|port| ServicePort { protocol: 2, port })
             .collect();
         wish.service_labels = (0..1000)

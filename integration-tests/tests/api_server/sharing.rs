@@ -60,7 +60,7 @@ async fn a_service_that_may_not_share_any_more_and_finds_no_other_address_loses_
     ns.gets("goes", ["192.0.2.1"]).await;
     let clash = json!({"spec": {"ports": [{"port": 80, "protocol": "TCP"}]}});
     ns.edit("goes", clash).await;
-    ns.is_pending("goes", "POOL_EXHAUSTED").await;
+    ns.is_pending("goes", "SHARING_PORT_CLASH").await;
     ns.gets("stays", ["192.0.2.1"]).await;
 }
 

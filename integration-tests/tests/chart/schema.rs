@@ -16,8 +16,8 @@ async fn known(file: &str) -> BTreeSet<String> {
     fs::write(&path, file).unwrap();
     let (_, out, errors) = run(&["check-config", path.to_str().unwrap()], &[]).await;
     let told = out + &errors;
-    let (_, known) = told.split_once("expected one of ").unwrap();
-    let (known, _) = known.split_once(" at line").unwrap();
+    let (_, known) = told.split_once("; it has ").unwrap();
+    let known = known.lines().next().unwrap();
     known.split(", ").map(ToOwned::to_owned).collect()
 }
 

@@ -23,8 +23,8 @@ impl Cast {
     pub fn random() -> Self {
         let one_of = |runs: u8| fastrand::u8(..runs) == 0;
         Self {
-            liar: false,
-            foreign_writer: false,
+            liar: one_of(4),
+            foreign_writer: one_of(3),
             admin: one_of(3),
             unknown_clusters: one_of(4),
             twin: one_of(4),

@@ -320,6 +320,21 @@ fn what_a_refused_service_shows_is_kept_for_it() {
 }
 
 #[test]
+fn what_a_hand_wrote_over_a_held_address_is_kept_from_others_and_moves_nobody() {
+    let mut h = four();
+    h.get(of("a", "s1")).unwrap();
+    let edited = Acquire {
+        shown_by_others: true,
+        ..of("a", "s1").showing("192.0.2.2")
+    };
+    h.sync("a", vec![edited]);
+    assert_eq!(h.holder_of("192.0.2.1"), ["a/s1"]);
+    assert_eq!(h.get(of("b", "s2")), ok(&["192.0.2.3"]));
+    h.sync("a", vec![of("a", "s1").showing("192.0.2.1")]);
+    assert_eq!(h.get(of("b", "s3")), ok(&["192.0.2.2"]));
+}
+
+#[test]
 fn what_is_shown_beside_what_is_held_is_kept_from_others() {
     let mut h = four();
     h.get(of("a", "s1")).unwrap();

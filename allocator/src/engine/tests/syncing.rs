@@ -564,6 +564,25 @@ fn a_handover_gives_the_address_to_its_target_when_the_source_has_let_go() {
 }
 
 #[test]
+fn what_a_third_service_shows_is_handed_over_only_when_that_conflict_is_decided() {
+    let mut h = four();
+    h.get(of("a", "s1")).unwrap();
+    h.get(of("b", "s2")).unwrap();
+    h.sync("c", vec![of("c", "s3").showing("192.0.2.1")]);
+    let command = handover(&h);
+    let (reply, outcome) = h.run(&command);
+    let Reply::Refused(refusal) = reply else {
+        panic!("{reply:?}");
+    };
+    assert_eq!(refusal.reason(), "ADDRESS_IN_USE");
+    assert!(refusal.to_string().contains("c/"), "{refusal}");
+    assert_eq!(outcome.changes, []);
+    h.sync("c", vec![of("c", "s3")]);
+    let (reply, _) = h.run(&command);
+    assert!(matches!(reply, Reply::Reserved(_)), "{reply:?}");
+}
+
+#[test]
 fn a_handover_of_one_family_leaves_the_source_its_other_address() {
     for shows in [true, false] {
         let mut h = Harness::new(&[("p", &[], &["192.0.2.1", "2001:db8::1"])]);
