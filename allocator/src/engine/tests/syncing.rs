@@ -575,7 +575,7 @@ fn what_a_third_service_shows_is_handed_over_only_when_that_conflict_is_decided(
         panic!("{reply:?}");
     };
     assert_eq!(refusal.reason(), "ADDRESS_IN_USE");
-    assert!(refusal.to_string().contains("c/"), "{refusal}");
+    assert!(refusal.to_string().contains("s3"), "{refusal}");
     assert_eq!(outcome.changes, []);
     h.sync("c", vec![of("c", "s3")]);
     let (reply, _) = h.run(&command);
