@@ -138,6 +138,11 @@ impl Engine {
             self.commit(ChangeKind::ConflictEnded(conflict), outcome);
         }
         if let Some(refusal) = self.barred(acquire) {
+            if !self.clusters.is_decommissioned(&key.cluster) {
+                // What it shows beside the address that it is in conflict about.
+                let holder = self.next_holder(acquire);
+                self.keep_all_shown(acquire, &holder, outcome);
+            }
             return Reply::Refused(refusal);
         }
         if self.is_late(acquire) {
@@ -185,7 +190,9 @@ impl Engine {
             return None;
         }
         if let Some(refusal) = self.barred(acquire) {
-            return Some(Reply::Refused(refusal));
+            let is_known = self.clusters.is_decommissioned(&key.cluster)
+                || self.shown_in_vain(acquire).is_empty();
+            return is_known.then_some(Reply::Refused(refusal));
         }
         if self.is_late(acquire) {
             return Some(self.unchanged(acquire));

@@ -399,8 +399,16 @@ impl World {
         prop_assert_eq!(&again.0, &reply, "restarted, asked {:?}", command);
         prop_assert_eq!(&again.1.changes, &outcome.changes, "restarted");
         self.write_down(&outcome.changes)?;
-        // A Sync may free what another Service of it claims.
-        let repeats = if let Command::Sync(_) = command { 3 } else { 0 };
+        // A Sync may free what another Service of it claims, and who gets what it claims
+        // leaves what the one that asked may have.
+        let asks = |key: &ServiceKey| matches!(command, Command::Acquire(of) if *of.key == *key);
+        let settles = outcome.changes.iter().filter_map(Change::allocated);
+        let settles = settles.filter(|given| !asks(&given.key)).count() > 0;
+        let repeats = if settles || matches!(command, Command::Sync(_)) {
+            3
+        } else {
+            0
+        };
         for _ in 0..repeats {
             let (_, outcome) = self.engine.plan(command, self.clock);
             self.write_down(&outcome.changes)?;
@@ -421,10 +429,14 @@ impl World {
     }
 
     /// But by those with whom the Service shares it; and whoever claims in another cluster
-    /// what is shared does not end that.
+    /// what is shared does not end that. Who goes back to what it shows itself adds nothing.
     fn is_shown_by_nobody_else(&self, allocation: &Allocation) -> Checked {
         let address = allocation.address;
         let holders = self.tables.holders(address);
+        let own = self.live.get(&*allocation.key);
+        if own.is_some_and(|own| own.shown.contains(&address)) {
+            return Ok(());
+        }
         for (key, live) in &self.live {
             let shows = live.shown.contains(&address) && !live.untold.contains(&address);
             if *key == *allocation.key || !shows {

@@ -368,3 +368,13 @@ fn nobody_is_kept_from_what_it_showed_before_others_said_so() {
     let back = of("a", "s1").showing("192.0.2.1").asking("192.0.2.1");
     assert_eq!(h.get(back), ok(&["192.0.2.1"]));
 }
+
+#[test]
+fn what_a_service_in_conflict_shows_beside_that_is_kept_from_others() {
+    let mut h = four();
+    h.get(of("a", "s1").asking("192.0.2.4")).unwrap();
+    h.sync("b", vec![of("b", "s1").showing("192.0.2.4")]);
+    let both = of("b", "s1").showing("192.0.2.4").showing("192.0.2.1");
+    assert_eq!(h.get(both).unwrap_err().reason(), "ADDRESS_CONFLICT");
+    assert_eq!(h.get(of("c", "s1")), ok(&["192.0.2.2"]));
+}
