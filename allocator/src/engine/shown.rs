@@ -226,8 +226,8 @@ impl Engine {
             .collect()
     }
 
-    /// Ends what Services of a cluster show no more, and after the grace what those showed
-    /// that it does not have any more.
+    /// Ends what Services of a cluster show no more, and, after the grace, what Services
+    /// showed that the cluster does not have any more.
     pub(super) fn review_shown(
         &mut self,
         cluster: &ClusterName,
@@ -241,8 +241,14 @@ impl Engine {
                 Some(acquire) if self.shown_no_more(acquire).contains(&conflict) => {
                     self.commit(ChangeKind::ConflictEnded(conflict), outcome);
                 }
-                Some(_) => self.seen_again(&conflict, outcome),
-                None => {
+                Some(acquire)
+                    if is_same_uid(acquire.uid.as_ref(), conflict.holder.uid.as_ref())
+                        || acquire.wish.current.contains(&conflict.address) =>
+                {
+                    self.seen_again(&conflict, outcome);
+                }
+                // One that was created again under the name is another Service.
+                Some(_) | None => {
                     let end = conflict.release_at().unwrap_or(grace);
                     self.conflict_ends_at(&conflict, Some(end), outcome);
                 }

@@ -378,3 +378,15 @@ fn what_a_service_in_conflict_shows_beside_that_is_kept_from_others() {
     assert_eq!(h.get(both).unwrap_err().reason(), "ADDRESS_CONFLICT");
     assert_eq!(h.get(of("c", "s1")), ok(&["192.0.2.2"]));
 }
+
+#[test]
+fn what_a_service_showed_is_free_after_the_grace_when_another_one_has_its_name() {
+    let mut h = moved();
+    let mut again = of("a", "s1").uid("another");
+    again.wish.families = Vec::new();
+    h.sync("a", vec![again.clone()]);
+    assert_eq!(first(&mut h), is_shown(), "it may be seen again");
+    h.now = h.now.after(GRACE);
+    h.sync("a", vec![again]);
+    assert_eq!(first(&mut h), ok(&["192.0.2.1"]));
+}
