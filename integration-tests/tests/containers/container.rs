@@ -64,7 +64,10 @@ pub fn with_tls() -> ContainerRequest<GenericImage> {
     let image = generic("lb-allocator")
         .with_exposed_port(PORT.tcp())
         .with_wait_for(WaitFor::message_on_stderr("serving"));
-    careful(image.into()).with_env_var("IP_LIST", addresses())
+    // No cluster has anything that a new database would have to learn first.
+    careful(image.into())
+        .with_env_var("IP_LIST", addresses())
+        .with_env_var("LB_ALLOCATOR_ADOPTION_WINDOW", "0s")
 }
 
 /// More than any test asks for.
