@@ -31,6 +31,7 @@ pub mod namespace;
 pub mod policy;
 pub mod ports;
 pub mod process;
+pub mod readme;
 pub mod relay;
 pub mod rpc;
 pub mod scratch;

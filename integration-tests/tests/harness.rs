@@ -1,11 +1,19 @@
-//! The harness itself: what it starts is real, and nothing of it is left over.
+//! The harness itself: what it starts is real, and nothing of it is left over. And what the READMEs
+//! say of the repository.
 
 use std::{fs, io::ErrorKind, path::Path, process::Command, time::Duration};
 
 use anyhow::Result;
 use integration_tests::{
-    control_plane::ControlPlane, eventually::eventually, kubeconfig, namespace::addresses,
-    relay::Relay, scratch::Scratch, service::service,
+    commands::repository,
+    control_plane::ControlPlane,
+    eventually::eventually,
+    kubeconfig,
+    namespace::addresses,
+    readme::{READMES, text_of},
+    relay::Relay,
+    scratch::Scratch,
+    service::service,
 };
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, api::ListParams};
@@ -111,4 +119,41 @@ async fn a_relay_resets_the_connections_that_are_open_on_both_sides() -> Result<
         }
     }
     Ok(())
+}
+
+/// What GitHub calls a heading in a link.
+fn anchor(heading: &str) -> String {
+    let kept = heading
+        .chars()
+        .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+/// The targets of the links to files and headings of the repository.
+fn links(text: &str) -> Vec<&str> {
+    let targets = text.split("](").skip(1);
+    let targets = targets.filter_map(|rest| Some(rest.split_once(')')?.0));
+    targets.filter(|target| !target.contains("://")).collect()
+}
+
+#[test]
+fn every_link_of_a_readme_leads_to_a_file_and_to_a_heading_of_it() {
+    for readme in READMES {
+        let text = text_of(readme);
+        let folder = Path::new(readme).parent().unwrap();
+        for link in links(&text) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let file = match file {
+                "" => Path::new(readme).to_owned(),
+                file => folder.join(file),
+            };
+            assert!(repository().join(&file).exists(), "{readme}: {link}");
+            if !heading.is_empty() {
+                let text = text_of(file.to_str().unwrap());
+                let headings = text.lines().filter_map(|line| line.strip_prefix('#'));
+                let mut headings = headings.map(|line| anchor(line.trim_start_matches(['#', ' '])));
+                assert!(headings.any(|known| known == heading), "{readme}: {link}");
+            }
+        }
+    }
 }

@@ -44,7 +44,7 @@ pub async fn back_up(database: &Path, file: &Path) -> Result<String, String> {
     }
 }
 
-/// As README says: the allocator does not run, and nothing of the old database is left.
+/// As allocator/README.md says: the allocator does not run, and nothing of the old database is left.
 pub fn put_in_place(allocator: &Allocator, backup: &Path) {
     let database = allocator.database();
     for suffix in ["-wal", "-shm"] {

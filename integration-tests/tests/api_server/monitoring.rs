@@ -13,6 +13,7 @@ use integration_tests::{
     allocator::{Allocator, Options, connect_with},
     certificates::Authority,
     control_plane::ControlPlane,
+    readme::first_cells,
     rpc::{acquire, of_cluster},
     secret::Secret,
     service::service,
@@ -24,7 +25,6 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use self::promtool::{check_metrics, check_rules, parse_openmetrics};
-use crate::readme::document::first_cells;
 
 /// The metrics of an allocator and of a watcher that have seen everything there is a
 /// metric for: grants, refusals, denials, TLS, traces.
@@ -100,7 +100,7 @@ async fn all_exposed() -> BTreeMap<String, String> {
 }
 
 #[tokio::test]
-async fn every_metric_is_in_readme_and_every_metric_of_readme_is_exposed() {
+async fn every_metric_is_in_the_readme_and_every_metric_of_the_readme_is_exposed() {
     let Scrapes { allocator, watcher } = scrapes().await;
     for (text, heading) in [
         (allocator, "Metrics of lb-allocator:"),

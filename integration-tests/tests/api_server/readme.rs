@@ -1,4 +1,4 @@
-//! README's examples, run: what it says is what happens.
+//! The examples of the READMEs, run: what they say is what happens.
 //!
 //! - ` ```yaml pools `: a pools file that `check-config` takes.
 //! - ` ```console check-config `: what it prints for the pools file before.
@@ -7,15 +7,18 @@
 //!   shows then. What else is done stands behind `---`. PEERS are for
 //!   `--annotation-aliases`.
 
-pub mod document;
+mod document;
 mod example;
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use integration_tests::control_plane::ControlPlane;
+use integration_tests::{
+    control_plane::ControlPlane,
+    readme::{self, blocks, first_cells, rows},
+};
 
 use self::{
-    document::{blocks, first_cells, parse, readme, steps},
+    document::{parse, steps},
     example::{check_config, example},
 };
 
@@ -30,17 +33,18 @@ async fn every_example_comes_out_as_readme_says() {
 
 #[tokio::test]
 async fn check_config_takes_the_pools_files_and_prints_what_readme_says() {
-    let pools = blocks("yaml pools");
-    for block in &pools {
-        let (good, told) = check_config(&block.text).await;
-        assert!(good, "README.md:{}: {told}", block.line);
+    let mut explained = String::new();
+    for block in blocks("") {
+        if block.info == "yaml pools" {
+            let (good, told) = check_config(&block.text).await;
+            assert!(good, "{}: {told}", block.place);
+            explained = told;
+        } else if block.info == "console check-config" {
+            let (_command, printed) = block.text.split_once('\n').unwrap();
+            assert_eq!(printed, explained, "{}", block.place);
+        }
     }
-    for block in blocks("console check-config") {
-        let mut before = pools.iter().filter(|pools| pools.line < block.line);
-        let (_, told) = check_config(&before.next_back().unwrap().text).await;
-        let (_command, printed) = block.text.split_once('\n').unwrap();
-        assert_eq!(printed, told, "README.md:{}", block.line);
-    }
+    assert!(!explained.is_empty());
 }
 
 #[tokio::test]
@@ -50,7 +54,7 @@ async fn every_key_of_the_pools_file_is_in_the_table_and_in_an_example() {
     let (_, known) = told.split_once("no such key in a pool; it has ").unwrap();
     let known: BTreeSet<String> = known.trim().split(", ").map(ToOwned::to_owned).collect();
     assert!(known.len() > 10, "{told}");
-    assert_eq!(first_cells("### Pools file"), known);
+    assert_eq!(first_cells("Pools file"), known);
 
     let mut shown = BTreeSet::new();
     for block in blocks("yaml example") {
@@ -67,13 +71,10 @@ async fn every_key_of_the_pools_file_is_in_the_table_and_in_an_example() {
 
 #[test]
 fn every_annotation_is_in_the_table_and_in_an_example() {
-    let text = readme();
-    let (_, section) = text
-        .split_once("\n### What a Service can ask for\n")
-        .unwrap();
-    let rows = section.lines().skip_while(|line| !line.starts_with('|'));
-    let rows = rows.take_while(|line| line.starts_with('|'));
-    let cells = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
+    let rows = rows("What a Service can ask for");
+    let cells = rows
+        .iter()
+        .flat_map(|row| row.split('`').skip(1).step_by(2));
     let listed: BTreeSet<_> = cells
         .filter(|cell| cell.contains(".io/") || cell.contains(".tf/"))
         .map(ToOwned::to_owned)
@@ -102,12 +103,12 @@ fn every_reason_is_in_the_table_with_its_code_and_in_an_example() {
         let mut cells = line.split('|').map(str::trim).skip(1);
         Some((cells.next()?, cells.next()?))
     });
-    let text = readme();
+    let text = readme::text();
     let mut reasons = BTreeSet::new();
     for (reason, code) in promised.skip(2) {
         reasons.insert(reason.to_owned());
         let row = format!("| `{reason}` | {code} |");
-        assert!(text.contains(&row), "README has no row {row}");
+        assert!(text.contains(&row), "no README has the row {row}");
     }
     assert!(reasons.len() > 10, "{reasons:?}");
     // Of every RPC, and the watcher's own.
@@ -119,7 +120,7 @@ fn every_reason_is_in_the_table_with_its_code_and_in_an_example() {
     ] {
         reasons.insert(reason.to_owned());
     }
-    assert_eq!(first_cells("### Reasons"), reasons);
+    assert_eq!(first_cells("Reasons"), reasons);
 
     // What takes several clusters, or an administrator, is in no example.
     for reason in [

@@ -1,4 +1,4 @@
-//! README's commands to install, upgrade and uninstall, run from top to bottom on
+//! The READMEs' commands to install, upgrade and uninstall, run from top to bottom on
 //! two clusters without nodes.
 //!
 //! - ` ```yaml file NAME `: a file that the commands name.
@@ -14,39 +14,16 @@ use std::{
 };
 
 use integration_tests::{
-    binaries::control_plane_binaries, commands::repository, control_plane::ControlPlane,
-    kubeconfig, scratch::Scratch,
+    binaries::control_plane_binaries,
+    commands::repository,
+    control_plane::ControlPlane,
+    kubeconfig,
+    readme::{Block, blocks},
+    scratch::Scratch,
 };
 use serde_json::Value;
 
-struct Block {
-    line: usize,
-    info: String,
-    text: String,
-}
-
-fn blocks() -> Vec<Block> {
-    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
-    let mut blocks = Vec::new();
-    let mut open: Option<Block> = None;
-    for (number, line) in readme.lines().enumerate() {
-        match (line.strip_prefix("```"), &mut open) {
-            (Some(info), None) => {
-                open = Some(Block {
-                    line: number + 1,
-                    info: info.to_owned(),
-                    text: String::new(),
-                });
-            }
-            (Some(_), Some(_)) => blocks.extend(open.take()),
-            (None, Some(block)) => block.text += &format!("{line}\n"),
-            (None, None) => {}
-        }
-    }
-    blocks
-}
-
-/// A folder in which people type: with README's files and `deploy/`, and `helm` and
+/// A folder in which people type: with the READMEs' files and `deploy/`, and `helm` and
 /// `kubectl` on the path.
 struct Desk {
     folder: Scratch,
@@ -82,8 +59,8 @@ impl Desk {
             .unwrap();
         assert!(
             output.status.success(),
-            "README.md:{}: {}{}",
-            block.line,
+            "{}: {}{}",
+            block.place,
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
@@ -122,7 +99,7 @@ async fn every_command_to_install_upgrade_and_uninstall_works() {
     kubeconfig_of(&clusters, &file);
     let desk = Desk::new(file);
     let mut ran = 0;
-    for block in blocks() {
+    for block in blocks("") {
         if let Some(name) = block.info.strip_prefix("yaml file ") {
             fs::write(desk.path(name), &block.text).unwrap();
         } else if block.info == "console install" {
@@ -147,11 +124,9 @@ async fn every_command_to_install_upgrade_and_uninstall_works() {
 async fn the_manifests_are_applied_as_readme_says() {
     let control_plane = ControlPlane::start("manifests").await.unwrap();
     let desk = Desk::new(control_plane.kubeconfig());
-    let blocks = blocks();
-    let mine = blocks
-        .iter()
-        .filter(|block| block.info == "console manifests");
-    assert_eq!(mine.inspect(|block| desk.run(block)).count(), 1);
+    for block in blocks("console manifests") {
+        desk.run(&block);
+    }
     let client = control_plane.client().await;
     let path = "/apis/apps/v1/namespaces/kube-system/deployments/lb-allocator";
     let request = http::Request::get(path).body(Vec::new()).unwrap();

@@ -1,7 +1,7 @@
 //! Fuzz targets for what people write: pools files, `IP_LIST`, annotations.
 //!
 //! `cargo test` runs each for a few seconds, from random bytes, or for as long as one
-//! likes (see the README). A run that finds something prints the seed that finds it
+//! likes (see README.md of this crate). A run that finds something prints the seed that finds it
 //! again.
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
 //! Two clusters of one allocator, which is in the first of them, installed by the
-//! chart as README says it.
+//! chart as deploy/README.md says it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

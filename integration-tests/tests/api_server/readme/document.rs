@@ -1,54 +1,8 @@
-//! README, read.
-
-use std::{collections::BTreeSet, fs, path::Path};
+//! Examples of a README, read.
 
 use integration_tests::namespace::{addresses, condition};
 use k8s_openapi::api::core::v1::Service;
 use serde_json::Value;
-
-pub fn readme() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    fs::read_to_string(path).unwrap()
-}
-
-/// A fenced block, and where it begins.
-pub struct Block {
-    pub line: usize,
-    pub info: String,
-    pub text: String,
-}
-
-pub fn blocks(kind: &str) -> Vec<Block> {
-    let mut blocks = Vec::new();
-    let mut open: Option<Block> = None;
-    for (number, line) in readme().lines().enumerate() {
-        match (line.strip_prefix("```"), &mut open) {
-            (Some(info), None) => {
-                open = Some(Block {
-                    line: number + 1,
-                    info: info.to_owned(),
-                    text: String::new(),
-                });
-            }
-            (Some(_), Some(_)) => blocks.extend(open.take()),
-            (None, Some(block)) => block.text += &format!("{line}\n"),
-            (None, None) => {}
-        }
-    }
-    blocks.retain(|block| block.info.starts_with(kind));
-    assert!(!blocks.is_empty(), "README has no block {kind:?}");
-    blocks
-}
-
-/// The first cells of the table below a heading.
-pub fn first_cells(heading: &str) -> BTreeSet<String> {
-    let text = readme();
-    let (_, section) = text.split_once(&format!("\n{heading}\n")).unwrap();
-    let rows = section.lines().skip_while(|line| !line.starts_with('|'));
-    let rows = rows.take_while(|line| line.starts_with('|')).skip(2);
-    let quoted = rows.map(|row| row.split('`').nth(1).unwrap().to_owned());
-    quoted.collect()
-}
 
 /// What a Service's status shows.
 #[derive(Debug)]

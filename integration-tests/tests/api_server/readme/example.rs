@@ -1,4 +1,4 @@
-//! One example of README, run from top to bottom.
+//! One example of a README, run from top to bottom.
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
@@ -7,6 +7,7 @@ use integration_tests::{
     control_plane::ControlPlane,
     eventually::{DEADLINE, eventually},
     namespace::Namespace,
+    readme::Block,
     scratch::Scratch,
     service::service,
     site::Site,
@@ -15,7 +16,7 @@ use k8s_openapi::api::core::v1::Service;
 use kube::api::PostParams;
 use serde_json::Value;
 
-use super::document::{Block, Step, parse, steps};
+use super::document::{Step, parse, steps};
 
 /// Namespaces of the examples. Each run takes new ones in their place.
 const NAMESPACES: [&str; 3] = ["default", "shop", "blog"];
@@ -30,9 +31,9 @@ pub async fn check_config(pools: &str) -> (bool, String) {
 }
 
 /// # Panics
-/// When something else becomes of a Service than README says.
+/// When something else becomes of a Service than the README says.
 pub async fn example(control_plane: &ControlPlane, block: Block) {
-    let name = format!("README.md:{}", block.line);
+    let name = block.place;
     let mut namespaces = BTreeMap::new();
     let mut text = block.text;
     for placeholder in NAMESPACES {
