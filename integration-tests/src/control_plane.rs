@@ -64,6 +64,7 @@ pub struct ControlPlane {
 }
 
 static SHARED: OnceCell<ControlPlane> = OnceCell::const_new();
+static OLDEST: OnceCell<ControlPlane> = OnceCell::const_new();
 
 impl ControlPlane {
     /// The one that all tests of a binary share.
@@ -71,8 +72,24 @@ impl ControlPlane {
     /// # Panics
     /// When it does not start.
     pub async fn shared() -> &'static Self {
-        let start = || async { Self::start("shared").await };
-        match SHARED.get_or_try_init(start).await {
+        Self::one(&SHARED, "kube-apiserver", "shared").await
+    }
+
+    /// One of the oldest Kubernetes that is supported, which all tests of a binary share.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn oldest() -> &'static Self {
+        Self::one(&OLDEST, "kube-apiserver-oldest", "oldest").await
+    }
+
+    async fn one(
+        shared: &'static OnceCell<Self>,
+        apiserver: &'static str,
+        name: &'static str,
+    ) -> &'static Self {
+        let start = || async { Self::start_by(apiserver, name).await };
+        match shared.get_or_try_init(start).await {
             Ok(shared) => shared,
             Err(error) => panic!("the control plane does not start: {error:#}"),
         }
@@ -84,7 +101,11 @@ impl ControlPlane {
     /// When a binary cannot be built or a server is not ready in time; the end
     /// of its log is part of the error.
     pub async fn start(name: &str) -> Result<Self> {
-        let [etcd_binary, apiserver_binary] = control_plane_binaries(["etcd", "kube-apiserver"])?;
+        Self::start_by("kube-apiserver", name).await
+    }
+
+    async fn start_by(apiserver: &str, name: &str) -> Result<Self> {
+        let [etcd_binary, apiserver_binary] = control_plane_binaries(["etcd", apiserver])?;
         let folder = Scratch::new(name)?;
         let logs = logs::folder()?.join(name);
         fs::create_dir_all(&logs)?;

@@ -21,6 +21,7 @@ mod events;
 mod families;
 mod keeping;
 mod monitoring;
+mod oldest;
 mod plan;
 mod pool_requests;
 mod pool_rules;
