@@ -77,12 +77,12 @@ YAML
   until_true "$shop/cart in b to be told that no address is free" in_cluster b is_pending "$shop" cart
   say "ready in $((SECONDS - begun)) s"
 
-  printf '\n%s\n' "Every address is given, none twice, and one Service in b waits:"
+  printf '\n%s\n' "Every address is assigned, none twice, and one Service in b waits:"
   show_clusters "${routes[@]}"
   expect_each_address_once
   expect "the address of $shop/cart in b" "" "$(in_cluster b ip_of "$shop" cart)"
 
-  printf '\n%s\n' "An address is given back in a, and the Service that waits in b gets it:"
+  printf '\n%s\n' "An address is released in a, and the Service that waits in b gets it:"
   freed=$(in_cluster a ip_of "$shop" front)
   show kubectl --kubeconfig a.kubeconfig -n "$shop" delete service front
   until_true "an address for $shop/cart in b" in_cluster b has_ip "$shop" cart
@@ -90,10 +90,10 @@ YAML
   expect_each_address_once
   expect "the address of $shop/cart in b" "$freed" "$(in_cluster b ip_of "$shop" cart)"
 
-  hints="  cd $work
-  kubectl --kubeconfig a.kubeconfig -n $shop get service --watch
-  ${routes[*]}
-  grpcurl -cacert certs/ca.crt -cert certs/viewer.crt -key certs/viewer.key 127.0.0.1:$port list
-
-A Service is served when it has loadBalancerClass: $class."
+  # Every address is held: one has to be released first.
+  enter="cd $work"
+  next=("kubectl --kubeconfig b.kubeconfig -n $shop delete service cart"
+    "kubectl --kubeconfig a.kubeconfig create service loadbalancer mine --tcp 80"
+    "${routes[*]}")
+  mine_has_ip() { in_cluster a has_ip default mine; }
 }
