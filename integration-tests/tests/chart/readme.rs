@@ -5,6 +5,7 @@
 //! - ` ```console install `: commands, each behind a `$`; its other lines are
 //!   indented.
 //! - ` ```console manifests `: commands on a cluster of its own.
+//! - ` ```yaml again ` and ` ```console again `: what another README says, too, and is run there.
 
 use std::{
     env, fs,
@@ -136,4 +137,18 @@ async fn the_manifests_are_applied_as_readme_says() {
         containers[0]["name"], "allocator",
         "the one that exec takes"
     );
+}
+
+#[test]
+fn what_is_said_again_is_what_is_run_elsewhere() {
+    for (again, run) in [
+        ("yaml again", "yaml file "),
+        ("console again", "console install"),
+    ] {
+        let run = blocks(run);
+        for said in blocks(again) {
+            let is_run = run.iter().any(|block| block.text == said.text);
+            assert!(is_run, "{}: nothing runs this", said.place);
+        }
+    }
 }
