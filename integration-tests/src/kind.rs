@@ -126,12 +126,6 @@ impl Cluster {
         self.folder.path().join("kubeconfig")
     }
 
-    /// A place for files, which goes with it.
-    #[must_use]
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
     /// The tools with which it is used: kind, kubectl and helm.
     #[must_use]
     pub fn tools(&self) -> [&Path; 3] {
@@ -251,7 +245,7 @@ impl Cluster {
             "-A",
             "--sort-by=.metadata.creationTimestamp",
         ]);
-        let ours = "app.kubernetes.io/name in (lb-allocator,lb-watcher)";
+        let ours = "app.kubernetes.io/part-of=kubernetes-lb-controller";
         for namespace in [NAMESPACE, "kube-system"] {
             let logs = ["logs", "-n", namespace, "-l", ours, "--all-containers"];
             show(&[&logs[..], &["--prefix", "--tail=80"]].concat());

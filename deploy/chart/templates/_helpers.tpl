@@ -1,63 +1,3 @@
-{{- define "lb.labels" -}}
-app.kubernetes.io/name: {{ .name }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
-{{- end }}
-
-{{/* Labels of an object: those of a part, and where it comes from. */}}
-{{- define "lb.metadata" -}}
-{{ include "lb.labels" . }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-{{- end }}
-
-{{- define "lb.image" -}}
-image: {{ printf "%s/%s:%s" .root.Values.image.registry .name (.root.Values.image.tag | default .root.Chart.AppVersion) }}
-imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-{{- end }}
-
-{{/* What the restricted Pod Security Standard asks of a Pod. */}}
-{{- define "lb.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-fsGroup: 65532
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile: {type: RuntimeDefault}
-{{- end }}
-
-{{/* And of a container. */}}
-{{- define "lb.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities: {drop: [ALL]}
-{{- end }}
-
-{{/* The port is named admin. Starting takes long where many Services hold addresses. */}}
-{{- define "lb.probes" -}}
-startupProbe:
-  httpGet: {path: /healthz, port: {{ . }}}
-  periodSeconds: 2
-  failureThreshold: 150
-livenessProbe:
-  httpGet: {path: /healthz, port: {{ . }}}
-  periodSeconds: 10
-  timeoutSeconds: 5
-  failureThreshold: 6
-readinessProbe:
-  httpGet: {path: /readyz, port: {{ . }}}
-  periodSeconds: 5
-  timeoutSeconds: 5
-{{- end }}
-
-{{/* Where a Pod may run. */}}
-{{- define "lb.scheduling" -}}
-{{- range $key := list "nodeSelector" "tolerations" "priorityClassName" }}
-{{- with index $ $key }}
-{{ dict $key . | toYaml }}
-{{- end }}
-{{- end }}
-{{- end }}
-
 {{- define "lb.usesTls" -}}
 {{- if has .Values.tls.mode (list "generated" "certManager" "secrets") }}yes{{ end }}
 {{- end }}
@@ -66,17 +6,9 @@ readinessProbe:
 {{- if eq .Values.tls.mode "samePod" }}yes{{ end }}
 {{- end }}
 
-{{- define "lb.allocatorSecret" -}}
-{{ .Values.tls.allocatorSecret | default (printf "%s-allocator-tls" .Release.Name) }}
-{{- end }}
-
-{{- define "lb.watcherSecret" -}}
-{{ .Values.tls.watcherSecret | default (printf "%s-watcher-tls" .Release.Name) }}
-{{- end }}
-
 {{/* Names of the allocator in this cluster and for a forwarded port, and those given. A JSON list. */}}
 {{- define "lb.dnsNames" -}}
-{{- $name := printf "%s-allocator" .Release.Name -}}
+{{- $name := include "lb.name" (dict "root" . "part" "allocator") -}}
 {{- $svc := printf "%s.%s.svc" $name .Release.Namespace -}}
 {{- $own := list $svc (printf "%s.cluster.local" $svc) (printf "%s.%s" $name .Release.Namespace) $name "localhost" -}}
 {{- concat $own .Values.tls.dnsNames | toJson }}
@@ -88,13 +20,16 @@ readinessProbe:
 
 {{/* Clients that get a certificate, as JSON: Secrets and whom they are for. */}}
 {{- define "lb.clients" -}}
-{{- $clients := list (dict "secret" (printf "%s-admin-tls" .Release.Name) "who" "role/admin") -}}
+{{- $full := include "lb.fullname" . -}}
+{{- $watcher := include "lb.name" (dict "root" . "part" "watcher") -}}
+{{- $clients := list (dict "secret" (printf "%s-admin-tls" $full) "who" "role/admin") -}}
+{{- $clients = append $clients (dict "secret" (include "lb.viewerSecret" .) "who" "role/viewer") -}}
 {{- if .Values.watcher.enabled -}}
 {{- $who := printf "cluster/%s/role/watcher" .Values.cluster -}}
 {{- $clients = append $clients (dict "secret" (include "lb.watcherSecret" .) "who" $who) -}}
 {{- end -}}
 {{- range .Values.tls.clusters -}}
-{{- $secret := printf "%s-watcher-tls-%s" $.Release.Name . -}}
+{{- $secret := printf "%s-tls-%s" $watcher . -}}
 {{- $clients = append $clients (dict "secret" $secret "who" (printf "cluster/%s/role/watcher" .)) -}}
 {{- end -}}
 {{- $clients | toJson }}
@@ -110,6 +45,13 @@ readinessProbe:
 {{- fail (printf "tls.clusters is for tls.mode=generated and certManager: with tls.mode=%s nobody makes these certificates" $mode) -}}
 {{- end -}}
 {{- if .Values.allocator.enabled -}}
+{{- $strategy := .Values.allocator.updateStrategy -}}
+{{- if and (eq $strategy.type "RollingUpdate") (ne (dig "rollingUpdate" "maxSurge" "25%" $strategy | toString) "0") -}}
+{{- fail "allocator.updateStrategy would start a second allocator beside the first, which has the database: with RollingUpdate, set rollingUpdate.maxSurge=0" -}}
+{{- end -}}
+{{- if and .Values.allocator.existingConfigMap .Values.allocator.config.pools -}}
+{{- fail "allocator.config.pools and allocator.existingConfigMap are both set: the pools are in one of the two" -}}
+{{- end -}}
 {{- if .Values.allocator.address -}}
 {{- fail "allocator.address is for an allocator elsewhere, with allocator.enabled=false" -}}
 {{- end -}}

@@ -1,7 +1,14 @@
 {{/* The watcher's container; in its own Pod or in the allocator's. */}}
 {{- define "lb.watcherContainer" -}}
+{{- $mounts := list -}}
+{{- if include "lb.usesTls" . -}}
+{{- $mounts = append $mounts (dict "name" "watcher-tls" "mountPath" "/etc/lb-watcher/tls" "readOnly" true) -}}
+{{- end -}}
+{{- if include "lb.samePod" . -}}
+{{- $mounts = append $mounts (dict "name" "watcher-token" "mountPath" "/var/run/secrets/kubernetes.io/serviceaccount" "readOnly" true) -}}
+{{- end -}}
 - name: watcher
-  {{- include "lb.image" (dict "root" . "name" "lb-watcher") | nindent 2 }}
+  {{- include "lb.image" (dict "root" . "part" "watcher") | nindent 2 }}
   args:
   - --cluster={{ .Values.cluster }}
   - --allocator={{ include "lb.allocatorAddress" . }}
@@ -28,21 +35,23 @@
   {{- end }}
   ports:
   - {name: watcher-admin, containerPort: 7375}
-  {{- include "lb.probes" "watcher-admin" | nindent 2 }}
-  resources: {{- toYaml .Values.watcher.resources | nindent 4 }}
-  securityContext: {{- include "lb.containerSecurity" . | nindent 4 }}
-  {{- if include "lb.usesTls" . }}
-  volumeMounts:
-  - {name: watcher-tls, mountPath: /etc/lb-watcher/tls, readOnly: true}
-  {{- end }}
+  {{- include "lb.containerSpec" (dict "root" . "part" "watcher" "adminPort" "watcher-admin" "volumeMounts" $mounts) | trim | nindent 2 }}
 {{- end }}
 
-{{- define "lb.allocatorAddress" -}}
-{{- if not .Values.allocator.enabled -}}
-{{ .Values.allocator.address }}
-{{- else if include "lb.samePod" . -}}
-http://127.0.0.1:7373
-{{- else -}}
-{{ ternary "https" "http" (ne .Values.tls.mode "none") }}://{{ .Release.Name }}-allocator.{{ .Release.Namespace }}.svc:{{ .Values.allocator.service.port }}
-{{- end -}}
+{{- define "lb.watcherVolumes" -}}
+{{- if include "lb.usesTls" . }}
+- {{ include "lb.secretVolume" (dict "name" "watcher-tls" "secret" (include "lb.watcherSecret" .)) }}
+{{- end }}
+{{- if include "lb.samePod" . }}
+# What Kubernetes would mount into each container of the Pod.
+- name: watcher-token
+  projected:
+    sources:
+    - serviceAccountToken: {path: token}
+    - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
+    - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
+{{- end }}
+{{- with .Values.watcher.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}

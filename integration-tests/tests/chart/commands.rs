@@ -63,6 +63,16 @@ impl Commands {
         out
     }
 
+    /// What `helm get …` prints; it has to succeed.
+    pub fn helm_get(&self, args: &[&str]) -> String {
+        let mut command = Command::new(&self.helm);
+        command
+            .arg("get")
+            .args(args)
+            .env("KUBECONFIG", &self.kubeconfig);
+        run(command, "").0
+    }
+
     /// What kubectl prints; it has to fail.
     pub fn fails(&self, args: &[&str]) -> String {
         let mut command = Command::new(&self.kubectl);

@@ -54,9 +54,19 @@ fn define_types(commands: &Commands) {
     commands.kubectl(&["wait", established, "crd", "--all", "--timeout=60s"], "");
 }
 
-/// A Pod of a Deployment, as its controller would create it.
-fn pod(deployment: &Value) -> Value {
-    let template = &deployment["spec"]["template"];
+/// The Pods of rendered objects, those of Deployments as their controller would create them.
+pub fn pods(objects: &[Value]) -> Vec<Value> {
+    let templates = objects
+        .iter()
+        .filter_map(|object| match object["kind"].as_str().unwrap() {
+            "Deployment" => Some(&object["spec"]["template"]),
+            "Pod" => Some(object),
+            _ => None,
+        });
+    templates.map(pod).collect()
+}
+
+fn pod(template: &Value) -> Value {
     let mut pod = json!({"metadata": template["metadata"], "spec": template["spec"]});
     pod["metadata"]["generateName"] = json!("pod-");
     pod
@@ -91,13 +101,15 @@ async fn an_api_server_takes_every_object_and_the_restricted_standard_every_pod(
             (name.clone(), commands.helm("template", "lb", &args))
         })
         .collect();
-    let manifests = ["addresses.yaml", "lb-allocator.yaml"]
-        .map(|name| std::fs::read_to_string(repository().join("deploy/manifests").join(name)));
+    let manifests = ["examples/pools.yaml", "manifests/lb-allocator.yaml"]
+        .map(|name| std::fs::read_to_string(repository().join("deploy").join(name)));
     let manifests = manifests.map(|text| text.unwrap() + "\n").concat();
     rendered.push(("deploy/manifests".to_owned(), manifests));
+    let class = "{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {name: gvisor}, handler: runsc}";
+    commands.kubectl(&["apply", "-f", "-"], class);
     assert!(rendered.len() > 5);
 
-    let mut deployments = 0;
+    let mut checked = 0;
     for (name, yaml) in rendered {
         let objects = documents(&yaml);
         let apply = ["apply", "--server-side", "--dry-run=server", "-f", "-"];
@@ -107,12 +119,8 @@ async fn an_api_server_takes_every_object_and_the_restricted_standard_every_pod(
             .filter(|line| line.ends_with("(server dry run)"));
         assert_eq!(lines.count(), objects.len(), "{name}: {taken}");
 
-        for deployment in objects
-            .iter()
-            .filter(|object| object["kind"] == "Deployment")
-        {
-            deployments += 1;
-            let pod = pod(deployment);
+        for pod in self::pods(&objects) {
+            checked += 1;
             assert_eq!(refusal(&pods, pod.clone()).await, None, "{name}");
             let mut lax = pod;
             lax["spec"]["securityContext"]["runAsNonRoot"] = json!(false);
@@ -123,5 +131,5 @@ async fn an_api_server_takes_every_object_and_the_restricted_standard_every_pod(
             );
         }
     }
-    assert!(deployments > 8, "{deployments}");
+    assert!(checked > 14, "{checked}");
 }

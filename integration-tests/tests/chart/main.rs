@@ -9,7 +9,9 @@
 
 mod cert_manager;
 mod commands;
+mod conventions;
 mod dry_run;
+mod helm_test;
 mod install;
 mod readme;
 mod rights;

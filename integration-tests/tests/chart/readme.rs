@@ -22,7 +22,9 @@ use integration_tests::{
     readme::{Block, blocks},
     scratch::Scratch,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::commands::{Commands, path};
 
 /// A folder in which people type: with the READMEs' files and `deploy/`, and `helm` and
 /// `kubectl` on the path.
@@ -129,14 +131,24 @@ async fn the_manifests_are_applied_as_readme_says() {
         desk.run(&block);
     }
     let client = control_plane.client().await;
-    let path = "/apis/apps/v1/namespaces/kube-system/deployments/lb-allocator";
-    let request = http::Request::get(path).body(Vec::new()).unwrap();
+    let deployment = "/apis/apps/v1/namespaces/kube-system/deployments/lb-allocator";
+    let request = http::Request::get(deployment).body(Vec::new()).unwrap();
     let deployment: Value = client.request(request).await.unwrap();
     let containers = &deployment["spec"]["template"]["spec"]["containers"];
     assert_eq!(
         containers[0]["name"], "allocator",
         "the one that exec takes"
     );
+
+    let edited = "pools: [{name: mine, addresses: [203.0.113.1]}]";
+    let patch = json!({"data": {"pools.yaml": edited}}).to_string();
+    let pools = ["-n", "kube-system", "configmap", "lb-allocator"];
+    let commands = Commands::on(&control_plane);
+    commands.kubectl(&[&["patch", "-p", &patch], &pools[..]].concat(), "");
+    commands.kubectl(&["apply", "-f", path(&desk.path("deploy/manifests"))], "");
+    let now = ["get", "-o", "jsonpath={.data.pools\\.yaml}"];
+    let now = commands.kubectl(&[&now, &pools[..]].concat(), "");
+    assert_eq!(now, edited, "applying again changes no pools");
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub async fn its_node_starts_again(pair: &Pair) {
 }
 
 pub async fn the_allocator_is_deleted(pair: &Pair) {
-    delete_pods(&pair.clusters["a"], "app.kubernetes.io/name=lb-allocator").await;
+    delete_pods(&pair.clusters["a"], "app.kubernetes.io/component=allocator").await;
     pair.rolled_out("a", "lb-allocator").await;
 }
 

@@ -19,21 +19,12 @@ pub async fn take_over(pair: &Pair) {
     let fresh = format!("{}.96", pair.base);
     addresses.push(fresh.clone());
 
-    let folder = cluster.folder().join("manifests");
-    fs::create_dir(&folder).unwrap();
-    for name in ["addresses.yaml", "lb-allocator.yaml"] {
-        let text = fs::read_to_string(repository().join("deploy/manifests").join(name)).unwrap();
-        let pools = format!(
-            "pools:\n    - name: one\n      addresses: [{}]",
-            addresses.join(", ")
-        );
-        fs::write(folder.join(name), text.replace("pools: []", &pools)).unwrap();
-    }
-    let folder = folder.display().to_string();
+    let read = |name: &str| fs::read_to_string(repository().join("deploy").join(name)).unwrap();
+    let pools = read("examples/pools.yaml");
     cluster
-        .kubectl(["apply", "--filename", &folder])
-        .gives()
+        .apply(&pools.replace("192.0.2.10-192.0.2.20", &addresses.join(", ")))
         .await;
+    cluster.apply(&read("manifests/lb-allocator.yaml")).await;
     let rolled_out = [
         "-n",
         "kube-system",

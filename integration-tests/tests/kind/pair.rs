@@ -78,7 +78,7 @@ impl Pair {
     }
 
     /// The allocator and two watchers in `a`, two watchers in `b`, each proving who it
-    /// is by a certificate that the first release made.
+    /// is by a certificate that the first release made, and the first release is tested.
     pub async fn install(&self) {
         let (a, b) = (&self.clusters["a"], &self.clusters["b"]);
         let address = a.node_address().await;
@@ -88,6 +88,13 @@ impl Pair {
             self.base, self.base
         );
         let others = format!(r#"[{{"ipBlock": {{"cidr": "{}"}}}}]"#, self.subnet);
+        for cluster in [a, b] {
+            let restricted = "pod-security.kubernetes.io/enforce=restricted";
+            let create = ["create", "namespace", NAMESPACE];
+            cluster.kubectl(create).gives().await;
+            let label = ["label", "namespace", NAMESPACE, restricted];
+            cluster.kubectl(label).gives().await;
+        }
         install(a)
             .args(["--set", "cluster=a,tls.clusters={b}"])
             .args(["--set", &format!("tls.ipAddresses={{{address}}}")])
@@ -97,11 +104,11 @@ impl Pair {
             .args(["--set-json", &format!("networkPolicy.clients={others}")])
             .gives()
             .await;
+        let test = ["test", "lb", "--namespace", NAMESPACE, "--timeout=2m"];
+        show("helm test lb", &a.helm(test).gives().await);
 
         let secret = ["-n", NAMESPACE, "get", "secret", "lb-watcher-tls-b"];
         let secret = a.kubectl(secret).args(["-o", "yaml"]).gives().await;
-        let namespace = ["create", "namespace", NAMESPACE];
-        b.kubectl(namespace).gives().await;
         b.apply(&secret).await;
         let allocator = format!("allocator.address=https://{address}:{NODE_PORT}");
         install(b)
