@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use lb_allocator::{args::Cli, run::run};
+use lb_allocator::{args::Cli, cat, run::run};
 use mimalloc::MiMalloc;
 
 #[global_allocator]
@@ -11,6 +11,9 @@ static MEMORY: MiMalloc = MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    if cat::is_called() {
+        return cat::run();
+    }
     lb_tls::install_provider();
     match run(Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,10 @@
 //! The subcommands, the classic log and the other ways to listen.
 
-use std::{fs, os::unix::fs::PermissionsExt, process::Command};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    process::Command,
+};
 
 use integration_tests::{
     allocator::{Allocator, Options, run},
@@ -13,6 +17,25 @@ use integration_tests::{
 use k8s_openapi::jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
 use lb_proto::v1::allocator_service_client::AllocatorServiceClient;
 use tonic::transport::Endpoint;
+
+#[test]
+fn it_is_cat_where_it_is_called_so() {
+    let scratch = Scratch::new("cat").unwrap();
+    let [cat, file] = ["cat", "file"].map(|name| scratch.path().join(name));
+    symlink(workspace_binary("lb-allocator").unwrap(), &cat).unwrap();
+    fs::write(&file, "one\n").unwrap();
+    let output = Command::new(&cat)
+        .args(["/nowhere", "-"])
+        .arg(&file)
+        .stdin(fs::File::open(&file).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.stdout, b"one\none\n");
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.starts_with("cat: /nowhere: "), "{errors}");
+    assert_eq!(errors.lines().count(), 1);
+}
 
 #[tokio::test]
 async fn check_config_explains_a_good_file() {
