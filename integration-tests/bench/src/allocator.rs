@@ -35,9 +35,9 @@ use crate::{
 
 pub const IN_FLIGHT: [usize; 4] = [1, 16, 64, 256];
 
-const ACQUIRE: &str = "Acquire, each durable before it is answered";
-const RELEASE: &str = "Release, durable likewise";
-const BURSTS: &str = "Acquire in bursts of 1,000, released in between";
+pub const ACQUIRE: &str = "Acquire, each durable before it is answered";
+pub const RELEASE: &str = "Release, durable likewise";
+pub const BURSTS: &str = "Acquire in bursts of 1,000, released in between";
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,6 @@
 //! Measures the real binaries. Prints, and asserts nothing about time: the
 //! machine it runs on decides that. Every figure stands beside its own limit,
-//! measured in the same run.
+//! measured in the same run, and for their ratios there are [`floors`].
 //!
 //! Start reading at [`allocator`] and [`cluster`].
 
@@ -8,6 +8,7 @@ mod allocator;
 mod bare_sqlite;
 mod cluster;
 mod figures;
+mod floors;
 mod load;
 mod machine;
 mod million;
@@ -44,6 +45,9 @@ enum Command {
         /// Fewer and shorter rounds, within two minutes
         #[arg(long)]
         quick: bool,
+        /// Fail where a ratio is below its floor
+        #[arg(long)]
+        floors: bool,
         /// Also write every round to this file
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -101,9 +105,17 @@ enum Command {
 #[tokio::main]
 async fn main() -> Result<()> {
     match Args::parse().command {
-        Command::Allocator { quick, json } => {
+        Command::Allocator {
+            quick,
+            floors,
+            json,
+        } => {
             let report = allocator::measure(quick).await?;
-            show(json, &report.json(), &report.text())
+            show(json, &report.json(), &report.text())?;
+            if floors {
+                floors::check(&report.table)?;
+            }
+            Ok(())
         }
         Command::Overload { quick, json, only } => {
             let table = overload::measure(quick, &only).await?;

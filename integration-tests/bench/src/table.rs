@@ -99,6 +99,14 @@ impl Table {
         }
     }
 
+    /// The median ratio of a line, for each number in flight.
+    pub fn ratios(&self, section: &str, what: &str) -> Vec<(usize, f64)> {
+        let lines = self.lines.iter();
+        let mine = lines.filter(|line| line.section == section && line.what == what);
+        mine.map(|line| (line.in_flight, line.ratio.median()))
+            .collect()
+    }
+
     /// For people.
     pub fn text(&self) -> String {
         let mut text = String::new();

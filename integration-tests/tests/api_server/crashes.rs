@@ -1,6 +1,7 @@
-//! The allocator is killed again and again in the middle of its work.
+//! The allocator is killed again and again in the middle of its work. `CRASHES_SEED` kills
+//! it again at the times of an earlier run. The simulation goes through many more.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, env, time::Duration};
 
 use futures::future::join_all;
 use integration_tests::{
@@ -11,7 +12,7 @@ use integration_tests::{
 };
 use kube::api::{DeleteParams, ListParams, PostParams};
 
-const ROUNDS: usize = 20;
+const ROUNDS: usize = 5;
 const CHANGES: usize = 200;
 /// Fewer addresses than Services at the peak, so that hand-overs are part of it.
 const ADDRESSES: usize = 150;
@@ -26,11 +27,15 @@ async fn an_allocator_killed_amid_creations_and_deletions_neither_doubles_nor_le
         .map(|i| format!("{ns}:198.18.0.{i}"))
         .collect();
     let mut site = Site::start(control_plane, list.join(" ")).await;
+    let seed =
+        env::var("CRASHES_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    println!("CRASHES_SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
     for round in 0..ROUNDS {
         let changes = change_services(&ns, &site.class, round);
         let crash = async {
             // Anywhere in the second or so that the changes take.
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(50..1000))).await;
+            tokio::time::sleep(Duration::from_millis(random.u64(50..1000))).await;
             site.allocator.kill();
             site.allocator.start_again().await;
         };

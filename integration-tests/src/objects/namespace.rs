@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::{
     eventually::{DEADLINE, eventually},
     service::ServiceBuilder,
-    status_writes::{self, Write},
+    status_writes::{AuditLog, Write},
 };
 
 /// The type of the condition that lb-watcher keeps.
@@ -30,7 +30,7 @@ pub const CONDITION: &str = "lb-allocator.io/AddressAllocated";
 pub struct Namespace {
     client: Client,
     name: String,
-    audit_log: PathBuf,
+    audit_log: AuditLog,
 }
 
 /// An Event about a Service.
@@ -67,6 +67,7 @@ fn must<T, E: Debug>(result: Result<T, E>, what: impl Display) -> T {
 
 impl Namespace {
     pub(crate) fn new(client: Client, name: String, audit_log: PathBuf) -> Self {
+        let audit_log = AuditLog::of_new(&name, audit_log);
         Self {
             client,
             name,
@@ -271,8 +272,7 @@ impl Namespace {
     /// Status writes of the Service so far, the oldest first.
     #[must_use]
     pub fn status_writes(&self, name: &str) -> Vec<Write> {
-        let writes = status_writes::writes(&self.audit_log, &self.name, "services");
-        let mut writes = must(writes, "cannot count status writes");
+        let mut writes = must(self.audit_log.writes(), "cannot count status writes");
         writes.retain(|write| write.name == name);
         writes
     }
