@@ -76,10 +76,15 @@ pub async fn problems(world: &World) -> Vec<String> {
             visible.extend(services.flat_map(|stored| shown(&stored.object)));
         });
     }
+    // What somebody who lies says that it shows is kept for it; `lies` tells how much.
+    let of_liar = inspection.engine.conflicts();
+    let of_liar = of_liar.filter(|of| of.key.cluster.as_str() == LIAR && of.keeps_away());
+    let kept: BTreeSet<IpAddr> = of_liar.map(|of| of.address).collect();
     let free = |address: &IpAddr| {
         !taken.contains_key(address)
             && !reserved.contains_key(address)
             && !visible.contains(address)
+            && !kept.contains(address)
     };
     let conflicts = inspection.engine.conflicts().map(|conflict| {
         let key = &conflict.key;
@@ -199,6 +204,9 @@ fn check(
     let condition = &service["status"]["conditions"][0];
     if condition.is_null() {
         problem("has no condition".to_owned());
+    }
+    if !world.is_watched(cluster) {
+        return;
     }
     let (families, policy, pool, addresses) = asks(service);
     let asker = Asker {

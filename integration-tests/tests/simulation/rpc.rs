@@ -2,6 +2,8 @@
 //! twice, or not at all, or its answer is lost. Notes what was acknowledged.
 
 use std::{
+    collections::BTreeSet,
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -19,7 +21,7 @@ use tower::{Layer, Service, ServiceExt, util::BoxCloneService};
 
 use crate::{
     chaos::{Chaos, random_up_to},
-    showing::Showing,
+    showing::{Place, Showing},
 };
 
 /// Within this time a request comes again that comes twice.
@@ -120,6 +122,7 @@ impl Wire {
         if path.ends_with("/Watch") {
             return call(inner, &parts, body.into()).await;
         }
+        self.is_said(&path, &body);
         if self
             .chaos
             .strikes("request doubled", |rates| rates.duplicated)
@@ -208,24 +211,52 @@ impl Wire {
         Response::from_parts(parts, Body::new(body))
     }
 
-    /// What a cluster said that it shows is known from now on.
-    fn told(&self, request: &[u8]) {
-        for part in messages::<v1::SyncRequest>(request) {
-            match part.part {
-                Some(Part::Begin(begin)) => self.showing.heard(&begin.cluster),
-                Some(Part::Services(services)) => {
-                    for acquire in services.services {
-                        let key = acquire.service.unwrap_or_default();
-                        let shown = acquire.wish.unwrap_or_default().current_addresses;
-                        let shown = shown.iter().filter_map(|text| text.parse().ok());
-                        let place = (key.cluster, key.namespace, key.name);
-                        self.showing.told(&place, &acquire.uid, &shown.collect());
-                    }
-                }
-                Some(Part::End(_)) | None => {}
-            }
+    /// What somebody asks for and says that it shows.
+    fn is_said(&self, path: &str, request: &[u8]) {
+        let said = match path.rsplit('/').next() {
+            Some("Acquire") => messages(request),
+            Some("Sync") => synced(request).1,
+            _ => Vec::new(),
+        };
+        for acquire in said {
+            let (place, _, shown) = shows(acquire);
+            self.showing.is_said(&place, &shown);
         }
     }
+
+    /// What a cluster said that it shows is known from now on.
+    fn told(&self, request: &[u8]) {
+        let (cluster, services) = synced(request);
+        if let Some(cluster) = cluster {
+            self.showing.heard(&cluster);
+        }
+        for acquire in services {
+            let (place, uid, shown) = shows(acquire);
+            self.showing.told(&place, &uid, &shown);
+        }
+    }
+}
+
+/// The cluster and the Services of a Sync.
+fn synced(request: &[u8]) -> (Option<String>, Vec<v1::AcquireRequest>) {
+    let (mut cluster, mut all) = (None, Vec::new());
+    for part in messages::<v1::SyncRequest>(request) {
+        match part.part {
+            Some(Part::Begin(begin)) => cluster = Some(begin.cluster),
+            Some(Part::Services(services)) => all.extend(services.services),
+            Some(Part::End(_)) | None => {}
+        }
+    }
+    (cluster, all)
+}
+
+/// A Service, its uid, and what it shows.
+fn shows(acquire: v1::AcquireRequest) -> (Place, String, BTreeSet<IpAddr>) {
+    let key = acquire.service.unwrap_or_default();
+    let shown = acquire.wish.unwrap_or_default().current_addresses;
+    let shown = shown.iter().filter_map(|text| text.parse().ok());
+    let place = (key.cluster, key.namespace, key.name);
+    (place, acquire.uid, shown.collect())
 }
 
 async fn call(inner: Inner, parts: &Parts, body: Full<bytes::Bytes>) -> Response<Body> {

@@ -3,7 +3,9 @@
 use std::{
     cell::Cell,
     collections::BTreeMap,
-    env, fmt, panic,
+    env, fmt,
+    ops::Range,
+    panic,
     sync::{Once, mpsc},
     thread,
     time::{Duration, Instant},
@@ -37,6 +39,14 @@ fn count_panics() {
 pub fn number(name: &str) -> Option<u64> {
     let text = env::var(name).ok()?;
     Some(text.parse().expect("a number"))
+}
+
+/// A range of numbers from the environment.
+pub fn range(name: &str) -> Option<Range<u64>> {
+    let text = env::var(name).ok()?;
+    let (from, to) = text.split_once("..").expect("a range such as 40..240");
+    let [from, to] = [from, to].map(|text| text.parse().expect("a number"));
+    Some(from..to)
 }
 
 /// Runs one seed.

@@ -7,7 +7,7 @@
 //!   both share it. What a watcher wrote counts at once; what somebody else wrote
 //!   counts from when the allocator was told.
 //! - What cools down goes to nobody else before that is over.
-//! - A cluster gets nothing from a pool for others, and no more than its quota.
+//! - Somebody who lies gets no more than `lies` tells.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use crate::{
     api_server::objects::{Objects, WATCHER, shown},
     liar::LIAR,
+    lies::Lies,
     pools::Pool,
     workload::asks_to_share,
 };
@@ -53,6 +54,9 @@ struct State {
     known: BTreeSet<String>,
     /// Clusters that told the allocator what they have since it forgot; `None`: all.
     heard: Option<BTreeSet<String>>,
+    /// Those that told this database, or the one that it is a copy of until then.
+    told: BTreeSet<String>,
+    lies: Lies,
 }
 
 #[derive(Debug, Default)]
@@ -82,7 +86,9 @@ fn place(key: &ServiceKey) -> Place {
 impl Showing {
     /// These pools are in force.
     pub fn configure(&self, pools: &[Pool]) {
-        self.0.lock().pools = pools.to_vec();
+        let mut state = self.0.lock();
+        state.pools = pools.to_vec();
+        state.lies.configure(pools, COMMIT);
     }
 
     /// Another process decides: what cools down is as its wall clock says.
@@ -90,11 +96,13 @@ impl Showing {
         self.0.lock().released.clear();
     }
 
-    /// The database is another one. One that knows whom to wait for gives nothing that
-    /// is shown; another one learns it first.
-    pub fn allocator_forgot(&self, waits: bool) {
+    /// The database is another one, new or restored. One that knows whom to wait for gives
+    /// nothing that is shown; another one learns it first.
+    pub fn allocator_forgot(&self, waits: bool, is_restored: bool) {
         let mut state = self.0.lock();
         state.forgot = true;
+        state.told.clear();
+        state.lies.forget(is_restored);
         state.held.clear();
         state.released.clear();
         state.promised.clear();
@@ -124,8 +132,16 @@ impl Showing {
     pub fn heard(&self, cluster: &str) {
         let mut state = self.0.lock();
         state.known.insert(cluster.to_owned());
+        state.told.insert(cluster.to_owned());
         if let Some(heard) = &mut state.heard {
             heard.insert(cluster.to_owned());
+        }
+    }
+
+    /// Somebody asks, and says that a Service shows these addresses.
+    pub fn is_said(&self, of: &Place, addresses: &BTreeSet<IpAddr>) {
+        if of.0 == LIAR {
+            self.0.lock().lies.says(of, addresses);
         }
     }
 
@@ -207,6 +223,7 @@ impl Showing {
         let mut state = self.0.lock();
         let mut problems = Vec::new();
         for change in changes {
+            problems.extend(state.lies.committed(change));
             match &change.kind {
                 ChangeKind::Allocated(allocation) => {
                     problems.extend(state.check(allocation));
@@ -271,8 +288,9 @@ impl State {
         };
         let mut others = self.services.iter().filter(|(other, _)| **other != by);
         let other = others.find(|(other, shown)| shown.known.contains(&address) && !agreed(other));
-        // After a loss nobody can tell who lies about what is shown.
-        if let Some((other, _)) = other.filter(|_| !(shows || lies && self.forgot)) {
+        // Before its cluster has told it nobody can tell who lies about what is shown.
+        let is_told = |other: &Place| !lies || self.told.contains(&other.0);
+        if let Some((other, _)) = other.filter(|(other, _)| !shows && is_told(other)) {
             problem(&format!("which {other:?} shows"));
         }
         let is_promised = self.promised.get(&address) == Some(&by);
@@ -284,20 +302,6 @@ impl State {
             if released.at.elapsed() + COMMIT < cooldown {
                 problem(&format!("which cools down after {:?}", released.by));
             }
-        }
-        let Some(pool) = self.pool(address).filter(|_| lies && !self.forgot) else {
-            return problems;
-        };
-        if !pool.clusters.is_empty() && !pool.clusters.contains(&LIAR) {
-            problem("of a pool for other clusters");
-        }
-        let of_liar = |address: &IpAddr| {
-            let holders = self.held.get(address).into_iter().flatten();
-            holders.filter(|of| of.0 == LIAR).count() > 0
-        };
-        let count = pool.addresses.iter().filter(|it| of_liar(it)).count();
-        if pool.quota.is_some_and(|quota| count >= quota.into()) {
-            problem("which is more than its quota");
         }
         problems
     }

@@ -289,9 +289,9 @@ impl World {
 
     /// The database is about to be another one. `waits`: one that gives nothing before
     /// it was told all that is there.
-    pub fn forget(&mut self, waits: bool) {
+    pub fn forget(&mut self, waits: bool, is_restored: bool) {
         self.forgets = true;
-        self.showing.allocator_forgot(waits);
+        self.showing.allocator_forgot(waits, is_restored);
     }
 
     /// Keeps a copy of the database, of which another may be made later.
@@ -450,6 +450,12 @@ impl World {
             lb_watcher::decision_log::DecisionLog::Structured,
         ));
         self.chaos.note(format_args!("{host} starts"));
+    }
+
+    /// Whether anybody asks for the Services of this cluster.
+    pub fn is_watched(&self, cluster: &str) -> bool {
+        let mut watchers = self.watchers.values();
+        watchers.any(|watcher| watcher.tasks.is_some() && watcher.server.cluster() == cluster)
     }
 
     /// Ends this watcher wherever it is.
