@@ -13,7 +13,8 @@ use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 use crate::{
     api_server::objects::{Stored, WATCHER, shown},
     liar::LIAR,
-    pools::{Asker, allowed},
+    limits::{Addresses, room},
+    pools::{Asker, Pool, allowed},
     rpc::Grant,
     workload::asks,
     world::World,
@@ -33,6 +34,7 @@ pub async fn problems(world: &World) -> Vec<String> {
     };
     let mut held = Held::new();
     let mut taken: BTreeMap<IpAddr, (String, Option<(String, String)>)> = BTreeMap::new();
+    let mut all = Addresses::new();
     let mut allocations: Vec<_> = inspection.engine.allocations().collect();
     allocations.sort_by(|a, b| (a.address, &a.key).cmp(&(b.address, &b.key)));
     for allocation in allocations {
@@ -57,6 +59,7 @@ pub async fn problems(world: &World) -> Vec<String> {
             key.namespace.to_string(),
             key.name.to_string(),
         );
+        all.insert((allocation.address, key.clone()));
         if key.0 == LIAR {
             continue;
         }
@@ -105,8 +108,7 @@ pub async fn problems(world: &World) -> Vec<String> {
                 &key,
                 &stored,
                 &holding,
-                free,
-                contested,
+                (free, contested, &all),
                 &mut problems,
             );
         }
@@ -158,8 +160,11 @@ fn check(
     key: &(String, String, String),
     stored: &Stored,
     (holder, held): &(String, BTreeSet<IpAddr>),
-    free: impl Fn(&IpAddr) -> bool,
-    contested: impl Fn(&IpAddr) -> bool,
+    (free, contested, all): (
+        impl Fn(&IpAddr) -> bool,
+        impl Fn(&IpAddr) -> bool,
+        &Addresses,
+    ),
     problems: &mut Vec<String>,
 ) {
     let (cluster, namespace, name) = key;
@@ -215,7 +220,12 @@ fn check(
         pool,
         addresses: addresses.clone(),
     };
-    let allowed = allowed(&world.pools, &asker);
+    // For two families, or one beside what it moves from.
+    let has_room = |pool: &Pool| {
+        let mut candidates = pool.addresses.iter().filter(|it| !held.contains(it));
+        candidates.all(|address| room(pool, all, *address, key) >= 2)
+    };
+    let allowed = allowed(&world.pools, &asker, has_room);
     // A family is served, could be served, or neither.
     let has = |v4: bool| held.iter().any(|address| address.is_ipv4() == v4);
     // Nothing else is handed out instead of an address that was asked for.

@@ -144,14 +144,12 @@ pub async fn strike(world: &mut World, cures: &mut Cures) {
             "backup made"
         }
         15 if !world.backups.is_empty() && may_forget(world) => {
-            world.forget(false, true);
             world.restore(fastrand::usize(..world.backups.len()));
             cures.after(minute, Cure::StartAllocator);
             "backup restored"
         }
         16 if may_forget(world) => {
-            world.forget(!world.cast.unknown_clusters, false);
-            world.lose_disk();
+            world.lose_disk(!world.cast.unknown_clusters);
             cures.after(minute, Cure::StartAllocator);
             "disk lost"
         }
@@ -161,8 +159,7 @@ pub async fn strike(world: &mut World, cures: &mut Cures) {
             world.chaos.set_rates(Rates::calm());
             cures.all(world).await;
             sleep(minute).await;
-            world.forget(true, false);
-            world.lose_disk();
+            world.lose_disk(true);
             sleep(random_up_to(minute)).await;
             world.start_allocator().await;
             sleep(minute).await;

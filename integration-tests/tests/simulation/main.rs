@@ -40,7 +40,7 @@ mod checks;
 mod disk;
 mod faults;
 mod liar;
-mod lies;
+mod limits;
 mod network;
 mod pools;
 mod rpc;

@@ -24,6 +24,8 @@ pub struct Pool {
     pub cooldown: u8,
     /// How many addresses a cluster may hold.
     pub quota: Option<u8>,
+    /// How many a namespace of a cluster may hold.
+    pub namespace_quota: Option<u8>,
 }
 
 /// What a Service asks for that pools look at.
@@ -50,6 +52,7 @@ fn pool(name: &'static str, v4: &str, count: u8) -> Pool {
         priority: None,
         cooldown: 0,
         quota: None,
+        namespace_quota: None,
     }
 }
 
@@ -57,6 +60,7 @@ fn pool(name: &'static str, v4: &str, count: u8) -> Pool {
 pub fn first() -> Vec<Pool> {
     let mut shared = pool("shared", "192.0.2", fastrand::u8(2..=6));
     shared.quota = pick(&[None, None, None, Some(3)]);
+    shared.namespace_quota = pick(&[None, None, None, Some(2)]);
     let mut bound = pool("bound", "98.51.100", fastrand::u8(1..=3));
     bound.namespaces = vec!["team-a"];
     bound.clusters = pick(&[vec![], vec![], vec!["c0"], vec!["c0", "c1"]]);
@@ -117,6 +121,9 @@ pub fn file(pools: &[Pool], clusters: &[&str]) -> String {
         if let Some(quota) = pool.quota {
             let _ = writeln!(text, "  maxPerCluster: {quota}");
         }
+        if let Some(quota) = pool.namespace_quota {
+            let _ = writeln!(text, "  maxPerNamespace: {quota}");
+        }
         if let Some(priority) = pool.priority {
             let _ = writeln!(text, "  priority: {priority}");
         }
@@ -124,12 +131,16 @@ pub fn file(pools: &[Pool], clusters: &[&str]) -> String {
     text
 }
 
-/// Addresses that this Service may be given, of either family, by pools without a
-/// quota.
-pub fn allowed(pools: &[Pool], asker: &Asker<'_>) -> BTreeSet<IpAddr> {
+/// Addresses that this Service may be given, of either family, by pools that have room for
+/// both.
+pub fn allowed(
+    pools: &[Pool],
+    asker: &Asker<'_>,
+    has_room: impl Fn(&Pool) -> bool,
+) -> BTreeSet<IpAddr> {
     let serves = |pool: &&Pool| {
         !pool.disabled
-            && pool.quota.is_none()
+            && has_room(pool)
             && (pool.namespaces.is_empty() || pool.namespaces.contains(&asker.namespace))
             && (pool.clusters.is_empty() || pool.clusters.contains(&asker.cluster))
             && asker.pool.is_none_or(|name| name == pool.name)

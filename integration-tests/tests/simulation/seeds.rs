@@ -16,8 +16,9 @@ use parking_lot::Mutex;
 
 use crate::run::{Outcome, run};
 
-/// One seed takes far less, unless something goes round in circles.
-const DEADLINE: Duration = Duration::from_secs(240);
+/// One seed takes far less, unless something goes round in circles: a minute where others
+/// keep the machine busy.
+const DEADLINE: Duration = Duration::from_secs(900);
 
 thread_local! {
     static PANICS: Cell<u32> = const { Cell::new(0) };

@@ -7,7 +7,7 @@
 //!   both share it. What a watcher wrote counts at once; what somebody else wrote
 //!   counts from when the allocator was told.
 //! - What cools down goes to nobody else before that is over.
-//! - Somebody who lies gets no more than `lies` tells.
+//! - Nobody gets more than `limits` tells.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::{
     api_server::objects::{Objects, WATCHER, shown},
     liar::LIAR,
-    lies::Lies,
+    limits::Limits,
     pools::Pool,
     workload::asks_to_share,
 };
@@ -56,7 +56,7 @@ struct State {
     heard: Option<BTreeSet<String>>,
     /// Those that told this database, or the one that it is a copy of until then.
     told: BTreeSet<String>,
-    lies: Lies,
+    limits: Limits,
 }
 
 #[derive(Debug, Default)]
@@ -88,7 +88,12 @@ impl Showing {
     pub fn configure(&self, pools: &[Pool]) {
         let mut state = self.0.lock();
         state.pools = pools.to_vec();
-        state.lies.configure(pools, COMMIT);
+        state.limits.configure(pools, COMMIT);
+    }
+
+    /// As far as the database knows.
+    pub fn limits(&self) -> Limits {
+        self.0.lock().limits.clone()
     }
 
     /// Another process decides: what cools down is as its wall clock says.
@@ -98,11 +103,11 @@ impl Showing {
 
     /// The database is another one, new or restored. One that knows whom to wait for gives
     /// nothing that is shown; another one learns it first.
-    pub fn allocator_forgot(&self, waits: bool, is_restored: bool) {
+    pub fn allocator_forgot(&self, waits: bool, limits: Limits) {
         let mut state = self.0.lock();
         state.forgot = true;
         state.told.clear();
-        state.lies.forget(is_restored);
+        state.limits.replace(limits);
         state.held.clear();
         state.released.clear();
         state.promised.clear();
@@ -141,7 +146,7 @@ impl Showing {
     /// Somebody asks, and says that a Service shows these addresses.
     pub fn is_said(&self, of: &Place, addresses: &BTreeSet<IpAddr>) {
         if of.0 == LIAR {
-            self.0.lock().lies.says(of, addresses);
+            self.0.lock().limits.says(of, addresses);
         }
     }
 
@@ -223,7 +228,7 @@ impl Showing {
         let mut state = self.0.lock();
         let mut problems = Vec::new();
         for change in changes {
-            problems.extend(state.lies.committed(change));
+            problems.extend(state.limits.committed(change));
             match &change.kind {
                 ChangeKind::Allocated(allocation) => {
                     problems.extend(state.check(allocation));

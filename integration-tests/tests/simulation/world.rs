@@ -40,6 +40,7 @@ use crate::{
     chaos::Chaos,
     disk::{self, Disk},
     liar::{LIAR, Liar},
+    limits::Limits,
     network::Network,
     pools::{self, NAMESPACES, Pool},
     rpc::{Grant, Grants, Wire},
@@ -78,7 +79,7 @@ pub struct World {
     /// Whether replicas elect one that acts.
     elects: bool,
     /// Each with what had been acknowledged until then.
-    pub backups: Vec<(PathBuf, Vec<Grant>)>,
+    pub backups: Vec<(PathBuf, Vec<Grant>, Limits)>,
     folder: PathBuf,
     databases: u32,
     begun: Instant,
@@ -287,11 +288,11 @@ impl World {
         }
     }
 
-    /// The database is about to be another one. `waits`: one that gives nothing before
-    /// it was told all that is there.
-    pub fn forget(&mut self, waits: bool, is_restored: bool) {
+    /// The database is another one. `waits`: one that gives nothing before it was told all
+    /// that is there.
+    fn forget(&mut self, waits: bool, limits: Limits) {
         self.forgets = true;
-        self.showing.allocator_forgot(waits, is_restored);
+        self.showing.allocator_forgot(waits, limits);
     }
 
     /// Keeps a copy of the database, of which another may be made later.
@@ -304,21 +305,24 @@ impl World {
         disk::copy(&process.database, &path).unwrap();
         self.chaos.note(format_args!("backup {number} is made"));
         let grants = self.grants.lock().clone();
-        self.backups.push((path, grants));
+        self.backups.push((path, grants, self.showing.limits()));
     }
 
     /// Kills the allocator. The next one starts on a backup.
     pub fn restore(&mut self, backup: usize) {
         self.kill_allocator();
-        let (path, grants) = self.backups[backup].clone();
+        let (path, grants, limits) = self.backups[backup].clone();
+        self.forget(false, limits);
         disk::copy(&path, &self.next_database()).unwrap();
         *self.grants.lock() = grants;
         self.chaos.note(format_args!("backup {backup} is restored"));
     }
 
-    /// Kills the allocator. The next one starts on an empty disk.
-    pub fn lose_disk(&mut self) {
+    /// Kills the allocator. The next one starts on an empty disk, and `waits` until it was
+    /// told all that is there.
+    pub fn lose_disk(&mut self, waits: bool) {
         self.kill_allocator();
+        self.forget(waits, Limits::default());
         self.next_database();
         self.grants.lock().clear();
         self.chaos.note("the disk is lost");
