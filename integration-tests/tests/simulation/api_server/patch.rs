@@ -53,6 +53,7 @@ impl Objects {
         }
         // There are no conditions but the watcher's.
         match &body["status"]["conditions"] {
+            Value::Null => {}
             conditions if conditions[0]["$patch"] == "delete" => {
                 stored.object["status"]
                     .as_object_mut()
