@@ -4,16 +4,11 @@
 //! preface in time is closed, too; after it, HTTP/2's own pings find out who is
 //! there. So who connects and says nothing holds up nobody, and not for long.
 
-mod brake;
-
 use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -32,10 +27,9 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-pub use self::brake::Brake;
-use self::brake::{Pause, Turns};
 use crate::{
     auth::Certificate,
+    budget::{Budget, Budgets},
     metrics::ConnectionMetrics,
     tls::{Crowd, Distrusted, Handshakes, Shaken},
 };
@@ -52,20 +46,12 @@ const PREFACE: usize = 24;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Connections that wait to be taken.
 const QUEUE: usize = 64;
-/// Connections without a certificate that are known.
-pub const SEATS: usize = 64;
 
-/// Who is at the other end; an extension of each of its requests.
+/// Who is at the other end of a connection with TLS; an extension of each of its requests.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    pub certificate: Option<Arc<Certificate>>,
-    /// What is shared out fairly is shared out among these: owners of certificates,
-    /// or, where nobody shows one, connections.
-    pub sharer: Arc<str>,
-    /// Whether it has a certificate, or, where nobody shows one, came before
-    /// the many: as one of the first [`SEATS`] of those that are open.
-    pub known: bool,
-    pub brake: Brake,
+    pub certificate: Arc<Certificate>,
+    pub budget: Arc<Budget>,
 }
 
 /// Where connections come from.
@@ -112,8 +98,7 @@ pub fn incoming(
         places: Arc::new(Semaphore::new(limit)),
         // The other half is for those that have a certificate.
         handshakes: Crowd::new(limit / 2),
-        seats: Arc::new(Semaphore::new(SEATS)),
-        turns: Turns::default(),
+        budgets: Budgets::default(),
         metrics,
         sender,
     };
@@ -126,8 +111,7 @@ pub struct Acceptor {
     listener: Listener,
     places: Arc<Semaphore>,
     handshakes: Crowd,
-    seats: Arc<Semaphore>,
-    turns: Turns,
+    budgets: Budgets,
     metrics: ConnectionMetrics,
     sender: Sender,
 }
@@ -152,14 +136,14 @@ impl Acceptor {
             Listener::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 if let Some(place) = self.place() {
-                    self.hand_on(Box::new(stream), place).await;
+                    hand_on(&self.sender, Connection::new(Box::new(stream), place)).await;
                 }
             }
             Listener::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 if let Some(place) = self.place() {
                     without_delay(&stream);
-                    self.hand_on(Box::new(stream), place).await;
+                    hand_on(&self.sender, Connection::new(Box::new(stream), place)).await;
                 }
             }
             Listener::Tls(listener, handshakes) => {
@@ -174,8 +158,7 @@ impl Acceptor {
     }
 
     fn shake(&self, by: Handshakes, stream: TcpStream, address: SocketAddr, place: Place) {
-        let sender = self.sender.clone();
-        let brake = Brake::new(self.turns.clone());
+        let (sender, budgets) = (self.sender.clone(), self.budgets.clone());
         let shakes = by.clone();
         let crowded = self.handshakes.spawn(async move {
             let Some(shaken) = shakes.shake(stream, address).await else {
@@ -186,34 +169,27 @@ impl Acceptor {
                 certificate,
                 distrusted,
             } = shaken;
-            let peer = Peer {
-                sharer: certificate.name.as_str().into(),
-                certificate: Some(certificate),
-                known: true,
-                brake,
+            let budget = budgets.of(&certificate.name);
+            let Some(permit) = budget.connection().await else {
+                tracing::debug!(caller = certificate.name, "it has too many connections");
+                place.metrics.refused();
+                return;
             };
-            let mut connection = Connection::new(Box::new(stream), peer, place);
-            connection.distrusted = Some(distrusted);
-            // Fails when nobody takes connections any more.
-            let _ = sender.send(Ok(connection)).await;
+            let trusted = Trusted {
+                peer: Peer {
+                    certificate,
+                    budget,
+                },
+                distrusted,
+                _permit: permit,
+            };
+            let mut connection = Connection::new(Box::new(stream), place);
+            connection.trusted = Some(trusted);
+            hand_on(&sender, connection).await;
         });
         if crowded {
             by.crowded_out();
         }
-    }
-
-    async fn hand_on(&self, stream: Boxed, mut place: Place) {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        place.seat = Arc::clone(&self.seats).try_acquire_owned().ok();
-        let peer = Peer {
-            certificate: None,
-            sharer: NUMBER.fetch_add(1, Ordering::Relaxed).to_string().into(),
-            known: place.seat.is_some(),
-            brake: Brake::new(self.turns.clone()),
-        };
-        let connection = Connection::new(stream, peer, place);
-        // Fails when nobody takes connections any more.
-        let _ = self.sender.send(Ok(connection)).await;
     }
 
     fn place(&self) -> Option<Place> {
@@ -225,9 +201,13 @@ impl Acceptor {
         Some(Place {
             metrics: self.metrics.clone(),
             _permit: permit,
-            seat: None,
         })
     }
+}
+
+async fn hand_on(sender: &Sender, connection: Connection) {
+    // Fails when nobody takes connections any more.
+    let _ = sender.send(Ok(connection)).await;
 }
 
 /// Without it small answers wait up to 40 ms for a delayed ACK.
@@ -242,7 +222,6 @@ fn without_delay(stream: &TcpStream) {
 struct Place {
     metrics: ConnectionMetrics,
     _permit: OwnedSemaphorePermit,
-    seat: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for Place {
@@ -254,13 +233,18 @@ impl Drop for Place {
 /// A connection that may send requests.
 pub struct Connection {
     stream: Boxed,
-    peer: Peer,
     greeting: Option<Greeting>,
-    pause: Pause,
-    /// Of one with a certificate, until nobody vouches for that.
-    distrusted: Option<Distrusted>,
+    /// Of one with a certificate.
+    trusted: Option<Trusted>,
     closed: bool,
     _place: Place,
+}
+
+/// Whose certificate some authority vouches for, for as long as one does.
+struct Trusted {
+    peer: Peer,
+    distrusted: Distrusted,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// The time that is left, and the bytes that have come.
@@ -270,16 +254,14 @@ struct Greeting {
 }
 
 impl Connection {
-    fn new(stream: Boxed, peer: Peer, place: Place) -> Self {
+    fn new(stream: Boxed, place: Place) -> Self {
         Self {
             stream,
-            pause: Pause::new(peer.brake.clone()),
-            peer,
             greeting: Some(Greeting {
                 deadline: Box::pin(sleep(GREETING)),
                 came: 0,
             }),
-            distrusted: None,
+            trusted: None,
             closed: false,
             _place: place,
         }
@@ -287,13 +269,13 @@ impl Connection {
 
     /// Whether its certificate counts no more.
     fn poll_distrusted(&mut self, context: &mut Context<'_>) -> bool {
-        if let Some(distrusted) = &mut self.distrusted
-            && distrusted.as_mut().poll(context).is_ready()
+        if !self.closed
+            && let Some(trusted) = &mut self.trusted
+            && trusted.distrusted.as_mut().poll(context).is_ready()
         {
-            self.distrusted = None;
             self.closed = true;
             tracing::info!(
-                caller = %self.peer.sharer,
+                caller = trusted.peer.certificate.name,
                 "closing a connection: no CA that is trusted vouches for its certificate any more"
             );
         }
@@ -302,10 +284,10 @@ impl Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = Peer;
+    type ConnectInfo = Option<Peer>;
 
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+    fn connect_info(&self) -> Option<Peer> {
+        self.trusted.as_ref().map(|trusted| trusted.peer.clone())
     }
 }
 
@@ -319,7 +301,6 @@ impl AsyncRead for Connection {
         if this.poll_distrusted(context) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        ready!(this.pause.poll_over(context));
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(context, buffer);
         let Some(greeting) = &mut this.greeting else {
@@ -387,7 +368,6 @@ mod tests {
             clients.push(TcpStream::connect(address).await.unwrap());
             servers.push(incoming.next().await.unwrap().unwrap());
         }
-        assert_ne!(servers[0].peer.sharer, servers[1].peer.sharer);
         let mut refused = TcpStream::connect(address).await.unwrap();
         assert_eq!(refused.read(&mut [0]).await.unwrap(), 0);
         clients[0].write_all(b"x").await.unwrap();
@@ -400,28 +380,6 @@ mod tests {
         incoming.next().await.unwrap().unwrap();
     }
 
-    #[tokio::test]
-    async fn without_certificates_those_that_came_first_are_known_while_they_stay() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let metrics = ConnectionMetrics::register(&mut Registry::default());
-        let (mut incoming, acceptor) = incoming(Listener::Tcp(listener), 2 * SEATS, metrics);
-        tokio::spawn(acceptor.run());
-        let mut next = async || {
-            let client = TcpStream::connect(address).await.unwrap();
-            (client, incoming.next().await.unwrap().unwrap())
-        };
-        let mut first = Vec::new();
-        for _ in 0..SEATS {
-            first.push(next().await);
-        }
-        assert!(first.iter().all(|(_, server)| server.peer.known));
-        let late = next().await;
-        assert!(!late.1.peer.known);
-        first.pop();
-        assert!(next().await.1.peer.known);
-    }
-
     #[tokio::test(start_paused = true)]
     async fn it_has_to_begin_in_time_and_may_be_silent_afterwards() {
         let begin = |said: &'static [u8]| async move {
@@ -430,15 +388,8 @@ mod tests {
             let place = Place {
                 metrics: ConnectionMetrics::register(&mut Registry::default()),
                 _permit: places.try_acquire_owned().unwrap(),
-                seat: None,
             };
-            let peer = Peer {
-                certificate: None,
-                sharer: "0".into(),
-                known: false,
-                brake: Brake::new(Turns::default()),
-            };
-            let mut server = Connection::new(Box::new(server), peer, place);
+            let mut server = Connection::new(Box::new(server), place);
             client.write_all(said).await.unwrap();
             let mut buffer = vec![0; said.len() + 1];
             let all = server.read_exact(&mut buffer);

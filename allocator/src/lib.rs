@@ -19,6 +19,7 @@ pub mod admin;
 pub mod args;
 pub mod auth;
 pub mod backup;
+pub mod budget;
 pub mod cat;
 pub mod certs;
 pub mod config;

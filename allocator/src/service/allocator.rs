@@ -32,10 +32,11 @@ pub struct Allocator {
     marks: Marks,
     gate: Gate,
     shutdown: CancellationToken,
+    syncs: sync::Room,
 }
 
 impl Allocator {
-    pub const fn new(
+    pub fn new(
         writer: Writer,
         published: Arc<Published>,
         marks: Marks,
@@ -48,6 +49,7 @@ impl Allocator {
             marks,
             gate,
             shutdown,
+            syncs: sync::Room::default(),
         }
     }
 
@@ -168,7 +170,7 @@ impl AllocatorService for Allocator {
         let (cluster, claim, mark) = (begun.name.clone(), begun.claim.clone(), begun.mark);
         let now = self.published.read().revision();
         let since = Instant::now();
-        let sync = sync::gather(begun, now, messages).await?;
+        let (sync, _room) = sync::gather(begun, now, messages, &self.syncs).await?;
         let submitted = self.writer.submit_since(claim, Command::Sync(sync), since);
         let answer = timeout(TIMEOUT, submitted).await;
         let answer = answer.map_err(|_| fault::deadline_exceeded())?;

@@ -1,6 +1,8 @@
 //! Where every RPC is asked who calls: once before its message is read, and once
 //! more when it is known which cluster it is about.
 
+use std::sync::Arc;
+
 use http::Extensions;
 use tonic::{Request, Status};
 
@@ -50,9 +52,11 @@ impl Gate {
         match self.trust {
             Trust::Everybody => Caller::Trusted,
             Trust::Certificates => extensions
-                .get::<Peer>()
-                .and_then(|peer| peer.certificate.clone())
-                .map_or(Caller::Unknown, Caller::Certified),
+                .get::<Option<Peer>>()
+                .and_then(Option::as_ref)
+                .map_or(Caller::Unknown, |peer| {
+                    Caller::Certified(Arc::clone(&peer.certificate))
+                }),
         }
     }
 

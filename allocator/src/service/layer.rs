@@ -2,6 +2,7 @@
 //! being worked on, and its caller is asked for.
 
 use std::{
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -9,18 +10,13 @@ use std::{
 };
 
 use http::{Request, Response};
-use parking_lot::Mutex;
+use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::{Instrument, Span, debug_span, field::Empty};
 
-use super::{
-    MAX_BYTES, MAX_IN_FLIGHT, MAX_PAGE,
-    body::{Answered, Asked, Taken},
-    deadline, fault,
-    gate::Gate,
-    shares::Shares,
-};
+use super::{MAX_RPCS, deadline, fault, gate::Gate};
 use crate::{
     auth::{Rpc, Target},
     connections::Peer,
@@ -30,8 +26,7 @@ use crate::{
 /// Makes [`RpcService`]s that share one limit.
 #[derive(Clone)]
 pub struct RpcLayer {
-    places: Shares,
-    bytes: Shares,
+    places: Arc<Semaphore>,
     metrics: RpcMetrics,
     gate: Gate,
 }
@@ -39,32 +34,68 @@ pub struct RpcLayer {
 impl RpcLayer {
     pub fn new(metrics: RpcMetrics, gate: Gate) -> Self {
         Self {
-            places: Shares::new(MAX_IN_FLIGHT),
-            bytes: Shares::new(MAX_BYTES),
+            places: Arc::new(Semaphore::new(MAX_RPCS)),
             metrics,
             gate,
         }
     }
 
+    /// The service's answer, or why it is not asked.
+    async fn pass<S>(
+        self,
+        mut inner: S,
+        request: Request<Body>,
+        rpc: Option<Rpc>,
+        counted: &mut Counted,
+    ) -> Result<Response<Body>, S::Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>>,
+    {
+        let peer = request.extensions().get::<Option<Peer>>().cloned();
+        let Some(place) = self.place(peer.flatten()).await else {
+            return Ok(fault::overloaded().into_http());
+        };
+        if let Some(rpc) = rpc {
+            let caller = self.gate.caller(request.extensions());
+            if let Err(status) = self.gate.admit(&caller, rpc, Target::Unread) {
+                return Ok(status.into_http());
+            }
+        }
+        counted.begin();
+        let answer = inner.call(request).await?;
+        if rpc == Some(Rpc::Watch) {
+            return Ok(answer);
+        }
+        // The place is taken until the answer is sent: whoever does not read answers
+        // fills only its own part of the memory.
+        Ok(answer.map(|body| {
+            Body::new(body.map_frame(move |frame| {
+                let _taken = &place;
+                frame
+            }))
+        }))
+    }
+
     /// Room for one more RPC.
-    fn take(&self, request: &Request<Body>, rpc: Option<Rpc>) -> Option<Arc<Taken>> {
-        let peer = request.extensions().get::<Peer>();
-        let sharer = peer.map_or_else(Arc::default, |peer| Arc::clone(&peer.sharer));
-        let known = peer.is_some_and(|peer| peer.known);
-        let mut place = self.places.of(Arc::clone(&sharer), known);
-        let mut bytes = self.bytes.of(sharer, known);
-        if place.take(1) && bytes.take(rpc.map_or(0, answer_size)) {
-            return Some(Arc::new(Taken {
-                _place: place,
-                bytes: Mutex::new(bytes),
-            }));
+    async fn place(&self, peer: Option<Peer>) -> Option<Place> {
+        match peer {
+            Some(Peer { budget, .. }) => {
+                let [own, of_all] = budget.rpc(&self.places).await?;
+                Some(Place(of_all, Some(own)))
+            }
+            None => {
+                let of_all = Arc::clone(&self.places).try_acquire_owned().ok()?;
+                Some(Place(of_all, None))
+            }
         }
-        if let Some(peer) = peer {
-            peer.brake.refused();
-        }
-        None
     }
 }
+
+/// Of all RPCs, and of those of the caller's certificate.
+struct Place(
+    #[expect(dead_code, reason = "given back when dropped")] OwnedSemaphorePermit,
+    #[expect(dead_code, reason = "given back when dropped")] Option<OwnedSemaphorePermit>,
+);
 
 impl<S> Layer<S> for RpcLayer {
     type Service = RpcService<S>;
@@ -86,9 +117,9 @@ pub struct RpcService<S> {
 
 impl<S> Service<Request<Body>> for RpcService<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send,
 {
     type Response = Response<Body>;
     type Error = S::Error;
@@ -99,68 +130,39 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let metrics = self.layer.metrics.clone();
         let rpc = Rpc::of_path(request.uri().path());
-        // A label of few values: whatever else somebody calls is one of them.
-        let method = rpc.map_or("other", Rpc::name);
-        let Some(taken) = self.layer.take(&request, rpc) else {
-            metrics.answered(method, code_text(Code::ResourceExhausted));
-            return Box::pin(async { Ok(fault::overloaded().into_http()) });
-        };
-        let gate = &self.layer.gate;
-        if let Some(rpc) = rpc
-            && let Err(status) = gate.admit(&gate.caller(request.extensions()), rpc, Target::Unread)
-        {
-            metrics.answered(method, code_text(status.code()));
-            return Box::pin(async move { Ok(status.into_http()) });
-        }
-        metrics.started();
-        let guard = InFlight {
-            metrics,
-            method,
+        let mut counted = Counted {
+            metrics: self.layer.metrics.clone(),
+            // A label of few values: whatever else somebody calls is one of them.
+            method: rpc.map_or("other", Rpc::name),
             code: Code::Cancelled,
-            start: Instant::now(),
+            came: Instant::now(),
+            begun: false,
         };
         let span = rpc.map_or_else(Span::none, |_| span_of(&request));
         let deadline = tokio::time::sleep(deadline::of(request.headers(), rpc));
-        let asked = Arc::clone(&taken);
-        let request = request.map(|body| Body::new(Asked::new(body, asked)));
-        let answer = self.inner.call(request).instrument(span.clone());
+        let (ready, layer) = (self.inner.clone(), self.layer.clone());
+        let inner = mem::replace(&mut self.inner, ready);
         Box::pin(async move {
-            let mut guard = guard;
+            let answer = layer.pass(inner, request, rpc, &mut counted);
             let answer = tokio::select! {
                 biased;
-                answer = answer => answer,
-                () = deadline => {
-                    guard.code = Code::DeadlineExceeded;
-                    return Ok(fault::deadline_exceeded().into_http());
-                }
+                answer = answer.instrument(span.clone()) => answer,
+                () = deadline => Ok(fault::deadline_exceeded().into_http()),
             };
-            let mut response = answer.inspect_err(|_| guard.code = Code::Internal)?;
+            let mut response = answer.inspect_err(|_| counted.code = Code::Internal)?;
             // A refusal is in the headers; what comes in trailers is OK, or
             // the end of a stream that has been counted as begun.
-            guard.code = Status::from_header_map(response.headers())
+            counted.code = Status::from_header_map(response.headers())
                 .map_or(Code::Ok, |status| status.code());
             // So tonic says that a message is too large, and nobody else says it.
-            if guard.code == Code::OutOfRange {
-                guard.code = Code::ResourceExhausted;
+            if counted.code == Code::OutOfRange {
+                counted.code = Code::ResourceExhausted;
                 response = fault::too_large().into_http();
             }
-            span.record("rpc.grpc.status_code", guard.code as i32);
-            if rpc == Some(Rpc::Watch) {
-                return Ok(response);
-            }
-            Ok(response.map(|body| Body::new(Answered::new(body, taken))))
+            span.record("rpc.grpc.status_code", counted.code as i32);
+            Ok(response)
         })
-    }
-}
-
-/// What an answer may have beyond the size of its request.
-const fn answer_size(rpc: Rpc) -> usize {
-    if matches!(rpc, Rpc::Acquire | Rpc::Release | Rpc::Sync | Rpc::Watch) {
-        0
-    } else {
-        MAX_PAGE
     }
 }
 
@@ -180,17 +182,29 @@ fn span_of(request: &Request<Body>) -> Span {
 }
 
 /// Counts the RPC when it is answered, or when its caller went away.
-struct InFlight {
+struct Counted {
     metrics: RpcMetrics,
     method: &'static str,
     code: Code,
-    start: Instant,
+    came: Instant,
+    begun: bool,
 }
 
-impl Drop for InFlight {
+impl Counted {
+    fn begin(&mut self) {
+        self.metrics.started();
+        self.begun = true;
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
         let code = code_text(self.code);
-        self.metrics.ended(self.method, code, self.start.elapsed());
+        if self.begun {
+            self.metrics.ended(self.method, code, self.came.elapsed());
+        } else {
+            self.metrics.answered(self.method, code);
+        }
     }
 }
 

@@ -1,17 +1,19 @@
 //! The only tonic: parse a request, ask the writer or the published state,
 //! answer. One file a service.
 //!
-//! Memory is bounded, whatever is sent. Requests and lists come to [`MAX_BYTES`] on
-//! the wire and about three times as much taken apart. What is told to Watch streams
+//! Memory is bounded, whatever is sent. The [`MAX_RPCS`] that are worked on have a
+//! message of [`MAX_MESSAGE`], or a page of a list of about twice as much; whoever shows a
+//! certificate has a quarter of them at most. What a Sync gathers comes to [`sync::MAX_BYTES`],
+//! of all of them to [`sync::MAX_BYTES_OF_ALL`]. What is told to Watch streams
 //! waits in buffers of 1,024 messages of 64 bytes, of 4,096 streams: 256 MiB; the
 //! Services that it is told about are those that wait. A
-//! connection without requests has about 20 KiB, so 16,384 of them 320 MiB. What HTTP/2
-//! holds of a connection before it is read (512 KiB at most) is read at once, or
+//! connection without requests has about 20 KiB, so 16,384 of them 320 MiB; a request that
+//! waits to be worked on about 4 KiB, so what one certificate may send at once 128 MiB. What
+//! HTTP/2 holds of a connection before it is read (512 KiB at most) is read at once, or
 //! thrown away with the request that is refused.
 
 mod admin;
 mod allocator;
-mod body;
 mod convert;
 mod deadline;
 mod fault;
@@ -21,7 +23,6 @@ mod page;
 mod planning;
 mod pool;
 mod request;
-mod shares;
 mod sync;
 
 use std::{sync::Arc, time::Duration};
@@ -48,16 +49,12 @@ use crate::{
 
 /// The largest request message, in bytes.
 const MAX_MESSAGE: usize = 256 * 1024;
-/// RPCs at one time, from their headers until their answers are sent; one more is
-/// RESOURCE_EXHAUSTED. Watch streams count only until they begin.
-const MAX_IN_FLIGHT: usize = 4096;
-/// Bytes of the requests of all these, and of the lists that they are answered with.
-const MAX_BYTES: usize = 256 * 1024 * 1024;
-/// Bytes of a page of a list, about.
-const MAX_PAGE: usize = 512 * 1024;
-/// HTTP/2 streams of one connection; tonic's own default of 200 would queue
+/// RPCs at one time, until their answers are sent; one more is RESOURCE_EXHAUSTED.
+/// Watch streams count only until they begin.
+const MAX_RPCS: usize = 1024;
+/// HTTP/2 streams of one connection; hyper's own default of 200 would queue
 /// callers that share a connection.
-const MAX_STREAMS: u32 = 512;
+pub const MAX_STREAMS: u32 = 512;
 /// What a stream or connection may send before it is read. HTTP/2 counts small frames
 /// against half of the connection's: with less, a connection whose streams all send at
 /// once would be closed with ENHANCE_YOUR_CALM.

@@ -3,11 +3,13 @@
 use std::{collections::HashSet, sync::Arc};
 
 use lb_proto::v1::{self, sync_request::Part};
+use prost::Message;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Status, Streaming};
 
 use super::{
     TIMEOUT,
-    fault::{deadline_exceeded, invalid},
+    fault::{deadline_exceeded, invalid, overloaded},
     request::{self, at_most},
 };
 use crate::{
@@ -16,6 +18,13 @@ use crate::{
 };
 
 const MAX_SERVICES: usize = 200_000;
+/// Of the messages of one Sync.
+pub const MAX_BYTES: usize = 128 * MIB;
+/// Of all at one time.
+pub const MAX_BYTES_OF_ALL: usize = 256 * MIB;
+const MIB: usize = 1024 * 1024;
+/// Room is taken in pieces of so many bytes.
+const PIECE: usize = 1024;
 /// Services in one message of the answer.
 const PAGE: usize = 1000;
 
@@ -32,11 +41,23 @@ pub struct Begun {
     seen: Option<Revision>,
 }
 
+/// What all streams together may gather; a clone is the same.
+#[derive(Clone, Debug)]
+pub struct Room(Arc<Semaphore>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_BYTES_OF_ALL / PIECE)))
+    }
+}
+
 /// What a stream has told so far.
 struct Gathered {
     begun: Begun,
     services: Vec<Acquire>,
     keys: HashSet<Arc<ServiceKey>>,
+    bytes: usize,
+    taken: OwnedSemaphorePermit,
 }
 
 /// Reads whose stream it is.
@@ -57,18 +78,29 @@ pub async fn begin(mut stream: Messages, marks: &Marks) -> Result<(Begun, Messag
     Ok((begun, stream))
 }
 
-/// Reads the rest of it. `now` is how far the database has come.
-pub async fn gather(begun: Begun, now: Revision, mut stream: Messages) -> Result<Sync, Status> {
+/// Reads the rest of it. `now` is how far the database has come. The room is taken until
+/// the permit is dropped.
+pub async fn gather(
+    begun: Begun,
+    now: Revision,
+    mut stream: Messages,
+    room: &Room,
+) -> Result<(Sync, OwnedSemaphorePermit), Status> {
     let mut gathered = Gathered {
         begun,
         services: Vec::new(),
         keys: HashSet::new(),
+        bytes: 0,
+        taken: room.take(0)?,
     };
     loop {
         let message = tokio::time::timeout(TIMEOUT, stream.message()).await;
         let message = message.map_err(|_| deadline_exceeded())??;
         match message.and_then(|message| message.part) {
-            Some(Part::Services(services)) => gathered.add(services)?,
+            Some(Part::Services(services)) => {
+                gathered.make_room(services.encoded_len(), room)?;
+                gathered.add(services)?;
+            }
             Some(Part::End(end)) => return gathered.end(end.count, now),
             Some(Part::Begin(_)) => return Err(invalid("begin", "came twice")),
             None => return Err(invalid("end", "is missing: the stream was cut short")),
@@ -76,7 +108,26 @@ pub async fn gather(begun: Begun, now: Revision, mut stream: Messages) -> Result
     }
 }
 
+impl Room {
+    fn take(&self, pieces: usize) -> Result<OwnedSemaphorePermit, Status> {
+        let pieces = u32::try_from(pieces).unwrap_or(u32::MAX);
+        let taken = Arc::clone(&self.0).try_acquire_many_owned(pieces);
+        taken.map_err(|_| overloaded())
+    }
+}
+
 impl Gathered {
+    fn make_room(&mut self, bytes: usize, room: &Room) -> Result<(), Status> {
+        self.bytes += bytes;
+        if self.bytes > MAX_BYTES {
+            let message = format!("has more than {MAX_BYTES} bytes in all");
+            return Err(invalid("services.services", message));
+        }
+        let pieces = self.bytes.div_ceil(PIECE) - self.taken.num_permits();
+        self.taken.merge(room.take(pieces)?);
+        Ok(())
+    }
+
     fn add(&mut self, part: v1::sync_request::Services) -> Result<(), Status> {
         let field = "services.services";
         at_most(
@@ -98,7 +149,7 @@ impl Gathered {
         Ok(())
     }
 
-    fn end(self, count: i64, now: Revision) -> Result<Sync, Status> {
+    fn end(self, count: i64, now: Revision) -> Result<(Sync, OwnedSemaphorePermit), Status> {
         let came = self.services.len();
         if usize::try_from(count) != Ok(came) {
             return Err(invalid(
@@ -106,7 +157,7 @@ impl Gathered {
                 format!("{count} were sent, {came} came"),
             ));
         }
-        Ok(Sync {
+        let sync = Sync {
             cluster: self.begun.name,
             services: self.services,
             seen: self.begun.seen,
@@ -115,7 +166,8 @@ impl Gathered {
                 Shown::OfAnother => Some(Loss::Another),
                 Shown::Nothing | Shown::False => None,
             },
-        })
+        };
+        Ok((sync, self.taken))
     }
 }
 
@@ -134,4 +186,37 @@ pub fn pages(synced: &[Synced], revision: Revision, mark: String) -> Vec<v1::Syn
         last.mark = mark;
     }
     pages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_syncs_gather_together_is_limited_and_given_back() {
+        let room = Room::default();
+        let gathered = || Gathered {
+            begun: Begun {
+                name: ClusterName::parse("one").unwrap(),
+                claim: None,
+                mark: Shown::Nothing,
+                seen: None,
+            },
+            services: Vec::new(),
+            keys: HashSet::new(),
+            bytes: 0,
+            taken: room.take(0).unwrap(),
+        };
+        let (mut one, mut other, mut late) = (gathered(), gathered(), gathered());
+        for _ in 0..MAX_BYTES / MIB {
+            one.make_room(MIB, &room).unwrap();
+            other.make_room(MIB, &room).unwrap();
+        }
+        let too_much = one.make_room(1, &room).unwrap_err();
+        assert_eq!(too_much.code(), tonic::Code::InvalidArgument);
+        let full = late.make_room(1, &room).unwrap_err();
+        assert_eq!(full.code(), tonic::Code::ResourceExhausted);
+        drop(other);
+        late.make_room(1, &room).unwrap();
+    }
 }

@@ -23,7 +23,7 @@ mod stand_in;
 mod sync;
 mod table;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
@@ -91,8 +91,8 @@ enum Command {
     #[command(hide = true)]
     Abuse {
         kind: overload::Kind,
-        address: SocketAddr,
-        seconds: u64,
+        #[command(flatten)]
+        target: overload::Target,
     },
     /// Answers every Acquire at once: the limit of the transport
     #[command(hide = true)]
@@ -121,11 +121,7 @@ async fn main() -> Result<()> {
             let table = overload::measure(quick, &only).await?;
             show(json, &table.json(), &table.text())
         }
-        Command::Abuse {
-            kind,
-            address,
-            seconds,
-        } => overload::abuse(kind, address, Duration::from_secs(seconds)).await,
+        Command::Abuse { kind, target } => overload::abuse(kind, &target).await,
         Command::Soak {
             minutes,
             seed,

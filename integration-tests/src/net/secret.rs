@@ -4,6 +4,7 @@
 use std::{
     fs,
     os::unix::fs::symlink,
+    path::Path,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -72,11 +73,22 @@ impl Secret {
     /// Where they are.
     #[must_use]
     pub fn files(&self) -> Files {
-        let file = |name| self.folder.path().join(name);
-        Files {
-            cert: file("tls.crt"),
-            key: file("tls.key"),
-            ca: file("ca.crt"),
-        }
+        files_in(self.folder())
+    }
+
+    /// The folder that has them.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// The files of a secret in this folder.
+#[must_use]
+pub fn files_in(folder: &Path) -> Files {
+    Files {
+        cert: folder.join("tls.crt"),
+        key: folder.join("tls.key"),
+        ca: folder.join("ca.crt"),
     }
 }

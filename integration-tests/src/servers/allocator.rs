@@ -1,6 +1,7 @@
 //! The real lb-allocator, on free ports.
 
 mod asking;
+mod secured;
 
 use std::{fs, path::PathBuf, process::ExitStatus, time::Duration};
 
@@ -19,7 +20,10 @@ use crate::{
     settings::{Given, Settings},
 };
 
-pub use self::asking::{allocations, connect, connect_with};
+pub use self::{
+    asking::{allocations, connect, connect_with},
+    secured::Secured,
+};
 
 /// How one is started; what is not set is left to its defaults.
 #[derive(Debug, Clone, Default)]

@@ -6,9 +6,10 @@ use std::{
 };
 
 use integration_tests::{
-    allocator::{Allocator, Options},
+    admin::Admin,
+    allocator::{Allocator, Options, Secured},
     eventually::{DEADLINE, eventually},
-    rpc::{acquire, refusal},
+    rpc::{acquire, of_cluster, refusal},
     unfinished,
 };
 use lb_proto::v1::{
@@ -20,9 +21,9 @@ use tokio::{
     sync::mpsc,
     time::timeout,
 };
-use tonic::{Code, body::Body};
+use tonic::{Code, Status, body::Body, transport::Channel};
 
-use crate::write_lock::WriteLock;
+use crate::{planning::memory, write_lock::WriteLock};
 
 const POOLS: &str = "pools: [{name: big, addresses: [10.0.0.0/8]}]";
 
@@ -106,7 +107,7 @@ async fn reads_are_answered_while_a_change_waits_for_the_disk() {
 async fn more_requests_than_it_takes_at_once_are_refused_and_the_others_are_answered() {
     let allocator = Allocator::start(Options::config(POOLS)).await;
     let mut clients = Vec::new();
-    for _ in 0..40 {
+    for _ in 0..10 {
         clients.push(allocator.client().await);
     }
     let lock = WriteLock::take(&allocator.database()).await;
@@ -204,16 +205,15 @@ async fn a_connection_that_does_not_begin_is_closed() {
         .await;
 }
 
-/// Streams over connections of their own, whose bodies do not end: what has come back
+/// Streams over each of these connections whose bodies do not end: what has come back
 /// so far, and comes.
-async fn unfinished_streams(
-    allocator: &Allocator,
-    (connections, streams): (usize, usize),
+fn unfinished_streams(
+    channels: &[Channel],
+    streams: usize,
     body: fn() -> Body,
 ) -> mpsc::UnboundedReceiver<String> {
     let (answers, answered) = mpsc::unbounded_channel();
-    for _ in 0..connections {
-        let channel = allocator.channel().await;
+    for channel in channels {
         for _ in 0..streams {
             let (mut channel, answers) = (channel.clone(), answers.clone());
             tokio::spawn(async move {
@@ -236,7 +236,8 @@ async fn all(mut answered: mpsc::UnboundedReceiver<String>) -> BTreeMap<String, 
 #[tokio::test]
 async fn streams_whose_body_never_comes_are_ended() {
     let allocator = Allocator::start(Options::config(POOLS)).await;
-    let answered = unfinished_streams(&allocator, (1, 20), unfinished::never).await;
+    let channels = [allocator.channel().await];
+    let answered = unfinished_streams(&channels, 20, unfinished::never);
     is_served_promptly(&allocator, "a").await;
     let ended = timeout(DEADLINE, all(answered)).await.expect("they end");
     assert_eq!(
@@ -245,57 +246,97 @@ async fn streams_whose_body_never_comes_are_ended() {
     );
 }
 
-#[tokio::test]
-async fn who_takes_every_place_leaves_some_to_others() {
-    let allocator = Allocator::start(Options::config(POOLS)).await;
-    let mut greedy = unfinished_streams(&allocator, (10, 500), unfinished::never).await;
-    let first = greedy.recv().await.unwrap();
-    assert_eq!(first, "RESOURCE_EXHAUSTED");
-    for name in ["a", "b", "c", "d"] {
-        is_served_promptly(&allocator, name).await;
+const GREEDY: &str = "spiffe://test/cluster/greedy/role/watcher";
+const NEIGHBOUR: &str = "spiffe://test/cluster/neighbour/role/watcher";
+
+async fn connections(allocator: &Secured, uri: &str, many: usize) -> Vec<Channel> {
+    let identity = allocator.authority.caller(uri).unwrap();
+    let mut channels = Vec::new();
+    for _ in 0..many {
+        channels.push(allocator.connect(&identity).await.unwrap());
     }
-    // The places come back with the end of the streams.
-    let ended = all(greedy).await;
-    assert!(ended["DEADLINE_EXCEEDED"] >= 2048, "{ended:?}");
-    assert!(ended["DEADLINE_EXCEEDED"] <= 4096, "{ended:?}");
-    let admin = allocator.admin();
-    admin
-        .sees("lb_allocator_rpc_in_flight", &[], |in_flight| {
-            in_flight == 0.0
-        })
-        .await;
+    channels
 }
 
-#[tokio::test]
-async fn many_who_want_little_leave_places_to_who_was_there_before() {
-    let allocator = Allocator::start(Options::config(POOLS)).await;
-    let mut before = allocator.client().await;
-    before.acquire(acquire("web", "before")).await.unwrap();
-    // Enough to take 3,072 places even if none has more than eight.
-    let many = unfinished_streams(&allocator, (450, 10), unfinished::never).await;
-    eventually(DEADLINE, "there is no room for a new one", async || {
-        let mut new = allocator.client().await;
-        match new.acquire(acquire("web", "new")).await {
-            Err(status) if refusal(&status).reason == "OVERLOADED" => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
-    for name in ["a", "b", "c", "d"] {
-        before.acquire(acquire("web", name)).await.unwrap();
-    }
-    drop(many);
+async fn acquires(channel: &Channel, cluster: &str, name: &str) -> Result<Duration, Status> {
+    let begun = Instant::now();
+    let mut client = AllocatorServiceClient::new(channel.clone());
+    let request = of_cluster(cluster, acquire("web", name));
+    client.acquire(request).await.map(|_| begun.elapsed())
 }
 
-#[tokio::test]
-async fn what_unfinished_messages_may_fill_is_limited_and_others_are_served() {
-    let allocator = Allocator::start(Options::config(POOLS)).await;
-    let body = || unfinished::unfinished(200 * 1024, 199 * 1024);
-    let mut greedy = unfinished_streams(&allocator, (3, 400), body).await;
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_takes_all_it_may_is_refused_and_a_neighbour_is_served() {
+    let allocator = Secured::start(Options::config(POOLS)).await;
+    let neighbour = allocator.caller(NEIGHBOUR).await;
+    let channels = connections(&allocator, GREEDY, 10).await;
+    let mut greedy = unfinished_streams(&channels, 500, unfinished::never);
+    let in_flight = async |admin: Admin, wanted: f64| {
+        let name = "lb_allocator_rpc_in_flight";
+        admin.sees(name, &[], |seen| seen == wanted).await;
+    };
+    let admin = allocator.allocator.admin();
+    in_flight(admin, 256.0).await;
+    let one_more = channels[0].clone();
+    let one_more = tokio::spawn(async move { acquires(&one_more, "greedy", "a").await });
+    while greedy.is_empty() {
+        let took = acquires(&neighbour, "neighbour", "a").await.unwrap();
+        assert!(took < Duration::from_secs(4), "{took:?}");
+    }
     assert_eq!(greedy.recv().await.unwrap(), "RESOURCE_EXHAUSTED");
-    is_served_promptly(&allocator, "a").await;
+    let status = one_more.await.unwrap().unwrap_err();
+    assert_eq!(refusal(&status).reason, "OVERLOADED");
+
     let ended = all(greedy).await;
-    assert!(ended["DEADLINE_EXCEEDED"] <= 256 * 1024 / 199, "{ended:?}");
+    assert!(ended["DEADLINE_EXCEEDED"] >= 256, "{ended:?}");
+    in_flight(admin, 0.0).await;
+    acquires(&channels[0], "greedy", "a")
+        .await
+        .expect("it may come again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_with_too_many_connections_gets_no_more_and_a_neighbour_does() {
+    let allocator = Secured::start(Options::config(POOLS)).await;
+    let mut open = connections(&allocator, GREEDY, 64).await;
+    for channel in &open {
+        acquires(channel, "greedy", "a").await.unwrap();
+    }
+    let one_more = connections(&allocator, GREEDY, 1).await.remove(0);
+    let refused = tokio::spawn(async move { acquires(&one_more, "greedy", "b").await });
+    let neighbour = allocator.caller(NEIGHBOUR).await;
+    let took = acquires(&neighbour, "neighbour", "a").await.unwrap();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    refused.await.unwrap().unwrap_err();
+    let metric = "lb_allocator_refused_connections_total";
+    let admin = allocator.allocator.admin();
+    admin.sees(metric, &[], |refused| refused >= 1.0).await;
+
+    open.pop();
+    let next = connections(&allocator, GREEDY, 1).await.remove(0);
+    acquires(&next, "greedy", "b").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unfinished_messages_fill_no_more_memory_than_a_certificate_may_have() {
+    let mut allocator = Secured::start(Options::config(POOLS)).await;
+    let neighbour = allocator.caller(NEIGHBOUR).await;
+    let channels = connections(&allocator, GREEDY, 4).await;
+    acquires(&channels[0], "greedy", "a").await.unwrap();
+    let id = allocator.allocator.process().id();
+    let before = memory(id);
+    let body = || unfinished::unfinished(200 * 1024, 199 * 1024);
+    let mut greedy = unfinished_streams(&channels, 500, body);
+    let mut most = 0;
+    while greedy.is_empty() {
+        acquires(&neighbour, "neighbour", "a").await.unwrap();
+        most = memory(id).max(most);
+    }
+    assert_eq!(greedy.recv().await.unwrap(), "RESOURCE_EXHAUSTED");
+    // 256 messages, and what HTTP/2 holds of four connections: 53 MiB. All 2,000
+    // would be 389.
+    let grown = most.saturating_sub(before) / 1024;
+    assert!(grown < 150, "{grown} MiB more than {before} KiB");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ const HELD: usize = 4_000;
 const PLANNERS: usize = 24;
 
 /// The memory of a process, in KiB.
-fn memory(id: u32) -> u64 {
+pub fn memory(id: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));
     let number = line.unwrap().split_whitespace().nth(1).unwrap();

@@ -6,8 +6,8 @@ use std::{
 };
 
 use integration_tests::{
-    allocator::{Allocator, Options, connect, connect_with},
-    certificates::{Authority, Identity},
+    allocator::{Allocator, Options, Secured, connect, connect_with},
+    certificates::Authority,
     eventually::{DEADLINE, eventually},
     rpc::{Refusal, acquire, refusal, release, sync_of},
     secret::Secret,
@@ -38,40 +38,14 @@ const OTHER: &str = "spiffe://test/cluster/other/role/watcher";
 const VIEWER: &str = "spiffe://test/cluster/one/role/viewer";
 const ADMIN: &str = "spiffe://test/role/admin";
 
-/// An allocator that serves TLS, and the authority that it and its callers trust.
-struct Port {
-    authority: Authority,
-    _server: Secret,
-    allocator: Allocator,
+async fn start() -> Secured {
+    Secured::start(Options::config(POOLS)).await
 }
 
-impl Port {
-    async fn open(change: impl FnOnce(Options) -> Options) -> Self {
-        let authority = Authority::new("test").unwrap();
-        let server = Secret::new(&authority.server().unwrap(), &authority.certificate);
-        let options = change(Options::config(POOLS).tls(server.files()));
-        Self {
-            allocator: Allocator::start(options).await,
-            authority,
-            _server: server,
-        }
-    }
-
-    async fn connect(&self, identity: &Identity) -> anyhow::Result<Channel> {
-        let secret = Secret::new(identity, &self.authority.certificate);
-        connect_with(&self.allocator.url(), secret.files()).await
-    }
-
-    async fn caller(&self, uri: &str) -> Channel {
-        let identity = self.authority.caller(uri).unwrap();
-        self.connect(&identity).await.unwrap()
-    }
-
-    async fn denials(&self) -> Vec<Denial> {
-        let mut admin = AdminServiceClient::new(self.caller(ADMIN).await);
-        let answer = admin.list_denials(ListDenialsRequest::default()).await;
-        answer.unwrap().into_inner().denials
-    }
+async fn denials(port: &Secured) -> Vec<Denial> {
+    let mut admin = AdminServiceClient::new(port.caller(ADMIN).await);
+    let answer = admin.list_denials(ListDenialsRequest::default()).await;
+    answer.unwrap().into_inner().denials
 }
 
 async fn list_pools(channel: Channel) -> Result<(), Status> {
@@ -201,7 +175,7 @@ async fn call(channel: Channel, method: &str, cluster: &str) -> Result<(), Statu
 
 #[tokio::test]
 async fn each_role_may_call_what_it_is_for_and_nothing_else() {
-    let port = Port::open(|options| options).await;
+    let port = start().await;
     let admin = port.caller(ADMIN).await;
     let mut client = AllocatorServiceClient::new(admin.clone());
     client.acquire(acquire("web", "held")).await.unwrap();
@@ -258,7 +232,7 @@ async fn each_role_may_call_what_it_is_for_and_nothing_else() {
 
 #[tokio::test]
 async fn a_key_of_another_cluster_is_refused_recorded_and_counted() {
-    let port = Port::open(|options| options).await;
+    let port = start().await;
     let mut watcher = AllocatorServiceClient::new(port.caller(OTHER).await);
     for _ in 0..500 {
         let status = watcher.acquire(acquire("web", "a")).await.unwrap_err();
@@ -275,7 +249,7 @@ async fn a_key_of_another_cluster_is_refused_recorded_and_counted() {
         }
     }
     let denial = eventually(DEADLINE, "all are recorded", async || {
-        match port.denials().await.as_slice() {
+        match denials(&port).await.as_slice() {
             [denial] if denial.count == 500 => Ok(denial.clone()),
             seen => Err(format!("{seen:?}")),
         }
@@ -308,7 +282,7 @@ async fn a_key_of_another_cluster_is_refused_recorded_and_counted() {
 
 #[tokio::test]
 async fn denials_are_there_after_a_restart_and_come_in_pages() {
-    let mut port = Port::open(|options| options).await;
+    let mut port = start().await;
     for uri in [OTHER, WATCHER] {
         let watcher = port.caller(uri).await;
         for method in ["Reserve", "Unreserve"] {
@@ -318,7 +292,7 @@ async fn denials_are_there_after_a_restart_and_come_in_pages() {
     let status = port.allocator.terminate(Duration::from_secs(10)).await;
     assert!(status.success(), "{status}");
     port.allocator.start_again().await;
-    let all = port.denials().await;
+    let all = denials(&port).await;
     assert_eq!(all.len(), 4, "what was noted last is written at the end");
 
     let mut admin = AdminServiceClient::new(port.caller(ADMIN).await);
@@ -345,7 +319,7 @@ async fn denials_are_there_after_a_restart_and_come_in_pages() {
 
 #[tokio::test]
 async fn a_certificate_without_a_usable_identity_is_told_what_it_lacks() {
-    let port = Port::open(|options| options).await;
+    let port = start().await;
     for (identity, words) in [
         (port.authority.user("admin", "admins"), "no URI"),
         (
@@ -375,7 +349,8 @@ async fn a_certificate_without_a_usable_identity_is_told_what_it_lacks() {
 
 #[tokio::test]
 async fn by_setting_the_common_name_gives_cluster_and_role() {
-    let port = Port::open(|options| options.arg("--client-identity").arg("common-name")).await;
+    let options = Options::config(POOLS);
+    let port = Secured::start(options.arg("--client-identity").arg("common-name")).await;
     let user = |name: &str| port.authority.user(name, "anybody").unwrap();
     let watcher = port.connect(&user("cluster/one/role/watcher")).await;
     let watcher = watcher.unwrap();
@@ -391,7 +366,7 @@ async fn by_setting_the_common_name_gives_cluster_and_role() {
 
 #[tokio::test]
 async fn the_handshake_takes_only_certificates_of_its_authority_that_are_valid() {
-    let port = Port::open(|options| options).await;
+    let port = start().await;
     let authority = &port.authority;
     let stranger = Authority::new("test").unwrap();
     let name = "lb_allocator_tls_failed_handshakes_total";
@@ -458,7 +433,7 @@ async fn the_handshake_takes_only_certificates_of_its_authority_that_are_valid()
 
 #[tokio::test]
 async fn a_certificate_that_expires_on_its_connection_is_refused_there() {
-    let port = Port::open(|options| options).await;
+    let port = start().await;
     let soon = time::Duration::seconds(5);
     let identity = port.authority.caller_until(ADMIN, soon).unwrap();
     let channel = port.connect(&identity).await.unwrap();
@@ -475,7 +450,7 @@ async fn a_certificate_that_expires_on_its_connection_is_refused_there() {
 
 #[tokio::test]
 async fn silent_and_slow_handshakes_do_not_hold_up_others() {
-    let port = Port::open(|options| options).await;
+    let port = start().await;
     let mut connections = Vec::new();
     for number in 0..400 {
         let mut stream = TcpStream::connect(port.allocator.address()).await.unwrap();
@@ -531,7 +506,7 @@ async fn without_tls_only_this_machine_is_served_unless_somebody_insists() {
 #[tokio::test(flavor = "multi_thread")]
 async fn more_half_handshakes_than_ever_could_wait_do_not_hold_up_others() {
     const HALF: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
-    let port = Port::open(|options| options).await;
+    let port = start().await;
     let address = port.allocator.address();
     let mut strangers = Vec::new();
     for _ in 0..5 {

@@ -1,18 +1,26 @@
 //! The abuser, a process of its own.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use futures::future::join_all;
 use integration_tests::{
-    allocator::connect,
+    allocator::connect_with,
     logs, process,
     rpc::{Asking, acquire, of_cluster, release},
+    secret::files_in,
     unfinished,
 };
 use lb_proto::v1::{WatchRequest, allocator_service_client::AllocatorServiceClient};
+use lb_tls::client::Connector;
 use tokio::{
+    sync::watch,
     task::JoinSet,
     time::{Instant, timeout_at},
 };
@@ -20,13 +28,39 @@ use tonic::{body::Body, transport::Channel};
 
 use super::{
     outcomes::{Account, Outcomes},
-    raw,
+    raw::Raw,
     usage::Watched,
 };
 use crate::machine::processor_seconds;
 
-const CLUSTER: &str = "abuser";
+pub const CLUSTER: &str = "abuser";
 const MIB: usize = 1 << 20;
+
+/// Who is abused, with whose certificate, for how long.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Target {
+    address: SocketAddr,
+    /// The folder with the certificate of a watcher.
+    certificate: PathBuf,
+    seconds: u64,
+}
+
+impl Target {
+    async fn connect(&self) -> Result<Channel> {
+        let url = format!("https://{}", self.address);
+        connect_with(&url, files_in(&self.certificate)).await
+    }
+
+    fn raw(&self) -> Result<Raw> {
+        let files = files_in(&self.certificate);
+        let config = files.parse(&files.read()?)?.client()?;
+        let (_, config) = watch::channel(Arc::new(config));
+        Ok(Raw {
+            address: self.address,
+            connector: Connector::new(config),
+        })
+    }
+}
 
 /// What is done to the allocator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -60,46 +94,47 @@ impl Kind {
 ///
 /// # Errors
 /// When nothing can be done at all.
-pub async fn run(kind: Kind, address: SocketAddr, time: Duration) -> Result<()> {
-    let until = Instant::now() + time;
+pub async fn run(kind: Kind, target: &Target) -> Result<()> {
+    let until = Instant::now() + Duration::from_secs(target.seconds);
     let outcomes = Outcomes::default();
-    let url = format!("http://{address}");
     let sent = match kind {
         Kind::Connections => {
-            let all = (0..10_000).map(|number| raw::hold(address, number, until, outcomes.clone()));
+            let raw = target.raw()?;
+            let all = (0..10_000).map(|number| raw.clone().hold(number, until, outcomes.clone()));
             join_all(all.map(tokio::spawn)).await;
-            "10,000 connections: silent, half a preface, idle".to_owned()
+            "10,000 connections: silent, half a handshake, idle".to_owned()
         }
         Kind::Requests => {
-            requests(&url, (100, 1_000), until, &outcomes).await;
+            requests(target, (100, 1_000), until, &outcomes).await;
             "100 connections with 1,000 Acquires in flight each".to_owned()
         }
         Kind::ManyCallers => {
-            requests(&url, (10_000, 10), until, &outcomes).await;
+            requests(target, (10_000, 10), until, &outcomes).await;
             "10,000 connections with 10 Acquires in flight each".to_owned()
         }
         Kind::HalfOpen => {
-            streams(&url, (100, 1_000), until, &outcomes, unfinished::never).await;
+            streams(target, (100, 1_000), until, &outcomes, unfinished::never).await;
             "100 connections with 1,000 streams each without a body".to_owned()
         }
         Kind::Unfinished => {
             let body = || unfinished::unfinished(200 * 1024, 199 * 1024);
-            streams(&url, (100, 250), until, &outcomes, body).await;
+            streams(target, (100, 250), until, &outcomes, body).await;
             "100 connections with 250 messages each of which 199 of 200 KiB come".to_owned()
         }
         Kind::Messages => {
-            let small = messages(&url, (8, 8), 4 * MIB, until, &outcomes);
-            let large = messages(&url, (2, 2), 64 * MIB, until, &outcomes);
+            let small = messages(target, (8, 8), 4 * MIB, until, &outcomes);
+            let large = messages(target, (2, 2), 64 * MIB, until, &outcomes);
             tokio::join!(small, large);
             "8 connections with 8 messages of 4 MiB each, 2 with 2 of 64 MiB".to_owned()
         }
         Kind::Random => {
-            let all = (0..64).map(|_| raw::random(address, until, outcomes.clone()));
+            let raw = target.raw()?;
+            let all = (0..64).map(|_| raw.clone().random(until, outcomes.clone()));
             join_all(all.map(tokio::spawn)).await;
             "64 connections at a time with up to 64 KiB of random bytes".to_owned()
         }
         Kind::SlowReaders => {
-            slow_readers(&url, (100, 100), until, &outcomes).await?;
+            slow_readers(target, (100, 100), until, &outcomes).await?;
             "100 connections with 100 Watch streams each, never read".to_owned()
         }
     };
@@ -108,7 +143,7 @@ pub async fn run(kind: Kind, address: SocketAddr, time: Duration) -> Result<()> 
 }
 
 /// Every caller asks again as soon as it is answered.
-async fn requests(url: &str, many: (usize, usize), until: Instant, outcomes: &Outcomes) {
+async fn requests(target: &Target, many: (usize, usize), until: Instant, outcomes: &Outcomes) {
     let each = |mut channel: AllocatorServiceClient<Channel>, caller: usize, outcomes: Outcomes| async move {
         for number in 0.. {
             let name = format!("s{caller}-{number}");
@@ -121,7 +156,7 @@ async fn requests(url: &str, many: (usize, usize), until: Instant, outcomes: &Ou
         }
     };
     over(
-        url,
+        target,
         many,
         until,
         outcomes,
@@ -134,14 +169,14 @@ async fn requests(url: &str, many: (usize, usize), until: Instant, outcomes: &Ou
 
 /// Every stream that has ended is followed by another one.
 async fn streams(
-    url: &str,
+    target: &Target,
     many: (usize, usize),
     until: Instant,
     outcomes: &Outcomes,
     body: impl Fn() -> Body + Copy + Send + Sync + 'static,
 ) {
     over(
-        url,
+        target,
         many,
         until,
         outcomes,
@@ -162,14 +197,14 @@ async fn streams(
 }
 
 async fn messages(
-    url: &str,
+    target: &Target,
     many: (usize, usize),
     size: usize,
     until: Instant,
     outcomes: &Outcomes,
 ) {
     over(
-        url,
+        target,
         many,
         until,
         outcomes,
@@ -188,12 +223,12 @@ async fn messages(
 /// Opens Watch streams and never reads them, while a Service frees again and again
 /// what others wait for.
 async fn slow_readers(
-    url: &str,
+    target: &Target,
     many: (usize, usize),
     until: Instant,
     outcomes: &Outcomes,
 ) -> Result<()> {
-    let mut client = AllocatorServiceClient::new(connect(url).await?);
+    let mut client = AllocatorServiceClient::new(target.connect().await?);
     let scarce = |name: &str| {
         of_cluster(CLUSTER, acquire("web", name)).wishing(|wish| wish.pool = "scarce".to_owned())
     };
@@ -205,7 +240,7 @@ async fn slow_readers(
     let mut give_back = release("web", "holder");
     give_back.service = scarce("holder").service;
     let reading = over(
-        url,
+        target,
         many,
         until,
         outcomes,
@@ -253,7 +288,7 @@ async fn slow_readers(
 
 /// So many connections, and over each of them so many tasks.
 async fn over<F>(
-    url: &str,
+    target: &Target,
     (connections, tasks): (usize, usize),
     until: Instant,
     outcomes: &Outcomes,
@@ -263,7 +298,7 @@ async fn over<F>(
 {
     let mut all = JoinSet::new();
     for connection in 0..connections {
-        match timeout_at(until, connect(url)).await {
+        match timeout_at(until, target.connect()).await {
             Ok(Ok(channel)) => {
                 for number in 0..tasks {
                     let caller = connection * tasks + number;
@@ -283,13 +318,14 @@ pub struct Process(process::Process);
 impl Process {
     /// # Errors
     /// When it cannot be started.
-    pub fn start(kind: Kind, address: &str, time: Duration) -> Result<Self> {
+    pub fn start(kind: Kind, address: &str, stolen: &Path, time: Duration) -> Result<Self> {
         let name = kind.name();
         let seconds = time.as_secs().to_string();
         let args = [
             "abuse".to_owned(),
             name.clone(),
             address.to_owned(),
+            stolen.display().to_string(),
             seconds,
         ];
         let binary = std::env::current_exe()?;

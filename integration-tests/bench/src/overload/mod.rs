@@ -1,6 +1,6 @@
-//! What abuse of the port costs those who behave. A neighbour with a connection of
+//! What abuse of the port costs those who behave. A neighbour with a certificate of
 //! its own acquires and releases all the time; beside it, one kind of abuse after the
-//! other comes from a process of its own, and leaves.
+//! other comes from a process that has the certificate of another cluster, and leaves.
 //!
 //! Two processors serve the abuser, the allocator and the neighbour, so a part of
 //! what the neighbour feels is the machine. A bystander measures that part: it calls
@@ -18,9 +18,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use integration_tests::allocator::{Allocator, Options};
+use integration_tests::allocator::{Options, Secured};
 
-pub use self::{abuse::Kind, abuse::run as abuse, table::Table};
+pub use self::{
+    abuse::{Kind, Target, run as abuse},
+    table::Table,
+};
 use self::{
     bystander::Bystander,
     neighbour::{Felt, Neighbour},
@@ -88,11 +91,17 @@ pub async fn measure(quick: bool, only: &[Kind]) -> Result<Table> {
     Ok(Table::new(rows))
 }
 
+fn watcher_of(cluster: &str) -> String {
+    format!("spiffe://bench/cluster/{cluster}/role/watcher")
+}
+
 async fn row(kind: Kind, extent: Extent, bystander: &Bystander) -> Result<Row> {
     let database = OnDisk::new("overload")?;
     let options = Options::config(POOLS).database(database.path());
-    let mut allocator = Allocator::start(options.without_routes_file()).await;
-    let neighbour = Neighbour::new(allocator.channel().await);
+    let mut secured = Secured::start(options.without_routes_file()).await;
+    let neighbour = Neighbour::new(secured.caller(&watcher_of(neighbour::CLUSTER)).await);
+    let stolen = secured.secret(&watcher_of(abuse::CLUSTER))?;
+    let allocator = &mut secured.allocator;
     // Connections and caches are then as they stay.
     neighbour.during(tokio::time::sleep(extent.calm)).await;
     let calm = async { tokio::time::sleep(extent.calm).await };
@@ -101,7 +110,7 @@ async fn row(kind: Kind, extent: Extent, bystander: &Bystander) -> Result<Row> {
 
     let watched = Watched::begin(allocator.process().id())?;
     let address = allocator.address();
-    let abuser = abuse::Process::start(kind, &address, extent.abuse)?;
+    let abuser = abuse::Process::start(kind, &address, stolen.folder(), extent.abuse)?;
     let (over, is_over) = tokio::sync::watch::channel(false);
     let end = async {
         let ended = abuser.ended(&watched).await;

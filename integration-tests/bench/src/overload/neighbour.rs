@@ -18,7 +18,7 @@ use crate::figures::percentile;
 
 /// Requests in flight.
 const CALLERS: usize = 4;
-const CLUSTER: &str = "neighbour";
+pub const CLUSTER: &str = "neighbour";
 
 /// What somebody felt for a while.
 #[derive(Clone, Debug, Default)]
