@@ -13,3 +13,6 @@ pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/lbal
 
 /// `google.rpc.ErrorInfo.domain` of every refusal.
 pub const ERROR_DOMAIN: &str = "lb-allocator.io";
+
+/// `type_url` of [`v1::Instructions`] in the details of a refusal.
+pub const INSTRUCTIONS_TYPE: &str = "type.googleapis.com/lballocator.v1.Instructions";

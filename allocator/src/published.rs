@@ -224,6 +224,16 @@ impl State {
         from.take_while(move |allocation| allocation.address == address)
     }
 
+    /// Whether a Service that does not hold an address may go on showing it: nobody else
+    /// holds it or is to get it, and the Service did not give it up.
+    pub fn may_show(&self, key: &Arc<ServiceKey>, address: IpAddr) -> bool {
+        let gave_up = self.conflicts.get(&(address, Some(Arc::clone(key))));
+        let reserved = self.reservations.get(&address);
+        self.by_address(address).all(|held| held.key == *key)
+            && reserved.is_none_or(|reserved| reserved.key.as_ref() == Some(key))
+            && gave_up.is_none_or(|conflict| conflict.is_claim())
+    }
+
     /// IPv4 first.
     pub fn by_key(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<Allocation>> {
         self.by_key.of(key)

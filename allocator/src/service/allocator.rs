@@ -1,7 +1,7 @@
 //! `AllocatorService`: requests become commands, and word of what was freed
 //! goes out.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, stream};
 use lb_proto::v1::{
@@ -15,7 +15,9 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{TIMEOUT, convert, fault, gate::Gate, request, sync};
 use crate::{
     auth::{Rpc, Target},
-    engine::{Attach, Claim, ClusterName, Command, Refusal, Reply, Revision},
+    engine::{
+        Acquire, Attach, Claim, ClusterName, Command, Family, Refusal, Reply, Revision,
+    },
     mark::{Marks, Shown},
     published::Published,
     streams::{self, Told},
@@ -76,7 +78,32 @@ impl Allocator {
     }
 
     fn refused(&self, refusal: &Refusal) -> Status {
-        refused(&self.published, refusal)
+        refused(&self.published, refusal, true)
+    }
+
+    async fn grant(
+        &self,
+        claim: Option<Claim>,
+        acquire: Acquire,
+    ) -> Result<v1::AcquireResponse, Status> {
+        let key = Arc::clone(&acquire.key);
+        let (families, shown) = (acquire.wish.families.clone(), acquire.wish.current.clone());
+        let answer = self.writer.submit_as(claim, Command::Acquire(acquire)).await;
+        let Answer { reply, revision } = answer.map_err(fault::not_written)?;
+        if let Reply::Refused(refusal) = &reply {
+            let is_its_own = {
+                let state = self.published.read();
+                let is_its_own = |address: &IpAddr| {
+                    families.contains(&Family::of(*address)) && state.may_show(&key, *address)
+                };
+                shown.iter().all(is_its_own)
+            };
+            return Err(refused(&self.published, refusal, is_its_own));
+        }
+        let Reply::Acquired(acquired) = reply else {
+            return Err(fault::wrong_reply());
+        };
+        Ok(convert::acquired(&acquired, revision))
     }
 
     /// Somebody may have taken the name over since the session was admitted.
@@ -103,7 +130,7 @@ impl Allocator {
     }
 }
 
-fn refused(published: &Published, refusal: &Refusal) -> Status {
+fn refused(published: &Published, refusal: &Refusal, is_its_own: bool) -> Status {
     let cluster = if let Refusal::ClusterNameInUse { cluster, .. } = refusal {
         Some(cluster)
     } else if let Refusal::ClusterHasOtherName { known_as, .. } = refusal {
@@ -112,7 +139,7 @@ fn refused(published: &Published, refusal: &Refusal) -> Status {
         None
     };
     let heard_at = cluster.and_then(|cluster| published.contacts().of(cluster).heard_at);
-    fault::refused_caller(refusal, heard_at)
+    fault::refused_caller(refusal, heard_at, is_its_own)
 }
 
 #[tonic::async_trait]
@@ -128,11 +155,7 @@ impl AllocatorService for Allocator {
         self.gate
             .admit(&caller, Rpc::Acquire, Target::Cluster(cluster))?;
         let claim = request::claim(cluster, &cluster_uid)?;
-        let Answer { reply, revision } = self.submit(claim, Command::Acquire(acquire)).await?;
-        let Reply::Acquired(acquired) = reply else {
-            return Err(fault::wrong_reply());
-        };
-        Ok(Response::new(convert::acquired(&acquired, revision)))
+        Ok(Response::new(self.grant(claim, acquire).await?))
     }
 
     async fn release(
@@ -231,7 +254,7 @@ impl AllocatorService for Allocator {
         let published = Arc::clone(&self.published);
         let told = ReceiverStream::new(messages).map(move |message| {
             let _open = &presence;
-            tell(message).map_err(|refusal| refused(&published, &refusal))
+            tell(message).map_err(|refusal| refused(&published, &refusal, true))
         });
         // The buffer ends only when it was full.
         let cut = stream::once(async { Err(fault::slow_consumer()) });

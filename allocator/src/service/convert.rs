@@ -2,7 +2,7 @@
 
 use lb_proto::v1;
 
-use super::fault;
+use super::{fault, instructions};
 use crate::{
     contacts::Refused,
     engine::{
@@ -96,13 +96,12 @@ pub fn acquired(acquired: &Acquired, revision: Revision) -> v1::AcquireResponse 
         message: unmet.refusal.to_string(),
         metadata: fault::metadata(&unmet.refusal),
     });
+    let addresses = acquired.addresses.iter().map(|held| held_address(held));
+    let addresses: Vec<_> = addresses.collect();
     v1::AcquireResponse {
         revision: revision.0,
-        addresses: acquired
-            .addresses
-            .iter()
-            .map(|held| held_address(held))
-            .collect(),
+        instructions: Some(instructions::of_grant(acquired, &addresses)),
+        addresses,
         satisfied: acquired.satisfied,
         unmet: unmet.collect(),
     }

@@ -2,10 +2,13 @@
 
 use std::{collections::HashMap, error::Error};
 
+use lb_proto::v1::StatusAction;
+use prost::Message;
+use prost_types::Any;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt};
+use tonic_types::pb::{self, ErrorInfo};
 
-use super::MAX_MESSAGE;
+use super::{MAX_MESSAGE, instructions::Cause};
 use crate::{
     auth::{Caller, Denied, Rpc, Target},
     denials::name_and_role,
@@ -16,16 +19,49 @@ use crate::{
 
 type Metadata = HashMap<String, String>;
 
-fn status(code: Code, message: String, reason: &str, metadata: Metadata) -> Status {
-    let details = ErrorDetails::with_error_info(reason, lb_proto::ERROR_DOMAIN, metadata);
-    Status::with_error_details(code, message, details)
+const ERROR_INFO_TYPE: &str = "type.googleapis.com/google.rpc.ErrorInfo";
+
+fn status(code: Code, message: String, cause: Cause<'_>, metadata: Metadata) -> Status {
+    with_action(code, message, cause, metadata, StatusAction::Keep)
+}
+
+fn with_action(
+    code: Code,
+    message: String,
+    cause: Cause<'_>,
+    metadata: Metadata,
+    action: StatusAction,
+) -> Status {
+    let words = match metadata.get("command") {
+        Some(command) => format!("{message}: {command}"),
+        None => message.clone(),
+    };
+    let instructions = cause.instructions(&words, action);
+    let info = ErrorInfo {
+        reason: cause.reason().to_owned(),
+        domain: lb_proto::ERROR_DOMAIN.to_owned(),
+        metadata,
+    };
+    let any = |type_url: &str, value: Vec<u8>| Any {
+        type_url: type_url.to_owned(),
+        value,
+    };
+    let details = pb::Status {
+        code: code.into(),
+        message: message.clone(),
+        details: vec![
+            any(ERROR_INFO_TYPE, info.encode_to_vec()),
+            any(lb_proto::INSTRUCTIONS_TYPE, instructions.encode_to_vec()),
+        ],
+    };
+    Status::with_details(code, message, details.encode_to_vec().into())
 }
 
 /// A field that is missing, malformed or over its limit.
 pub fn invalid(field: &str, message: impl std::fmt::Display) -> Status {
     let metadata = Metadata::from([("field".to_owned(), field.to_owned())]);
     let message = format!("{field}: {message}");
-    status(Code::InvalidArgument, message, "INVALID_REQUEST", metadata)
+    status(Code::InvalidArgument, message, Cause::InvalidRequest, metadata)
 }
 
 pub fn invalid_name(field: &str) -> impl FnOnce(InvalidName) -> Status + '_ {
@@ -39,7 +75,7 @@ pub fn conflicting(field: &str, message: impl std::fmt::Display) -> Status {
     status(
         Code::InvalidArgument,
         message,
-        "CONFLICTING_REQUEST",
+        Cause::ConflictingRequest,
         metadata,
     )
 }
@@ -48,7 +84,7 @@ pub fn not_found(message: String) -> Status {
     status(
         Code::NotFound,
         message,
-        "ALLOCATION_NOT_FOUND",
+        Cause::AllocationNotFound,
         Metadata::new(),
     )
 }
@@ -58,7 +94,7 @@ pub fn overloaded() -> Status {
     status(
         Code::ResourceExhausted,
         message,
-        "OVERLOADED",
+        Cause::Overloaded,
         Metadata::new(),
     )
 }
@@ -66,7 +102,7 @@ pub fn overloaded() -> Status {
 pub fn planning_overloaded() -> Status {
     let message = "another configuration is being planned; retry with back-off".to_owned();
     let metadata = Metadata::new();
-    status(Code::ResourceExhausted, message, "OVERLOADED", metadata)
+    status(Code::ResourceExhausted, message, Cause::Overloaded, metadata)
 }
 
 /// The caller's deadline has passed, or what the allocator allows.
@@ -79,7 +115,7 @@ pub fn deadline_exceeded() -> Status {
 pub fn too_many_streams(_: TooMany) -> Status {
     let message = "too many Watch streams are open; close some, or retry with back-off".to_owned();
     let metadata = Metadata::new();
-    status(Code::ResourceExhausted, message, "OVERLOADED", metadata)
+    status(Code::ResourceExhausted, message, Cause::Overloaded, metadata)
 }
 
 /// A message of the caller that is larger than any may be.
@@ -89,7 +125,7 @@ pub fn too_large() -> Status {
     status(
         Code::ResourceExhausted,
         message,
-        "INVALID_REQUEST",
+        Cause::InvalidRequest,
         metadata,
     )
 }
@@ -98,12 +134,12 @@ pub fn too_large() -> Status {
 pub fn slow_consumer() -> Status {
     let message = "this stream was read too slowly; open another one".to_owned();
     let metadata = Metadata::new();
-    status(Code::ResourceExhausted, message, "SLOW_CONSUMER", metadata)
+    status(Code::ResourceExhausted, message, Cause::SlowConsumer, metadata)
 }
 
 pub fn shutting_down() -> Status {
     let message = "the allocator is shutting down; retry with back-off".to_owned();
-    status(Code::Unavailable, message, "SHUTTING_DOWN", Metadata::new())
+    status(Code::Unavailable, message, Cause::ShuttingDown, Metadata::new())
 }
 
 /// A fault of ours: the log has the cause, the caller a fixed text.
@@ -133,7 +169,7 @@ pub fn not_written(error: WriteError) -> Status {
             "the allocator's database cannot be written; the change may or may not have been made; \
              retry with back-off"
                 .to_owned(),
-            "STORE_UNAVAILABLE",
+            Cause::StoreUnavailable,
             Metadata::new(),
         ),
         // The writer has logged it.
@@ -160,7 +196,7 @@ pub fn denied(caller: &Caller, rpc: Rpc, target: Target<'_>, denied: &Denied) ->
     status(
         Code::PermissionDenied,
         denied.to_string(),
-        "PERMISSION_DENIED",
+        Cause::PermissionDenied,
         metadata.collect(),
     )
 }
@@ -170,27 +206,32 @@ pub fn invalid_configuration(message: String) -> Status {
     status(
         Code::InvalidArgument,
         message,
-        "INVALID_CONFIGURATION",
+        Cause::InvalidConfiguration,
         Metadata::new(),
     )
 }
 
-/// Of a cluster that is not the one which has the name; `last_heard`: of that.
-pub fn refused_caller(refusal: &Refusal, last_heard: Option<Timestamp>) -> Status {
+/// For a watcher. `last_heard` is of the cluster that has the name, where another one does;
+/// `is_its_own` is as in [`Cause::action`].
+pub fn refused_caller(
+    refusal: &Refusal,
+    last_heard: Option<Timestamp>,
+    is_its_own: bool,
+) -> Status {
     let is_about_identity = matches!(
         refusal,
         Refusal::ClusterNameInUse { .. } | Refusal::ClusterHasOtherName { .. }
     );
     let heard = last_heard.filter(|_| is_about_identity);
     let heard = heard.map(|at| ("last_heard".to_owned(), at.to_string()));
-    refused_with(refusal, heard)
+    refused_with(refusal, heard, is_its_own)
 }
 
 pub fn refused(refusal: &Refusal) -> Status {
-    refused_with(refusal, None)
+    refused_with(refusal, None, true)
 }
 
-fn refused_with(refusal: &Refusal, more: Option<(String, String)>) -> Status {
+fn refused_with(refusal: &Refusal, more: Option<(String, String)>, is_its_own: bool) -> Status {
     let code = match refusal {
         Refusal::PoolExhausted { .. }
         | Refusal::PoolCoolingDown { .. }
@@ -216,11 +257,13 @@ fn refused_with(refusal: &Refusal, more: Option<(String, String)>) -> Status {
         Refusal::AwaitingSync { .. } => Code::Unavailable,
         Refusal::ClusterDecommissioned { .. } => Code::PermissionDenied,
     };
-    status(
+    let cause = Cause::Engine(refusal);
+    with_action(
         code,
         refusal.to_string(),
-        refusal.reason(),
+        cause,
         metadata(refusal).into_iter().chain(more).collect(),
+        cause.action(is_its_own),
     )
 }
 

@@ -18,6 +18,7 @@ mod convert;
 mod deadline;
 mod fault;
 mod gate;
+mod instructions;
 mod layer;
 mod page;
 mod planning;
