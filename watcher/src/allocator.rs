@@ -31,9 +31,9 @@ use crate::{
     grant::Grant,
     key::Key,
     metrics::Metrics,
-    rank::created,
     reason::Refusal,
     status,
+    view::created,
     wish::{Wish, parse_address},
 };
 

@@ -2,7 +2,7 @@
 //! there at all: one task that holds the stream open, and tells the allocator what
 //! this cluster has before anybody asks it for anything.
 
-use std::{collections::BTreeSet, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use lb_proto::v1::{ServiceKey, WatchResponse, watch_response::Event};
@@ -13,15 +13,14 @@ use tracing::{error, info, warn};
 use crate::{
     admin::Health,
     allocator::{Allocator, Connections},
-    cluster_sync::{ClusterSync, EVERY, Told},
+    cluster_sync::{ClusterSync, EVERY},
     key::Key,
     ledger::Ledger,
     link::Link,
     metrics::Metrics,
     observed::Observed,
-    queue::{Queue, Rank},
-    rank::rank,
-    reason::{Reason, Refusal},
+    queue::Queue,
+    reason::{Refusal, Retry},
     scope::Scope,
     service_store::ServiceStore,
 };
@@ -41,7 +40,7 @@ const REFUSED_RETRY: Duration = Duration::from_secs(10);
 const SLOW_CONSUMER: &str = "SLOW_CONSUMER";
 
 /// A Sync that is under way.
-type Telling = Pin<Box<dyn Future<Output = Result<Told, Refusal>> + Send>>;
+type Telling = Pin<Box<dyn Future<Output = Result<Vec<Key>, Refusal>> + Send>>;
 
 /// A stream that has begun, and what the allocator was told beside it.
 struct Session {
@@ -124,7 +123,6 @@ impl Announcements {
             } else {
                 if accepted {
                     all_ask = true;
-                    self.ledger.lost();
                 }
                 self.lost(&refusal);
             }
@@ -260,29 +258,25 @@ impl Announcements {
     }
 
     /// The allocator knows what this cluster has.
-    fn accepted(&self, session: &mut Session, told: Told, all_ask: bool) {
-        let Told { confirmed, differ } = told;
-        self.push_batch(differ, &confirmed);
+    fn accepted(&self, session: &mut Session, differ: Vec<Key>, all_ask: bool) {
+        self.push(differ);
         if !session.accepted {
             info!("lb-allocator is there");
             session.accepted = true;
-            self.started(all_ask, &confirmed);
+            self.started(all_ask);
         }
         // What is owed now was not told with this.
         if session.lagged && !session.owes {
             session.lagged = false;
             self.link.send_replace(Link::Up);
-            let keys = self.ledger.wake(|_| true);
-            self.push_batch(keys, &confirmed);
+            self.push(self.ledger.waiting());
         }
     }
 
     /// What happened before is not told, so all that wait ask again. After a loss
-    /// everybody does: the allocator may be another one by now. Those that are
-    /// confirmed are asked for last, also where they are queued already.
-    fn started(&self, all_ask: bool, confirmed: &BTreeSet<Key>) {
-        let mut keys = self.ledger.wake(|_| true);
-        keys.extend(confirmed.iter().cloned());
+    /// everybody does: the allocator may be another one by now.
+    fn started(&self, all_ask: bool) {
+        let mut keys = self.ledger.waiting();
         if all_ask {
             keys = self.ledger.keys();
             let ours = self.store.ours();
@@ -290,7 +284,7 @@ impl Announcements {
         }
         // Those that were told to wait for this may ask from now on.
         self.link.send_replace(Link::Up);
-        self.push_batch(keys, confirmed);
+        self.push(keys);
         self.health.allocator_answered();
         self.refused(None);
         self.metrics.allocator_up(true);
@@ -323,48 +317,34 @@ impl Announcements {
     /// Whether the allocator refuses to serve this watcher.
     fn refused(&self, refusal: Option<&Refusal>) {
         self.metrics.refused(refusal.is_some());
-        let of_cluster = refusal.filter(|refusal| refusal.is_about_the_cluster());
+        let of_cluster = refusal.filter(|refusal| refusal.retry == Retry::Seldom);
         if refusal.is_some() && of_cluster.is_none() {
             self.health.allocator_answered();
         }
-        self.health.cluster_refused(of_cluster.map(Refusal::words));
+        let why = of_cluster.map(|refusal| refusal.message.clone());
+        self.health.cluster_refused(why);
     }
 
     fn told(&self, event: Option<Event>) {
         let keys = match event {
-            Some(Event::Freed(freed)) => self.outdated(freed.services),
-            Some(Event::AskAgain(ask_again)) => self.outdated(ask_again.services),
+            Some(Event::Freed(freed)) => keys_of(freed.services),
+            Some(Event::AskAgain(ask_again)) => keys_of(ask_again.services),
             // What a newer allocator tells may be worth asking for too.
             Some(
                 Event::PoolsChanged(_) | Event::Lagged(_) | Event::Started(_) | Event::Progress(_),
             )
-            | None => self.ledger.wake(|_| true),
+            | None => return self.push(self.ledger.waiting()),
         };
-        for key in keys {
-            let rank = rank(&self.store, &self.ledger, &key);
-            self.queue.push(key, rank);
-        }
+        self.queue.push_all(keys);
     }
 
-    fn outdated(&self, services: Vec<ServiceKey>) -> Vec<Key> {
-        let keys: Vec<_> = services.into_iter().map(Key::from).collect();
-        self.ledger.outdate(&keys);
-        keys
-    }
-
-    fn push_batch(&self, keys: Vec<Key>, confirmed: &BTreeSet<Key>) {
-        let ranked = keys.into_iter().filter_map(|key| {
-            let service = self.store.get(&key);
+    fn push(&self, keys: Vec<Key>) {
+        let concern = keys.into_iter().filter(|key| {
+            let service = self.store.get(key);
             let ours = service.is_some_and(|s| self.store.rule().scope(&s) == Scope::Ours);
-            let concerns = ours || self.ledger.knows(&key);
-            let rank = match rank(&self.store, &self.ledger, &key) {
-                // What has gone meanwhile gives something back, and that comes first.
-                Rank::Holder if ours && confirmed.contains(&key) => Rank::Confirmed,
-                rank @ (Rank::Holder | Rank::Pending(_) | Rank::Confirmed) => rank,
-            };
-            concerns.then_some((key, rank))
+            ours || self.ledger.knows(key)
         });
-        self.queue.push_batch(ranked.collect::<Vec<_>>());
+        self.queue.push_all_and_those_worked_on(concern);
     }
 }
 
@@ -380,7 +360,7 @@ impl Session {
 }
 
 /// Ends with the Sync that is under way, if there is one.
-async fn under_way(telling: &mut Option<Telling>) -> Result<Told, Refusal> {
+async fn under_way(telling: &mut Option<Telling>) -> Result<Vec<Key>, Refusal> {
     let Some(sync) = telling else {
         return std::future::pending().await;
     };
@@ -389,11 +369,12 @@ async fn under_way(telling: &mut Option<Telling>) -> Result<Told, Refusal> {
     told
 }
 
+fn keys_of(services: Vec<ServiceKey>) -> Vec<Key> {
+    services.into_iter().map(Key::from).collect()
+}
+
 fn broken(what: &str) -> Refusal {
-    Refusal::new(
-        Reason::AllocatorUnavailable,
-        format_args!("the allocator does not answer: {what}"),
-    )
+    Refusal::no_answer(what)
 }
 
 #[cfg(test)]
@@ -404,10 +385,8 @@ mod tests {
     fn only_an_allocator_that_does_not_answer_holds_back_those_that_wait() {
         assert!(Link::Up.refusal().is_none());
         assert!(Link::Connecting.refusal().is_some());
-        let down = Link::Down("gone".into()).refusal().unwrap();
-        assert_eq!(
-            (&*down.reason, down.message.as_str()),
-            ("ALLOCATOR_UNAVAILABLE", "gone")
-        );
+        let down = Link::Down(broken("gone")).refusal().unwrap();
+        assert_eq!(down.reason, "ALLOCATOR_UNAVAILABLE");
+        assert!(down.message.contains("gone"), "{}", down.message);
     }
 }

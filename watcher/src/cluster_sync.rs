@@ -2,12 +2,7 @@
 //! few minutes, and whenever the allocator may have missed something. It learns from
 //! that what it forgot, and takes back what nobody here has any more.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    net::IpAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Service;
 use lb_proto::v1::{self, SyncOutcome, sync_request::Part};
@@ -24,7 +19,6 @@ use crate::{
     reason::Refusal,
     scope::Scope,
     service_store::ServiceStore,
-    status,
     view::View,
     wish::parse_address,
 };
@@ -47,32 +41,17 @@ pub struct ClusterSync {
     pub ledger: Arc<Ledger>,
 }
 
-/// What the allocator answered.
-pub struct Told {
-    /// Services of which it confirms that they hold what they show.
-    pub confirmed: BTreeSet<Key>,
-    /// Services that hold something else than they were granted last.
-    pub differ: Vec<Key>,
-}
-
 impl ClusterSync {
-    /// Tells all. To be called only when the list of Services is complete.
-    pub async fn tell(&self) -> Result<Told, Refusal> {
+    /// Tells all. To be called only when the list of Services is complete. Returns the
+    /// Services that hold something else than they were granted last.
+    pub async fn tell(&self) -> Result<Vec<Key>, Refusal> {
         // Before the Services are looked at: what is granted later is not judged.
         let begin = self.allocator.begin(self.allocator.seen());
         let services = self.services();
         let count = services.len();
         let synced = self.allocator.sync(messages(begin, services)).await?;
         self.report(count, &synced);
-        let confirmed = synced.iter().filter_map(|one| {
-            let key = Key::from(one.service.clone()?);
-            let shown = status::shown(&*self.store.get(&key)?);
-            confirms(one, &shown).then_some(key)
-        });
-        Ok(Told {
-            confirmed: confirmed.collect(),
-            differ: self.ledger.synced(synced.iter().filter_map(held)),
-        })
+        Ok(self.ledger.differ(synced.iter().filter_map(held)))
     }
 
     fn services(&self) -> Vec<v1::AcquireRequest> {
@@ -168,20 +147,6 @@ fn has(view: &View<'_>) -> Vec<IpAddr> {
     held.iter().chain(also).copied().collect()
 }
 
-/// Whether exactly what a Service shows is its own, so that nobody else gets it.
-fn confirms(synced: &v1::SyncedService, shown: &[IpAddr]) -> bool {
-    let holds = match synced.outcome() {
-        SyncOutcome::Kept | SyncOutcome::Adopted => true,
-        SyncOutcome::Unspecified
-        | SyncOutcome::ReleasedAfterGrace
-        | SyncOutcome::Conflict
-        | SyncOutcome::Reassign => false,
-    };
-    let held = synced.addresses.iter();
-    let held: Option<HashSet<IpAddr>> = held.map(|held| parse_address(&held.address)).collect();
-    holds && !shown.is_empty() && held == Some(shown.iter().copied().collect())
-}
-
 fn messages(
     begin: v1::sync_request::Begin,
     services: Vec<v1::AcquireRequest>,
@@ -267,36 +232,5 @@ mod tests {
         let wish = present(&sync, None, shows()).wish.unwrap();
         assert_eq!(wish.current_addresses, ["192.0.2.1"]);
         assert!(wish.service_labels.is_empty() && wish.namespace_labels.is_empty());
-    }
-
-    #[test]
-    fn only_what_is_shown_and_held_alike_is_confirmed() {
-        let (a, b) = ("192.0.2.1", "2001:db8::1");
-        let shows = |shown: &[&str]| -> Vec<IpAddr> {
-            shown.iter().map(|text| text.parse().unwrap()).collect()
-        };
-        for (outcome, held, shown, confirmed) in [
-            (SyncOutcome::Kept, vec![a], vec![a], true),
-            (SyncOutcome::Adopted, vec![a, b], vec![b, a], true),
-            (SyncOutcome::Kept, vec![a, b], vec![a], false),
-            (SyncOutcome::Kept, vec![a], vec![], false),
-            (SyncOutcome::Kept, vec![], vec![], false),
-            (SyncOutcome::Reassign, vec![a], vec![a], false),
-            (SyncOutcome::Conflict, vec![a], vec![a], false),
-            (SyncOutcome::ReleasedAfterGrace, vec![a], vec![a], false),
-        ] {
-            let synced = v1::SyncedService {
-                outcome: outcome.into(),
-                addresses: held
-                    .iter()
-                    .map(|address| v1::HeldAddress {
-                        address: (*address).into(),
-                        ..Default::default()
-                    })
-                    .collect(),
-                ..Default::default()
-            };
-            assert_eq!(confirms(&synced, &shows(&shown)), confirmed, "{synced:?}");
-        }
     }
 }

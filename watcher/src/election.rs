@@ -21,7 +21,6 @@ use crate::{
     ledger::Ledger,
     observed::Observed,
     queue::Queue,
-    rank::rank,
     service_api::chain,
     service_store::ServiceStore,
 };
@@ -177,12 +176,7 @@ impl Election {
         self.queue.open(|| {
             let services = self.store.all();
             let there = services.iter().map(|service| Key::of(service));
-            let keys = there.chain(gone);
-            let ranked = keys.map(|key| {
-                let rank = rank(&self.store, &self.ledger, &key);
-                (key, rank)
-            });
-            ranked.collect()
+            there.chain(gone).collect()
         });
         self.leadership.begin(until);
     }

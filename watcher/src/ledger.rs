@@ -11,20 +11,12 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::{
-    grant::Grant,
-    key::Key,
-    reason::{Refusal, Remedy},
-    wish::Family,
-};
+use crate::{grant::Grant, key::Key, reason::Refusal};
 
 /// How often an address list that somebody else wrote is put back within
 /// [`PUT_BACK_WINDOW`], before whoever writes it counts as another controller.
 const PUT_BACK_LIMIT: usize = 3;
 const PUT_BACK_WINDOW: Duration = Duration::from_secs(600);
-/// After this time an event of a Service asks the allocator again. Not longer than
-/// the slow retry of a Service that waits, which is to ask in earnest.
-pub const ANSWER_LIFETIME: Duration = Duration::from_secs(240);
 
 /// For how long it is remembered that a Service went: longer than it takes until
 /// another replica leads.
@@ -42,15 +34,6 @@ struct State {
     /// Services that went while another replica led, within [`DEPARTED`], the
     /// longest ago first.
     departures: VecDeque<(Instant, Key, String)>,
-    /// Grows with each loss of the allocator: what it said before has to be
-    /// confirmed.
-    epoch: u64,
-    /// Grows with each thing the allocator tells: an answer that was under way
-    /// meanwhile may be outdated.
-    news: u64,
-    /// Grows with each Sync that the allocator answered: what it gave while that was
-    /// under way, the Sync may have changed.
-    syncs: u64,
 }
 
 /// One Service.
@@ -62,14 +45,10 @@ pub struct Record {
     pub held: Vec<IpAddr>,
     /// Addresses that were seen in place in the status.
     pub published: Vec<IpAddr>,
-    /// What the allocator last said.
-    pub reply: Option<Reply>,
-    /// Since when the Service has no address, and what it waits for.
+    /// What the allocator last granted, for when it is away; nothing where it refused since.
+    pub grant: Option<Grant>,
+    /// Since when the Service waits for something.
     pub waiting: Option<Waiting>,
-    /// The allocator took back what the status may still show.
-    lost: bool,
-    /// In this epoch the allocator granted what is held.
-    granted_in: Option<u64>,
     /// The status has shown what is held.
     was_published: bool,
     /// When the address list was put back lately.
@@ -122,37 +101,13 @@ pub struct Hindered {
     pub pending: bool,
 }
 
-/// An answer of the allocator.
-#[derive(Clone, Debug)]
-pub struct Reply {
-    /// To this wish.
-    pub wish: u64,
-    /// What it was.
-    pub outcome: Result<Grant, Refusal>,
-    epoch: u64,
-    until: Instant,
-}
-
 /// A Service that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
-    /// For what.
-    pub remedy: Remedy,
-    /// For addresses of these families.
-    pub families: Vec<Family>,
     /// Since then, seconds since 1970.
     pub since: i64,
     /// Whether it holds nothing.
     pub pending: bool,
-}
-
-/// Read before a question is asked, to tell afterwards whether the answer can be
-/// relied on.
-#[derive(Clone, Copy, Debug)]
-pub struct Moment {
-    epoch: u64,
-    news: u64,
-    syncs: u64,
 }
 
 /// How many Services hold an address, how many wait for one, and since when the
@@ -195,7 +150,6 @@ impl Ledger {
     /// `is_gone` is true.
     pub fn begin_term(&self, is_gone: impl Fn(&Key, &str) -> bool) -> Vec<Key> {
         let mut state = self.state.lock();
-        state.news += 1;
         state.records.clear();
         state.forget_departures();
         let gone: Vec<_> = state
@@ -226,80 +180,25 @@ impl Ledger {
         state.departures.push_back(departure);
     }
 
-    /// Now.
-    pub fn moment(&self) -> Moment {
-        let State {
-            epoch, news, syncs, ..
-        } = *self.state.lock();
-        Moment { epoch, news, syncs }
-    }
-
-    /// The last answer to this wish of this uid, if it can still be relied on.
-    pub fn answer(&self, record: &Record, uid: &str, wish: u64) -> Option<Result<Grant, Refusal>> {
-        let epoch = self.state.lock().epoch;
-        record
-            .reply
-            .as_ref()
-            .filter(|_| record.uid == uid)
-            .filter(|r| r.wish == wish && r.epoch == epoch && Instant::now() < r.until)
-            .map(|r| r.outcome.clone())
-    }
-
-    /// The allocator granted addresses. Says whether the answer stands: it does not
-    /// when the allocator told something that matters while it was under way.
-    pub fn granted(&self, key: &Key, uid: &str, wish: u64, grant: &Grant, asked: Moment) -> bool {
+    /// The allocator granted addresses.
+    pub fn granted(&self, key: &Key, uid: &str, grant: &Grant) {
         let mut state = self.state.lock();
-        let stands =
-            state.syncs == asked.syncs && (state.news == asked.news || grant.unmet.is_empty());
         let record = state.record(key, uid);
-        record.held = grant.addresses();
-        record.lost = false;
-        record.granted_in = Some(asked.epoch);
-        record.reply = Some(Reply::new(wish, Ok(grant.clone()), asked, stands));
-        stands
+        record.held.clone_from(&grant.addresses);
+        record.grant = Some(grant.clone());
     }
 
-    /// The allocator refused. Says whether the answer stands.
-    ///
-    /// Who is refused holds nothing. An allocator that has lost its database may
-    /// refuse a holder only because its pools are not what they were, and nobody
-    /// else has the address: then only one that granted it before is believed.
-    pub fn refused(
-        &self,
-        key: &Key,
-        uid: &str,
-        wish: u64,
-        refusal: &Refusal,
-        asked: Moment,
-    ) -> bool {
+    /// The allocator decided that there is nothing, or not what the Service shows.
+    pub fn refused(&self, key: &Key, uid: &str, refusal: &Refusal) {
         let mut state = self.state.lock();
-        let stands = state.news == asked.news;
-        let reply = Reply::new(wish, Err(refusal.clone()), asked, stands);
-        let epoch = state.epoch;
         let record = state.record(key, uid);
-        record.reply = Some(reply);
-        let decided = match refusal.remedy {
-            Remedy::WaitForFreed | Remedy::WaitForPools | Remedy::WaitForEither => true,
-            Remedy::WaitForEdit | Remedy::RetrySoon | Remedy::RetrySeldom => false,
-        };
-        let decided = decided && !refusal.keeps_the_address();
-        let believed = record.granted_in == Some(epoch) || !refusal.is_about_pools();
-        if decided && believed {
-            record.lost = true;
-            record.granted_in = None;
+        record.grant = None;
+        if refusal.takes_off {
             record.held.clear();
         }
-        stands
     }
 
-    /// Whether the allocator took back what the status of this uid may still show.
-    pub fn is_lost(&self, key: &Key, uid: &str) -> bool {
-        let state = self.state.lock();
-        let record = state.records.get(key);
-        record.is_some_and(|record| record.uid == uid && record.lost)
-    }
-
-    /// What the Service waits for from now on.
+    /// The Service waits for something from now on.
     pub fn waits(&self, key: &Key, uid: &str, waiting: Waiting) {
         let mut state = self.state.lock();
         let record = state.records.entry(key.clone());
@@ -335,7 +234,7 @@ impl Ledger {
     pub fn gave_back(&self, key: &Key) {
         if let Some(record) = self.state.lock().records.get_mut(key) {
             record.held.clear();
-            record.reply = None;
+            record.grant = None;
         }
     }
 
@@ -386,72 +285,31 @@ impl Ledger {
         }
     }
 
-    /// The allocator is lost.
-    pub fn lost(&self) {
-        let mut state = self.state.lock();
-        state.epoch += 1;
-        state.news += 1;
-    }
-
-    /// The allocator told something. Returns the Services that `matter`, whose
-    /// last answer is outdated now.
-    pub fn wake(&self, matter: impl Fn(&Waiting) -> bool) -> Vec<Key> {
-        let mut state = self.state.lock();
-        state.news += 1;
+    /// The Services that wait.
+    pub fn waiting(&self) -> Vec<Key> {
+        let state = self.state.lock();
         let waiting = state
             .records
-            .iter_mut()
-            .filter(|(_, record)| record.waiting.as_ref().is_some_and(&matter));
-        waiting
-            .map(|(key, record)| {
-                record.reply = None;
-                key.clone()
+            .iter()
+            .filter(|(_, record)| record.waiting.is_some());
+        waiting.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Of the Services that the allocator says to hold this, those that hold something else
+    /// than they were granted last.
+    pub fn differ(&self, held: impl IntoIterator<Item = (Key, Vec<IpAddr>)>) -> Vec<Key> {
+        let state = self.state.lock();
+        let differs = |(key, held): &(Key, Vec<IpAddr>)| {
+            let record = state.records.get(key);
+            record.is_some_and(|record| {
+                let granted = &record.held;
+                let is_same =
+                    held.len() == granted.len() && held.iter().all(|a| granted.contains(a));
+                record.grant.is_some() && !is_same
             })
-            .collect()
-    }
-
-    /// The allocator told something about these Services: their last answers are
-    /// outdated.
-    pub fn outdate<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) {
-        let mut state = self.state.lock();
-        // An answer may be under way that was given before.
-        state.news += 1;
-        for key in keys {
-            if let Some(record) = state.records.get_mut(key) {
-                record.reply = None;
-            }
-        }
-    }
-
-    /// The last answer still holds where the allocator is away, and is asked for again
-    /// where it is not.
-    pub fn expire(&self, key: &Key) {
-        let mut state = self.state.lock();
-        let record = state.records.get_mut(key);
-        if let Some(reply) = record.and_then(|record| record.reply.as_mut()) {
-            reply.until = Instant::now();
-        }
-    }
-
-    /// The allocator knows what this cluster has, and told what these Services hold.
-    /// Returns those that hold something else than they were granted last: what the
-    /// Sync said of them was older than that grant.
-    pub fn synced(&self, held: impl IntoIterator<Item = (Key, Vec<IpAddr>)>) -> Vec<Key> {
-        let mut state = self.state.lock();
-        state.news += 1;
-        state.syncs += 1;
-        let mut differ = Vec::new();
-        for (key, held) in held {
-            let record = state.records.get_mut(&key).filter(|r| r.reply.is_some());
-            if let Some(record) = record
-                && !(held.iter().all(|address| record.held.contains(address))
-                    && record.held.len() == held.len())
-            {
-                record.reply = None;
-                differ.push(key);
-            }
-        }
-        differ
+        };
+        let differ = held.into_iter().filter(differs);
+        differ.map(|(key, _)| key).collect()
     }
 
     /// Counts. Linear in the number of Services: for scrapes.
@@ -476,23 +334,6 @@ impl Ledger {
             }
         }
         census
-    }
-}
-
-impl Reply {
-    /// One that does not stand may be remembered, but not relied on.
-    fn new(wish: u64, outcome: Result<Grant, Refusal>, asked: Moment, stands: bool) -> Self {
-        let lifetime = if stands {
-            ANSWER_LIFETIME
-        } else {
-            Duration::ZERO
-        };
-        Self {
-            wish,
-            outcome,
-            epoch: asked.epoch,
-            until: Instant::now() + lifetime,
-        }
     }
 }
 
@@ -548,7 +389,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{grant::Held, reason::Reason};
+    use crate::reason::{Reason, Retry};
 
     fn key() -> Key {
         Key {
@@ -559,97 +400,78 @@ mod tests {
 
     fn grant() -> Grant {
         Grant {
-            held: vec![Held {
-                address: "192.0.2.1".parse().unwrap(),
-                pool: "red".into(),
-            }],
+            addresses: vec!["192.0.2.1".parse().unwrap()],
             satisfied: true,
-            unmet: vec![],
+            reason: "Satisfied".into(),
+            message: "192.0.2.1 from pool red".into(),
+            retry: Retry::AfterEdit,
         }
     }
 
-    fn freed(ledger: &Ledger) -> Vec<Key> {
-        ledger.wake(|waiting| waiting.remedy == Remedy::WaitForFreed)
+    fn refusal(takes_off: bool) -> Refusal {
+        Refusal {
+            takes_off,
+            ..Refusal::new(Reason::PermissionDenied, "why")
+        }
     }
 
-    fn exhausted(ledger: &Ledger, asked: Moment) -> bool {
-        let refusal = Refusal::new(Reason::PoolExhausted, "full");
-        let stands = ledger.refused(&key(), "u", 7, &refusal, asked);
+    fn waits(ledger: &Ledger) {
         let waiting = Waiting {
-            remedy: refusal.remedy,
-            families: vec![Family::V4],
             since: 42,
             pending: true,
         };
         ledger.waits(&key(), "u", waiting);
-        stands
     }
 
-    fn answered(ledger: &Ledger, uid: &str, wish: u64) -> bool {
-        let record = ledger.get(&key()).unwrap();
-        ledger.answer(&record, uid, wish).is_some()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_serves_the_same_question_until_the_allocator_is_lost_or_time_passes() {
+    #[test]
+    fn a_grant_is_remembered_until_the_allocator_refuses_or_another_uid_comes() {
         let ledger = Ledger::default();
-        assert!(ledger.granted(&key(), "u", 7, &grant(), ledger.moment()));
-        assert!(answered(&ledger, "u", 7));
-        assert!(!answered(&ledger, "u", 8), "another wish");
-        assert!(!answered(&ledger, "other", 7), "another uid");
-        tokio::time::advance(ANSWER_LIFETIME).await;
-        assert!(!answered(&ledger, "u", 7), "old");
-        ledger.granted(&key(), "u", 7, &grant(), ledger.moment());
-        ledger.lost();
-        assert!(!answered(&ledger, "u", 7), "lost");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_the_allocator_tells_outdates_the_refusals_that_it_concerns() {
-        let ledger = Ledger::default();
-        assert!(exhausted(&ledger, ledger.moment()));
-        assert!(answered(&ledger, "u", 7));
-        assert!(
-            ledger
-                .wake(|waiting| waiting.remedy == Remedy::WaitForPools)
-                .is_empty()
+        let known = |ledger: &Ledger| {
+            let record = ledger.get(&key()).unwrap();
+            (record.grant.is_some(), record.held.is_empty())
+        };
+        ledger.granted(&key(), "u", &grant());
+        assert_eq!(known(&ledger), (true, false));
+        ledger.refused(&key(), "u", &refusal(false));
+        assert_eq!(
+            known(&ledger),
+            (false, false),
+            "it goes on with what it has"
         );
-        assert!(answered(&ledger, "u", 7));
-        assert_eq!(freed(&ledger), [key()]);
-        assert!(!answered(&ledger, "u", 7));
+        ledger.refused(&key(), "u", &refusal(true));
+        assert_eq!(known(&ledger), (false, true));
+        ledger.granted(&key(), "u", &grant());
+        ledger.refused(&key(), "other", &refusal(false));
+        assert_eq!(known(&ledger), (false, true));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_refusal_does_not_stand_if_something_was_freed_while_it_was_under_way() {
-        let ledger = Ledger::default();
-        let asked = ledger.moment();
-        assert!(freed(&ledger).is_empty());
-        assert!(!exhausted(&ledger, asked));
-        assert!(!answered(&ledger, "u", 7));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_holds_something_else_after_a_sync_asks_again() {
+    #[test]
+    fn who_holds_something_else_after_a_sync_asks_again() {
         let told = |address: &str| [(key(), vec![address.parse().unwrap()])];
         let ledger = Ledger::default();
-        let asked = ledger.moment();
-        assert_eq!(ledger.synced(told("192.0.2.1")), [], "nothing was granted");
-        assert!(
-            !ledger.granted(&key(), "u", 7, &grant(), asked),
-            "the Sync may have been later"
-        );
-        assert!(ledger.granted(&key(), "u", 7, &grant(), ledger.moment()));
-        assert_eq!(ledger.synced(told("192.0.2.1")), []);
-        assert!(answered(&ledger, "u", 7));
-        assert_eq!(ledger.synced(told("192.0.2.2")), [key()]);
-        assert!(!answered(&ledger, "u", 7));
+        assert_eq!(ledger.differ(told("192.0.2.1")), [], "nothing was granted");
+        ledger.granted(&key(), "u", &grant());
+        assert_eq!(ledger.differ(told("192.0.2.1")), []);
+        assert_eq!(ledger.differ(told("192.0.2.2")), [key()]);
+        assert_eq!(ledger.differ([(key(), Vec::new())]), [key()]);
+    }
+
+    #[test]
+    fn who_waits_is_known_until_it_waits_no_more() {
+        let ledger = Ledger::default();
+        ledger.granted(&key(), "u", &grant());
+        assert_eq!(ledger.waiting(), []);
+        waits(&ledger);
+        assert_eq!(ledger.waiting(), [key()]);
+        ledger.waits_no_more(&key());
+        assert_eq!(ledger.waiting(), []);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_address_list_is_put_back_three_times_in_ten_minutes() {
         let ledger = Ledger::default();
         assert!(ledger.puts_back(&key()).is_err(), "nothing of it is known");
-        ledger.granted(&key(), "u", 7, &grant(), ledger.moment());
+        ledger.granted(&key(), "u", &grant());
         for _ in 0..PUT_BACK_LIMIT {
             assert!(!ledger.is_contested(&key()));
             assert_eq!(ledger.puts_back(&key()), Ok(()));
@@ -666,7 +488,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_service_whose_status_cannot_be_written_counts_as_pending_while_it_shows_nothing() {
         let ledger = Ledger::default();
-        ledger.granted(&key(), "u", 7, &grant(), ledger.moment());
+        ledger.granted(&key(), "u", &grant());
         assert!(ledger.hindered(&key(), "u", Obstacle::Rejected, 42, true));
         assert!(!ledger.hindered(&key(), "u", Obstacle::Rejected, 50, true));
         let census = ledger.census();
@@ -684,63 +506,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_census_tells_holders_from_pending_ones() {
         let ledger = Ledger::default();
-        exhausted(&ledger, ledger.moment());
+        waits(&ledger);
         let census = ledger.census();
         assert_eq!(
             (census.held, census.pending, census.oldest),
             (0, 1, Some(42))
         );
         ledger.waits_no_more(&key());
-        ledger.granted(&key(), "u", 7, &grant(), ledger.moment());
+        ledger.granted(&key(), "u", &grant());
         let census = ledger.census();
         assert_eq!((census.held, census.pending, census.oldest), (1, 0, None));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_is_refused_has_lost_what_it_held_unless_only_the_pools_may_be_to_blame() {
-        #[derive(Clone, Copy, PartialEq, Debug)]
-        enum Before {
-            Nothing,
-            Granted,
-            GrantedByAnAllocatorThatWasLost,
-        }
-        use Before::{Granted, GrantedByAnAllocatorThatWasLost as Unproven, Nothing};
-        for (before, reason, lost) in [
-            (Granted, Reason::PoolExhausted, true),
-            (Granted, Reason::SharingPortClash, true),
-            (Granted, Reason::NoPool, true),
-            (Granted, Reason::AddressNotInPool, true),
-            (Granted, Reason::InvalidRequest, false),
-            (Granted, Reason::ConflictingRequest, false),
-            (Granted, Reason::PermissionDenied, false),
-            (Unproven, Reason::PoolExhausted, true),
-            (Unproven, Reason::AddressInUse, true),
-            (Unproven, Reason::SharingKeyMismatch, true),
-            (Unproven, Reason::NoPool, false),
-            (Unproven, Reason::PoolDisabled, false),
-            (Unproven, Reason::AddressNotInPool, false),
-            (Nothing, Reason::SharingNotPermitted, true),
-            (Nothing, Reason::PoolNotFound, false),
-        ] {
-            let ledger = Ledger::default();
-            if before != Nothing {
-                ledger.granted(&key(), "u", 7, &grant(), ledger.moment());
-            }
-            if before == Unproven {
-                ledger.lost();
-            }
-            let refusal = Refusal::new(reason, "why");
-            ledger.refused(&key(), "u", 8, &refusal, ledger.moment());
-            assert_eq!(ledger.is_lost(&key(), "u"), lost, "{before:?} {reason:?}");
-            assert!(!ledger.is_lost(&key(), "other"));
-            let held = &ledger.get(&key()).unwrap().held;
-            assert_eq!(
-                held.is_empty(),
-                lost || before == Nothing,
-                "{before:?} {reason:?}"
-            );
-            ledger.granted(&key(), "u", 8, &grant(), ledger.moment());
-            assert!(!ledger.is_lost(&key(), "u"));
-        }
     }
 }

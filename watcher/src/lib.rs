@@ -62,7 +62,6 @@ pub mod news;
 pub mod observed;
 pub mod proxy;
 pub mod queue;
-pub mod rank;
 pub mod reason;
 pub mod reconnect;
 pub mod run;

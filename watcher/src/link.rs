@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use parking_lot::Mutex;
 
-use crate::reason::{Reason, Refusal, Remedy};
+use crate::reason::{Reason, Refusal, Retry};
 
 /// Whether the allocator may be asked. It may once it was told, by Sync, what this
 /// cluster has.
@@ -14,8 +14,8 @@ pub enum Link {
     Connecting,
     /// The stream is live, and a Sync was accepted.
     Up,
-    /// It does not answer, for this reason.
-    Down(String),
+    /// It does not answer.
+    Down(Refusal),
     /// It does not serve this watcher: somebody has to look.
     Refused(Refusal),
 }
@@ -29,25 +29,25 @@ impl Link {
                 Reason::AllocatorUnavailable,
                 "the allocator has not answered yet",
             )),
-            Self::Down(message) => Some(Refusal::new(Reason::AllocatorUnavailable, message)),
-            Self::Refused(refusal) => Some(refusal.clone()),
+            Self::Down(refusal) | Self::Refused(refusal) => Some(refusal.clone()),
         }
     }
 
     /// The allocator is lost, or never was there, for this reason.
     pub fn lost(refusal: &Refusal) -> Self {
-        match refusal.remedy {
-            Remedy::RetrySeldom => match Reason::parse(&refusal.reason) {
-                Some(_) => Self::Refused(refusal.clone()),
-                None => Self::Refused(of_watcher(refusal)),
-            },
+        match refusal.retry {
+            Retry::Seldom => Self::Refused(refusal.clone()),
             // What is wrong is not the Service, and no edit of it helps.
-            Remedy::WaitForEdit => Self::Refused(of_watcher(refusal)),
+            Retry::AfterEdit => Self::Refused(of_watcher(refusal)),
             // Of a stream or a Sync there is nothing to wait for.
-            Remedy::RetrySoon
-            | Remedy::WaitForFreed
-            | Remedy::WaitForPools
-            | Remedy::WaitForEither => Self::Down(refusal.message.clone()),
+            Retry::Soon | Retry::OnNotice => {
+                let is_said = refusal.reason == Reason::AllocatorUnavailable.as_str();
+                Self::Down(if is_said {
+                    refusal.clone()
+                } else {
+                    Refusal::no_answer(&refusal.message)
+                })
+            }
         }
     }
 
@@ -57,9 +57,9 @@ impl Link {
     }
 }
 
-/// The Services, by their uids, that were told that the allocator takes this cluster
-/// for another one. Once each: the watcher that it does serve may look after the same
-/// Services, and the two would overwrite each other without end.
+/// The Services, by their uids, that were told that the allocator does not serve this
+/// watcher. Once each: one that it does serve may look after the same Services, and the two
+/// would overwrite each other without end.
 #[derive(Debug, Default)]
 pub struct ToldOnce(Mutex<HashSet<String>>);
 
@@ -86,66 +86,58 @@ fn of_watcher(refusal: &Refusal) -> Refusal {
         reason, message, ..
     } = refusal;
     Refusal {
-        remedy: Remedy::RetrySeldom,
-        advice: "an administrator has to look at the log of lb-watcher",
-        ..Refusal::new(
-            Reason::AllocatorUnavailable,
-            format_args!("the allocator refuses what lb-watcher tells it: {reason}: {message}"),
-        )
+        message: format!(
+            "the allocator refuses what lb-watcher tells it: {reason}: {message}; an \
+             administrator has to look at the log of lb-watcher"
+        ),
+        retry: Retry::Seldom,
+        ..Refusal::no_answer("")
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tonic::Code;
-
     use super::*;
+
+    fn refusal(reason: &'static str, retry: Retry) -> Refusal {
+        Refusal {
+            reason: reason.into(),
+            retry,
+            ..Refusal::new(Reason::PermissionDenied, "why")
+        }
+    }
 
     #[test]
     fn nobody_asks_an_allocator_that_refuses_what_the_cluster_tells_it() {
-        for (reason, code, told) in [
-            (
-                "INVALID_REQUEST",
-                Code::InvalidArgument,
-                "ALLOCATOR_UNAVAILABLE",
-            ),
-            (
-                "PERMISSION_DENIED",
-                Code::PermissionDenied,
-                "PERMISSION_DENIED",
-            ),
-            (
-                "CLUSTER_NAME_IN_USE",
-                Code::FailedPrecondition,
-                "CLUSTER_NAME_IN_USE",
-            ),
-            (
-                "CLUSTER_HAS_OTHER_NAME",
-                Code::FailedPrecondition,
-                "CLUSTER_HAS_OTHER_NAME",
-            ),
-            ("OF_TOMORROW", Code::Unimplemented, "ALLOCATOR_UNAVAILABLE"),
+        for (reason, retry, told) in [
+            ("INVALID_REQUEST", Retry::AfterEdit, "ALLOCATOR_UNAVAILABLE"),
+            ("PERMISSION_DENIED", Retry::Seldom, "PERMISSION_DENIED"),
+            ("CLUSTER_NAME_IN_USE", Retry::Seldom, "CLUSTER_NAME_IN_USE"),
+            ("OF_TOMORROW", Retry::Seldom, "OF_TOMORROW"),
         ] {
-            let link = Link::lost(&Refusal::named(reason, code, "why"));
+            let link = Link::lost(&refusal(reason, retry));
             assert!(matches!(link, Link::Refused(_)), "{reason}");
             let refusal = link.refusal().unwrap();
             assert_eq!(refusal.reason, told);
-            assert_eq!(refusal.remedy, Remedy::RetrySeldom);
+            assert_eq!(refusal.retry, Retry::Seldom);
             assert!(refusal.message.contains("why"), "{}", refusal.message);
         }
     }
 
     #[test]
     fn an_allocator_that_is_busy_or_away_is_tried_again_soon() {
-        for (reason, code) in [
-            ("OVERLOADED", Code::ResourceExhausted),
-            ("SLOW_CONSUMER", Code::ResourceExhausted),
-            ("OF_TOMORROW", Code::ResourceExhausted),
-            ("SHUTTING_DOWN", Code::Unavailable),
+        for (reason, retry) in [
+            ("OVERLOADED", Retry::Soon),
+            ("SLOW_CONSUMER", Retry::Soon),
+            ("OF_TOMORROW", Retry::OnNotice),
+            ("ALLOCATOR_UNAVAILABLE", Retry::Soon),
         ] {
-            let link = Link::lost(&Refusal::named(reason, code, "why"));
+            let link = Link::lost(&refusal(reason, retry));
             assert!(matches!(link, Link::Down(_)), "{reason}");
-            assert_eq!(link.refusal().unwrap().remedy, Remedy::RetrySoon);
+            let told = link.refusal().unwrap();
+            assert!(told.message.contains("why"), "{}", told.message);
+            assert_eq!(told.reason, "ALLOCATOR_UNAVAILABLE");
+            assert_eq!(told.retry, Retry::Soon);
         }
     }
 }

@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     admin::Health, allocator::Allocator, history::History, ledger::Ledger, metrics::Metrics,
-    namespace_store::NamespaceStore, queue::Queue, rank::rank, reconnect, service_api::chain,
+    namespace_store::NamespaceStore, queue::Queue, reconnect, service_api::chain,
     service_store::ServiceStore, service_watch::WATCH_SECONDS,
 };
 
@@ -122,11 +122,7 @@ impl NamespaceWatch {
         let keys = namespaces
             .into_iter()
             .flat_map(|namespace| self.services.ours_in(namespace));
-        let ranked = keys.map(|key| {
-            let rank = rank(&self.services, &self.ledger, &key);
-            (key, rank)
-        });
-        self.queue.push_batch(ranked.collect::<Vec<_>>());
+        self.queue.push_all(keys);
     }
 
     fn tell(&self, error: &Error) {

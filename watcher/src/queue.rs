@@ -4,18 +4,12 @@
 //!   is worked on again afterwards.
 //! - A key that failed waits by itself, with exponential back-off and jitter, and
 //!   delays no other. A push overrides the wait.
-//! - Holders come before pending Services, and pending ones in the order of their
-//!   creation. After a batch was pushed, no pending Service is handed out until
-//!   every holder of the batch had its turn: what a Service already has must be
-//!   confirmed before it could be given to one that waits.
-//! - Holders of which the allocator has just confirmed, by Sync, that they hold what
-//!   they show come last: nobody can get it any more, and those that wait need not
-//!   wait for thousands of them.
+//! - Keys have their turn in an order that whoever makes the queue decides.
 //! - While it stands by it takes no keys: nobody works on them, and whoever opens it
 //!   looks at every Service.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     time::Duration,
 };
 
@@ -34,17 +28,6 @@ const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(200))
     .with_max_delay(Duration::from_secs(30))
     .without_max_times();
-
-/// Who comes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rank {
-    /// It holds an address, or gives one back.
-    Holder,
-    /// It waits for one since then (seconds since 1970).
-    Pending(i64),
-    /// It holds an address, and the allocator knows.
-    Confirmed,
-}
 
 /// When a key is to be looked at again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,9 +65,12 @@ pub struct Job {
     pub failures: u32,
 }
 
+/// Which of two keys is handed out first: the one of the lower number.
+type Turn = Box<dyn Fn(&Key) -> i64 + Send + Sync>;
+
 /// The queue. Time is tokio's.
-#[derive(Debug)]
 pub struct Queue {
+    turn: Turn,
     state: Mutex<State>,
     /// One permit for one worker; whoever takes a key and leaves another passes it
     /// on.
@@ -98,17 +84,15 @@ struct State {
     stands_by: bool,
     sequence: u64,
     entries: HashMap<Key, Entry>,
-    ready: BTreeMap<(Rank, u64), Key>,
+    ready: BTreeMap<(i64, u64), Key>,
     delayed: BTreeMap<(Instant, u64), Key>,
     working: usize,
-    /// Holders of the last batches that did not have their turn.
-    holders: HashSet<Key>,
 }
 
 #[derive(Debug)]
 struct Entry {
     place: Place,
-    rank: Rank,
+    turn: i64,
     failures: u32,
     backoff: Option<ExponentialBackoff>,
 }
@@ -135,32 +119,36 @@ enum Place {
     Working { again: bool },
 }
 
-impl Default for Queue {
-    fn default() -> Self {
+impl Queue {
+    /// An empty queue.
+    pub fn new(turn: impl Fn(&Key) -> i64 + Send + Sync + 'static) -> Self {
         Self {
+            turn: Box::new(turn),
             state: Mutex::default(),
             wake: Notify::new(),
             busy: watch::Sender::new(false),
         }
     }
-}
 
-impl Queue {
     /// Something happened to this Service.
-    pub fn push(&self, key: Key, rank: Rank) {
+    pub fn push(&self, key: Key) {
+        self.push_all([key]);
+    }
+
+    /// Something happened to all of these.
+    pub fn push_all(&self, keys: impl IntoIterator<Item = Key>) {
         let mut state = self.state.lock();
-        state.push(key, rank);
+        for key in keys {
+            state.push((self.turn)(&key), key);
+        }
         self.changed(&state);
     }
 
-    /// Something happened to all of these, of which the holders must have their
-    /// turn before any pending Service has.
-    pub fn push_batch(&self, batch: impl IntoIterator<Item = (Key, Rank)>) {
-        let mut state = self.state.lock();
-        for (key, rank) in batch {
-            state.push_of_batch(key, rank);
-        }
-        self.changed(&state);
+    /// Something happened to all of these, and may have to any that is worked on: what was
+    /// asked for it may have been answered before.
+    pub fn push_all_and_those_worked_on(&self, keys: impl IntoIterator<Item = Key>) {
+        self.state.lock().work_again();
+        self.push_all(keys);
     }
 
     /// Forgets all keys, also those that are worked on, and takes none until
@@ -183,11 +171,11 @@ impl Queue {
 
     /// Takes keys from now on, after this batch. Nothing is pushed while it is put
     /// together, so nothing is missed.
-    pub fn open(&self, batch: impl FnOnce() -> Vec<(Key, Rank)>) {
+    pub fn open(&self, batch: impl FnOnce() -> Vec<Key>) {
         let mut state = self.state.lock();
         state.stands_by = false;
-        for (key, rank) in batch() {
-            state.push_of_batch(key, rank);
+        for key in batch() {
+            state.push((self.turn)(&key), key);
         }
         self.changed(&state);
     }
@@ -257,45 +245,43 @@ impl Queue {
 }
 
 impl State {
-    fn push_of_batch(&mut self, key: Key, rank: Rank) {
-        if rank == Rank::Holder && !self.stands_by {
-            self.holders.insert(key.clone());
+    fn work_again(&mut self) {
+        for entry in self.entries.values_mut() {
+            if let Place::Working { again } = &mut entry.place {
+                *again = true;
+            }
         }
-        self.push(key, rank);
     }
 
-    fn push(&mut self, key: Key, rank: Rank) {
+    fn push(&mut self, turn: i64, key: Key) {
         if self.stands_by {
             return;
-        }
-        if rank != Rank::Holder {
-            self.holders.remove(&key);
         }
         self.sequence += 1;
         let sequence = self.sequence;
         let entry = self.entries.entry(key.clone()).or_insert(Entry {
             place: Place::Delayed(Instant::now(), 0),
-            rank,
+            turn,
             failures: 0,
             backoff: None,
         });
         match &mut entry.place {
             Place::Working { again } => {
                 *again = true;
-                entry.rank = rank;
+                entry.turn = turn;
                 return;
             }
-            Place::Ready(_) if entry.rank == rank => return,
+            Place::Ready(_) if entry.turn == turn => return,
             Place::Ready(at) => {
-                self.ready.remove(&(entry.rank, *at));
+                self.ready.remove(&(entry.turn, *at));
             }
             Place::Delayed(at, sequence) => {
                 self.delayed.remove(&(*at, *sequence));
             }
         }
-        entry.rank = rank;
+        entry.turn = turn;
         entry.place = Place::Ready(sequence);
-        self.ready.insert((rank, sequence), key);
+        self.ready.insert((turn, sequence), key);
     }
 
     /// Keys whose time has come.
@@ -304,17 +290,13 @@ impl State {
             let ((_, sequence), key) = first.remove_entry();
             if let Some(entry) = self.entries.get_mut(&key) {
                 entry.place = Place::Ready(sequence);
-                self.ready.insert((entry.rank, sequence), key);
+                self.ready.insert((entry.turn, sequence), key);
             }
         }
     }
 
     fn take(&mut self) -> Option<Job> {
-        let first = self.ready.first_entry()?;
-        if first.key().0 != Rank::Holder && !self.holders.is_empty() {
-            return None;
-        }
-        let key = first.remove();
+        let (_, key) = self.ready.pop_first()?;
         let entry = self.entries.get_mut(&key)?;
         entry.place = Place::Working { again: false };
         self.working += 1;
@@ -330,9 +312,6 @@ impl State {
             return;
         };
         self.working -= 1;
-        if !again {
-            self.holders.remove(key);
-        }
         let delay = match next {
             Next::Retry => entry.fails(),
             Next::RetryAfter(least) => entry.fails().max(least),
@@ -342,7 +321,7 @@ impl State {
         self.sequence += 1;
         if again || next == Next::Again {
             entry.place = Place::Ready(self.sequence);
-            self.ready.insert((entry.rank, self.sequence), key.clone());
+            self.ready.insert((entry.turn, self.sequence), key.clone());
         } else if next == Next::Done {
             self.entries.remove(key);
         } else {
@@ -355,12 +334,18 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    };
+
     use futures::FutureExt;
 
     use super::*;
 
-    const OLD: Rank = Rank::Pending(1);
-    const NEW: Rank = Rank::Pending(2);
+    fn queue() -> Queue {
+        Queue::new(|_| 0)
+    }
 
     fn key(name: &str) -> Key {
         Key {
@@ -375,70 +360,45 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn holders_come_first_and_the_oldest_pending_next() {
-        let queue = Queue::default();
-        for (name, rank) in [
-            ("new", NEW),
-            ("old", OLD),
-            ("holder", Rank::Holder),
-            ("old2", OLD),
-        ] {
-            queue.push(key(name), rank);
-        }
+    async fn keys_are_handed_out_in_the_order_of_their_turns_and_one_turn_in_that_of_pushes() {
+        let queue = Queue::new(|key| i64::from(key.name.starts_with("late")));
+        queue.push_all(["late-1", "b", "late-2", "a"].map(key));
         let order: Vec<_> = std::iter::from_fn(|| pop(&queue)).collect();
-        assert_eq!(order, ["holder", "old", "old2", "new"]);
+        assert_eq!(order, ["b", "a", "late-1", "late-2"]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_pending_one_is_handed_out_before_every_holder_of_the_batch_had_its_turn() {
-        let queue = Queue::default();
-        queue.push_batch([
-            (key("waits"), OLD),
-            (key("a"), Rank::Holder),
-            (key("b"), Rank::Holder),
-        ]);
+    async fn a_key_that_waits_for_a_worker_moves_when_its_turn_is_another_one() {
+        let turns = Arc::new(AtomicI64::new(5));
+        let turn = turns.clone();
+        let queue = Queue::new(move |key| match &*key.name {
+            "moves" => turn.load(Ordering::Relaxed),
+            _ => 3,
+        });
+        queue.push_all(["moves", "a"].map(key));
+        turns.store(1, Ordering::Relaxed);
+        queue.push(key("moves"));
+        let order: Vec<_> = std::iter::from_fn(|| pop(&queue)).collect();
+        assert_eq!(order, ["moves", "a"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_worked_on_while_something_is_told_to_all_that_wait_is_worked_on_again() {
+        let queue = queue();
+        queue.push(key("a"));
         assert_eq!(pop(&queue).as_deref(), Some("a"));
-        assert_eq!(pop(&queue).as_deref(), Some("b"));
-        assert_eq!(pop(&queue), None);
+        queue.push_all_and_those_worked_on([key("b")]);
         queue.done(&key("a"), Next::Done);
-        assert_eq!(pop(&queue), None);
-        queue.done(&key("b"), Next::Retry);
-        assert_eq!(pop(&queue).as_deref(), Some("waits"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_holder_of_a_batch_that_turns_out_to_be_pending_blocks_nobody() {
-        let queue = Queue::default();
-        queue.push_batch([(key("a"), Rank::Holder), (key("waits"), NEW)]);
-        queue.push(key("a"), OLD);
-        assert_eq!(pop(&queue).as_deref(), Some("a"));
-        assert_eq!(pop(&queue).as_deref(), Some("waits"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn confirmed_holders_come_last_and_an_event_makes_them_holders_again() {
-        let queue = Queue::default();
-        queue.push_batch([
-            (key("a"), Rank::Holder),
-            (key("b"), Rank::Holder),
-            (key("c"), Rank::Holder),
-            (key("waits"), NEW),
-        ]);
-        assert_eq!(pop(&queue).as_deref(), Some("a"));
-        queue.done(&key("a"), Next::Retry);
-        queue.push_batch(["a", "b", "c"].map(|name| (key(name), Rank::Confirmed)));
-        assert_eq!(pop(&queue).as_deref(), Some("waits"));
-        queue.push(key("c"), Rank::Holder);
         let order: Vec<_> = std::iter::from_fn(|| pop(&queue)).collect();
-        assert_eq!(order, ["c", "a", "b"]);
+        assert_eq!(order, ["b", "a"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_key_is_never_with_two_workers_and_is_looked_at_again_if_it_changed() {
-        let queue = Queue::default();
-        queue.push(key("a"), OLD);
+        let queue = queue();
+        queue.push(key("a"));
         assert_eq!(pop(&queue).as_deref(), Some("a"));
-        queue.push(key("a"), OLD);
+        queue.push(key("a"));
         assert_eq!(pop(&queue), None);
         queue.done(&key("a"), Next::Done);
         assert_eq!(pop(&queue).as_deref(), Some("a"));
@@ -448,8 +408,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_failed_key_backs_off_without_delaying_others_and_a_change_overrides_the_wait() {
-        let queue = Queue::default();
-        queue.push(key("a"), OLD);
+        let queue = queue();
+        queue.push(key("a"));
         let mut waited = Vec::new();
         for _ in 0..10 {
             let start = Instant::now();
@@ -461,20 +421,20 @@ mod tests {
         assert!(waited[3] >= Duration::from_millis(800));
         assert!(waited[9] >= Duration::from_secs(30) && waited[9] <= Duration::from_secs(61));
 
-        queue.push(key("b"), NEW);
+        queue.push(key("b"));
         assert_eq!(pop(&queue).as_deref(), Some("b"));
-        queue.push(key("a"), OLD);
+        queue.push(key("a"));
         let job = queue.pop().now_or_never().flatten().unwrap();
         assert_eq!((job.key.name.as_str(), job.failures), ("a", 10));
         queue.done(&key("a"), Next::Done);
-        queue.push(key("a"), OLD);
+        queue.push(key("a"));
         assert_eq!(queue.pop().await.unwrap().failures, 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_key_that_failed_waits_as_long_as_the_api_server_asked_for() {
-        let queue = Queue::default();
-        queue.push(key("a"), OLD);
+        let queue = queue();
+        queue.push(key("a"));
         for (least, longest) in [(20, 21), (0, 1)] {
             assert_eq!(pop(&queue).as_deref(), Some("a"));
             let start = Instant::now();
@@ -493,13 +453,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_worker_that_sleeps_wakes_for_a_push_and_for_a_delay_that_ends() {
-        let queue = std::sync::Arc::new(Queue::default());
+        let queue = std::sync::Arc::new(queue());
         let sleeper = {
             let queue = queue.clone();
             tokio::spawn(async move { queue.pop().await.unwrap().key.name })
         };
         tokio::task::yield_now().await;
-        queue.push(key("a"), OLD);
+        queue.push(key("a"));
         assert_eq!(sleeper.await.unwrap(), "a");
         let sleeper = {
             let queue = queue.clone();
@@ -514,31 +474,30 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_queue_that_stands_by_forgets_all_and_takes_nothing_until_it_is_opened() {
-        let queue = Queue::default();
+        let queue = queue();
         for name in ["worked on", "ready", "retried"] {
-            queue.push(key(name), Rank::Holder);
+            queue.push(key(name));
         }
         let retried = queue.pop().await.unwrap();
         queue.done(&retried.key, Next::Retry);
         let worked_on = queue.pop().await.unwrap();
         queue.stand_by();
         assert!(queue.stands_by() && !*queue.busy().borrow());
-        queue.push(key("a"), Rank::Holder);
-        queue.push_batch([(key("b"), Rank::Holder)]);
+        queue.push(key("a"));
+        queue.push_all([key("b")]);
         queue.done(&worked_on.key, Next::Again);
         tokio::time::advance(Duration::from_secs(600)).await;
         assert!(queue.pop().now_or_never().is_none());
 
-        queue.open(|| vec![(key("pending"), OLD), (key("holder"), Rank::Holder)]);
-        assert_eq!(queue.pop().await.unwrap().key, key("holder"));
-        assert!(queue.pop().now_or_never().is_none());
-        queue.done(&key("holder"), Next::Done);
-        assert_eq!(queue.pop().await.unwrap().key, key("pending"));
+        queue.open(|| vec![key("c"), key("d")]);
+        assert_eq!(pop(&queue).as_deref(), Some("c"));
+        assert_eq!(pop(&queue).as_deref(), Some("d"));
+        assert_eq!(pop(&queue), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_closed_queue_lets_every_worker_go() {
-        let queue = std::sync::Arc::new(Queue::default());
+        let queue = std::sync::Arc::new(queue());
         let workers: Vec<_> = (0..3)
             .map(|_| {
                 let queue = queue.clone();

@@ -14,6 +14,7 @@ use crate::{
     key::Key,
     scope::{ClassRule, Scope},
     status,
+    view::created,
 };
 
 /// Shared by the watch, which fills it, and the workers.
@@ -50,6 +51,22 @@ impl ServiceStore {
     /// The Service as last told.
     pub fn get(&self, key: &Key) -> Option<Arc<Service>> {
         self.state.lock().services.get(key).cloned()
+    }
+
+    /// Which Services are looked at first: those that are no longer ours, since others may
+    /// wait for what they give back; then those without an address, in the order in which
+    /// they were created.
+    pub fn turn(&self, key: &Key) -> i64 {
+        match self.get(key) {
+            Some(service) if self.rule.scope(&service) == Scope::Ours => {
+                if status::shown(&service).is_empty() {
+                    created(&service)
+                } else {
+                    i64::MAX
+                }
+            }
+            Some(_) | None => i64::MIN,
+        }
     }
 
     /// The Services of ours.
@@ -306,6 +323,25 @@ mod tests {
             store.get(&key("a")).unwrap().resource_version().unwrap(),
             "7"
         );
+    }
+
+    #[test]
+    fn who_gives_something_back_comes_first_and_who_has_an_address_last() {
+        let store = store();
+        let created = |name: &str, second: u32, address: Option<&str>| {
+            let mut service: Service = lb(name, "u", 1);
+            let status = address.map(|ip| json!({"loadBalancer": {"ingress": [{"ip": ip}]}}));
+            service.status = status.map(|status| serde_json::from_value(status).unwrap());
+            let at = format!("2026-01-01T00:00:{second:02}Z");
+            service.metadata.creation_timestamp = serde_json::from_value(json!(at)).unwrap();
+            store.apply(service);
+        };
+        created("has", 1, Some("192.0.2.1"));
+        created("new", 3, None);
+        created("old", 2, None);
+        let mut names = ["has", "new", "gone", "old"];
+        names.sort_by_key(|name| store.turn(&key(name)));
+        assert_eq!(names, ["gone", "old", "new", "has"]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::{
     admin::Health, history::History, key::Key, ledger::Ledger, metrics::Metrics,
-    observed::Observed, queue::Queue, rank::rank, reconnect, scope::Scope, service_api::chain,
+    observed::Observed, queue::Queue, reconnect, scope::Scope, service_api::chain,
     service_store::ServiceStore, status,
 };
 
@@ -106,8 +106,7 @@ impl ServiceWatch {
     fn push(&self, key: Key) {
         let concerns = self.store.get(&key).is_some() || self.ledger.knows(&key);
         if concerns {
-            let rank = rank(&self.store, &self.ledger, &key);
-            self.queue.push(key, rank);
+            self.queue.push(key);
         }
     }
 
@@ -140,15 +139,7 @@ impl ServiceWatch {
             gone = news.gone.len(),
             "Services listed"
         );
-        let ranked: Vec<_> = news
-            .changed
-            .into_iter()
-            .map(|key| {
-                let rank = rank(&self.store, &self.ledger, &key);
-                (key, rank)
-            })
-            .collect();
-        self.queue.push_batch(ranked);
+        self.queue.push_all(news.changed);
         self.health.services_listed();
         self.lists.update(|lists| *lists += 1);
     }

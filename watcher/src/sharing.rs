@@ -17,7 +17,7 @@ const NAMESPACE_LIMIT: usize = 1000;
 const KEY_LIMIT: usize = 253;
 
 /// On which terms a Service shares its addresses.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sharing {
     key: String,
     namespaces: BTreeSet<String>,

@@ -52,22 +52,16 @@ impl Desired {
     /// For a Service that holds addresses. `refusal` is what of the Service could
     /// not be read as a wish.
     pub fn granted(grant: &Grant, refusal: Option<&Refusal>) -> Self {
-        let held: Vec<String> = grant
-            .held
-            .iter()
-            .map(|held| format!("{} from pool {}", held.address, held.pool))
-            .collect();
-        let held = held.join(", ");
-        let verdict = match (refusal, grant.unmet.first()) {
-            (Some(refusal), _) => Verdict::keeping(&held, refusal),
-            (None, Some(unmet)) if !grant.satisfied => Verdict::keeping(&held, unmet),
-            (None, Some(unmet)) => {
-                Verdict::satisfied(format!("{held}; not yet all: {}", unmet.words()))
+        let verdict = match refusal {
+            None => Verdict::new(grant.satisfied, grant.reason.clone(), grant.message.clone()),
+            Some(refusal) => {
+                let kept = join(&grant.addresses);
+                let message = format!("keeps {kept}: {}", refusal.message);
+                Verdict::new(false, refusal.reason.clone(), message)
             }
-            (None, None) => Verdict::satisfied(held),
         };
         Self {
-            addresses: Some(grant.addresses()),
+            addresses: Some(grant.addresses.clone()),
             withdrawn: false,
             verdict,
         }
@@ -75,41 +69,22 @@ impl Desired {
 
     /// For a Service that gets nothing.
     pub fn refused(refusal: &Refusal) -> Self {
+        let message = refusal.message.clone();
         Self {
             addresses: None,
-            withdrawn: false,
-            verdict: Verdict::refused(refusal, refusal.words()),
-        }
-    }
-
-    /// For a Service that gets nothing, and lost what it had.
-    pub fn lost(refusal: &Refusal) -> Self {
-        Self {
-            withdrawn: true,
-            ..Self::refused(refusal)
+            withdrawn: refusal.takes_off,
+            verdict: Verdict::new(false, refusal.reason.clone(), message),
         }
     }
 }
 
 impl Verdict {
-    fn satisfied(message: String) -> Self {
+    fn new(satisfied: bool, reason: impl Into<Cow<'static, str>>, message: String) -> Self {
         Self {
-            satisfied: true,
-            reason: "Satisfied".into(),
+            satisfied,
+            reason: reason.into(),
             message: excerpt::cut(message, CONDITION_MESSAGE),
         }
-    }
-
-    fn refused(refusal: &Refusal, message: String) -> Self {
-        Self {
-            satisfied: false,
-            reason: refusal.reason.clone(),
-            message: excerpt::cut(message, CONDITION_MESSAGE),
-        }
-    }
-
-    fn keeping(held: &str, refusal: &Refusal) -> Self {
-        Self::refused(refusal, format!("keeps {held}: {}", refusal.words()))
     }
 
     fn status(&self) -> &'static str {
@@ -268,20 +243,6 @@ pub fn changes_addresses(body: &Value) -> bool {
     !body["status"]["loadBalancer"].is_null()
 }
 
-/// Whether the status says already what an answer of the allocator leads to.
-/// `refusal` is as for [`Desired::granted`].
-pub fn says(
-    service: &Service,
-    outcome: &Result<Grant, Refusal>,
-    refusal: Option<&Refusal>,
-) -> bool {
-    let desired = match outcome {
-        Ok(grant) => Desired::granted(grant, refusal),
-        Err(refused) => Desired::refused(refused),
-    };
-    patch(service, &desired, Timestamp::UNIX_EPOCH).is_none()
-}
-
 /// Whether addresses of ours go.
 fn withdraws(service: &Service, desired: &Desired) -> bool {
     desired.withdrawn && may_empty(service)
@@ -399,7 +360,7 @@ impl Transition {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{grant::Held, reason::Reason};
+    use crate::reason::{Reason, Retry};
 
     const NOW: &str = "2026-01-02T03:04:05Z";
 
@@ -433,15 +394,11 @@ mod tests {
 
     fn grant(addresses: &[&str]) -> Grant {
         Grant {
-            held: addresses
-                .iter()
-                .map(|ip| Held {
-                    address: ip.parse().unwrap(),
-                    pool: "red".into(),
-                })
-                .collect(),
+            addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
             satisfied: true,
-            unmet: vec![],
+            reason: "Satisfied".into(),
+            message: format!("{} from pool red", addresses.join(",")),
+            retry: Retry::AfterEdit,
         }
     }
 
@@ -450,7 +407,20 @@ mod tests {
     }
 
     fn exhausted() -> Refusal {
-        Refusal::new(Reason::PoolExhausted, "pool red is full")
+        Refusal {
+            reason: "POOL_EXHAUSTED".into(),
+            message: "pool red is full; it is served as soon as an address is free".into(),
+            retry: Retry::OnNotice,
+            transient: false,
+            takes_off: false,
+        }
+    }
+
+    fn lost() -> Desired {
+        Desired::refused(&Refusal {
+            takes_off: true,
+            ..exhausted()
+        })
     }
 
     fn write(service: &Service, desired: &Desired) -> Option<Value> {
@@ -488,7 +458,7 @@ mod tests {
 
         let told = Desired::refused(&exhausted());
         let waiting =
-            json!({"conditions": [ours("False", "POOL_EXHAUSTED", &exhausted().words())]});
+            json!({"conditions": [ours("False", "POOL_EXHAUSTED", &exhausted().message)]});
         assert_eq!(write(&service(waiting.clone()), &told), None);
         assert_eq!(transitions(&service(waiting), &told, &[]), []);
     }
@@ -531,7 +501,7 @@ mod tests {
         let list = |body: Value| body["status"]["loadBalancer"]["ingress"].clone();
         let moved = write(&shows, &granted(&["192.0.2.2"])).unwrap();
         assert_eq!(list(moved), json!([vip("192.0.2.2"), host]));
-        let lost = write(&owned(shows.clone()), &Desired::lost(&exhausted())).unwrap();
+        let lost = write(&owned(shows.clone()), &lost()).unwrap();
         assert_eq!(list(lost), json!([host]));
         assert_eq!(list(withdrawal(&owned(shows))), json!([host]));
     }
@@ -552,7 +522,6 @@ mod tests {
         let refusal = Refusal::new(Reason::InvalidRequest, "ä".repeat(40_000));
         for desired in [
             Desired::refused(&refusal),
-            Desired::lost(&refusal),
             Desired::granted(&grant(&["192.0.2.1"]), Some(&refusal)),
         ] {
             let message = desired.verdict.message;
@@ -591,7 +560,7 @@ mod tests {
     fn a_service_that_lost_its_address_shows_it_no_more_and_says_why() {
         let well = ours("True", "Satisfied", "192.0.2.1 from pool red");
         let shows = json!({"conditions": [well], "loadBalancer": {"ingress": [vip("192.0.2.1")]}});
-        let lost = Desired::lost(&exhausted());
+        let lost = lost();
         let holder = owned(service(shows.clone()));
         let body = write(&holder, &lost).unwrap();
         assert_eq!(body["status"]["loadBalancer"], json!({"ingress": null}));
@@ -602,7 +571,7 @@ mod tests {
         );
 
         // The condition was written while the list could not be.
-        let told = ours("False", "POOL_EXHAUSTED", &exhausted().words());
+        let told = ours("False", "POOL_EXHAUSTED", &exhausted().message);
         let half = json!({"conditions": [told], "loadBalancer": {"ingress": [vip("192.0.2.1")]}});
         assert!(write(&owned(service(half.clone())), &lost).is_some());
         assert_eq!(write(&service(half), &lost), None, "somebody else's");
@@ -623,7 +592,7 @@ mod tests {
         }
         trim(&mut shared);
         assert_eq!(other_owners(&shared).as_deref(), Some("a, speaker"));
-        let body = write(&shared, &Desired::lost(&exhausted())).unwrap();
+        let body = write(&shared, &lost()).unwrap();
         assert!(!changes_addresses(&body), "{body}");
         let body = withdrawal(&shared);
         assert!(!changes_addresses(&body), "{body}");
@@ -632,22 +601,18 @@ mod tests {
 
     #[test]
     fn what_could_not_be_granted_to_a_holder_is_told_beside_what_it_keeps() {
-        let mut part = grant(&["192.0.2.1"]);
-        part.unmet = vec![exhausted()];
-        let prefers = Desired::granted(&part, None).verdict;
-        assert!(prefers.satisfied);
-        assert!(prefers.message.contains("not yet all: pool red is full"));
-
-        part.satisfied = false;
+        let part = Grant {
+            satisfied: false,
+            reason: "OF_TOMORROW".into(),
+            message: "keeps 192.0.2.1 from pool red: pool blue is full".into(),
+            ..grant(&["192.0.2.1"])
+        };
         let demands = Desired::granted(&part, None);
-        assert_eq!(demands.verdict.reason, "POOL_EXHAUSTED");
-        assert!(!demands.verdict.satisfied);
-        assert_eq!(demands.addresses, Some(part.addresses()));
-        assert!(
-            demands
-                .verdict
-                .message
-                .starts_with("keeps 192.0.2.1 from pool red: pool red")
+        assert_eq!(demands.addresses.as_ref(), Some(&part.addresses));
+        assert_eq!(demands.verdict.message, part.message);
+        assert_eq!(
+            (demands.verdict.satisfied, &*demands.verdict.reason),
+            (false, "OF_TOMORROW")
         );
 
         let unreadable = Refusal::new(Reason::InvalidRequest, "bad");
@@ -656,6 +621,7 @@ mod tests {
             (verdict.satisfied, &*verdict.reason),
             (false, "INVALID_REQUEST")
         );
+        assert!(verdict.message.starts_with("keeps 192.0.2.1: bad; "));
     }
 
     #[test]

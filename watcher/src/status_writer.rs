@@ -142,9 +142,6 @@ impl StatusWriter {
     fn written(&self, view: &View<'_>, desired: &Desired, updated: Service) -> Written {
         let shown = status::shown(&updated);
         let gave_up = view.shown.iter().any(|before| !shown.contains(before));
-        if gave_up {
-            self.ledger.expire(view.key);
-        }
         self.store.written(updated);
         for transition in status::transitions(view.service, desired, view.published()) {
             self.news
@@ -223,9 +220,9 @@ impl StatusWriter {
         let ledger = &self.ledger;
         if ledger.hindered(view.key, &view.uid, by, now.as_second(), pending) {
             match by {
-                Obstacle::Forbidden => error!("{}", refusal.words()),
+                Obstacle::Forbidden => error!("{}", refusal.message),
                 Obstacle::Conflict | Obstacle::Rejected | Obstacle::Altered => {
-                    warn!("{}", refusal.words());
+                    warn!("{}", refusal.message);
                 }
             }
             for transition in status::transitions(service, &desired, &[]) {

@@ -16,25 +16,27 @@ use crate::{
     annotations::Peer,
     grant::Grant,
     key::Key,
-    ledger::{ANSWER_LIFETIME, Ledger, Record, Waiting},
+    ledger::{Ledger, Record, Waiting},
     link::{Link, ToldOnce},
     namespace_store::NamespaceStore,
     news::News,
     queue::{Job, Next},
-    reason::{Refusal, Remedy},
+    reason::{Refusal, Retry},
     scope::Scope,
     service_store::ServiceStore,
     status::{self, Desired},
-    status_writer::StatusWriter,
+    status_writer::{StatusWriter, Written},
     view::View,
+    wish::Wish,
 };
 
-/// How long a waiting Service waits at most before it is asked for anyway: four to
-/// eight minutes, spread.
-const NET: ExponentialBuilder = ExponentialBuilder::new()
+/// How long a Service that waits for the allocator's word waits at most before it is asked
+/// for anyway: four to eight minutes, spread.
+const SLOW_RETRY: ExponentialBuilder = ExponentialBuilder::new()
     .with_jitter()
-    .with_min_delay(ANSWER_LIFETIME)
-    .with_max_delay(ANSWER_LIFETIME);
+    .with_min_delay(SLOW_RETRY_AT_LEAST)
+    .with_max_delay(SLOW_RETRY_AT_LEAST);
+const SLOW_RETRY_AT_LEAST: Duration = Duration::from_secs(240);
 
 /// All that a worker needs.
 pub struct Syncer {
@@ -58,43 +60,8 @@ pub struct Syncer {
     pub news: News,
 }
 
-/// What the allocator said, now or before.
-struct Answer {
-    outcome: Result<Grant, Refusal>,
-    /// Something was told while it was under way, so it has to be asked again.
-    outdated: bool,
-    /// The allocator is away, and the answer is the last one from before.
-    remembered: bool,
-}
-
-impl Answer {
-    fn now(outcome: Result<Grant, Refusal>) -> Self {
-        Self {
-            outcome,
-            outdated: false,
-            remembered: false,
-        }
-    }
-
-    /// When nobody can be asked: what was granted before still holds.
-    fn without(view: &View<'_>, refusal: Refusal) -> Self {
-        let before = view.known.and_then(|record| record.reply.as_ref());
-        let granted = before
-            .filter(|reply| reply.wish == view.fingerprint)
-            .and_then(|reply| reply.outcome.clone().ok());
-        match granted {
-            Some(grant) => Self {
-                outcome: Ok(grant),
-                outdated: false,
-                remembered: true,
-            },
-            None => Self::now(Err(refusal)),
-        }
-    }
-}
-
-fn net() -> Duration {
-    NET.build().next().unwrap_or(ANSWER_LIFETIME)
+fn slow_retry() -> Duration {
+    SLOW_RETRY.build().next().unwrap_or(SLOW_RETRY_AT_LEAST)
 }
 
 impl Syncer {
@@ -157,159 +124,119 @@ impl Syncer {
         let local = reading.refusal.as_ref();
         let local = local.filter(|_| !view.holds() || !reading.askable);
         let answer = match (local, view.granted()) {
-            (Some(_), Some(grant)) => Answer::now(Ok(grant.clone())),
-            (Some(refusal), None) => Answer::now(Err(refusal.clone())),
-            (None, _) => self.ask(view).await,
+            (Some(_), Some(grant)) => Ok(grant.clone()),
+            (Some(refusal), None) => Err(refusal.clone()),
+            (None, _) => self.ask(view, &reading.wish).await,
         };
-        match &answer.outcome {
-            Ok(grant) => self.give(view, grant, &answer).await,
+        match answer {
+            Ok(grant) => self.give(view, &grant).await,
             Err(refusal) => {
                 // The Service was created again, and what the old one held is not
                 // taken over.
                 let old = record.filter(|record| record.uid != view.uid);
-                let waits = matches!(
-                    refusal.remedy,
-                    Remedy::WaitForFreed
-                        | Remedy::WaitForPools
-                        | Remedy::WaitForEither
-                        | Remedy::WaitForEdit
-                );
-                if let Some(old) = old.filter(|_| waits)
+                let is_decided = matches!(refusal.retry, Retry::OnNotice | Retry::AfterEdit);
+                if let Some(old) = old.filter(|_| is_decided)
                     && let Err(refusal) = self.release(view.key, &old.uid).await
                 {
                     self.log(&refusal, "not released");
                     return Next::Retry;
                 }
-                self.refuse(view, refusal, answer.outdated, failures).await
+                self.refuse(view, &refusal, failures).await
             }
         }
     }
 
-    /// What the allocator says to the Service's wish.
-    async fn ask(&self, view: &View<'_>) -> Answer {
-        let View {
-            key,
-            uid,
-            fingerprint,
-            ..
-        } = view;
-        // Where the status says otherwise, somebody wrote it: a person, or another
-        // watcher of this cluster that heard something newer.
-        if let Some(record) = view.known
-            && let Some(outcome) = self.ledger.answer(record, uid, *fingerprint)
-            && status::says(view.service, &outcome, view.reading.refusal.as_ref())
-        {
-            return Answer::now(outcome);
-        }
-        // Nobody asks before the allocator was told what this cluster has: it may
-        // have forgotten it.
+    /// What the allocator says to a wish; while it is away, what was granted before still
+    /// holds. Nobody asks before the allocator was told what this cluster has: it may have
+    /// forgotten it.
+    async fn ask(&self, view: &View<'_>, wish: &Wish) -> Result<Grant, Refusal> {
+        let View { key, uid, .. } = view;
         let gate = self.link.borrow().refusal();
-        if let Some(refusal) = gate {
-            return Answer::without(view, refusal);
-        }
-        self.told_once.forget();
-        let asked = self.ledger.moment();
-        let wish = &view.reading.wish;
-        let answer = self.allocator.acquire(key, view.service, wish, &view.shown);
-        match answer.await {
+        let answer = match gate {
+            Some(refusal) => Err(refusal),
+            None => {
+                self.told_once.forget();
+                let answer = self.allocator.acquire(key, view.service, wish, &view.shown);
+                let answer = answer.await;
+                if let Err(refusal) = &answer
+                    && matches!(refusal.retry, Retry::Soon | Retry::Seldom)
+                {
+                    self.log(refusal, "not granted");
+                }
+                answer
+            }
+        };
+        match answer {
             Ok(grant) => {
-                let stands = self.ledger.granted(key, uid, *fingerprint, &grant, asked);
-                Answer {
-                    outcome: Ok(grant),
-                    outdated: !stands,
-                    remembered: false,
-                }
+                self.ledger.granted(key, uid, &grant);
+                Ok(grant)
             }
-            Err(refusal) if refusal.remedy == Remedy::RetrySoon => {
-                self.log(&refusal, "not granted");
-                Answer::without(view, refusal)
-            }
+            Err(refusal) if refusal.retry == Retry::Soon => match view.granted() {
+                Some(before) => Ok(Grant {
+                    retry: Retry::Soon,
+                    ..before.clone()
+                }),
+                None => Err(refusal),
+            },
             Err(refusal) => {
-                if refusal.remedy == Remedy::RetrySeldom {
-                    self.log(&refusal, "not granted");
-                }
-                let stands = self.ledger.refused(key, uid, *fingerprint, &refusal, asked);
-                Answer {
-                    outcome: Err(refusal),
-                    outdated: !stands,
-                    remembered: false,
-                }
+                self.ledger.refused(key, uid, &refusal);
+                Err(refusal)
             }
         }
     }
 
-    async fn give(&self, view: &View<'_>, grant: &Grant, answer: &Answer) -> Next {
+    async fn give(&self, view: &View<'_>, grant: &Grant) -> Next {
         let desired = Desired::granted(grant, view.reading.refusal.as_ref());
-        let remedy = if answer.remembered {
-            Some(Remedy::RetrySoon)
-        } else {
-            grant.remedy()
-        };
-        match remedy {
-            Some(remedy) => {
+        match grant.retry {
+            Retry::AfterEdit => self.ledger.waits_no_more(view.key),
+            Retry::Soon | Retry::OnNotice | Retry::Seldom => {
                 let waiting = Waiting {
                     pending: false,
-                    ..view.waits_for(remedy)
+                    ..view.waiting()
                 };
                 self.ledger.waits(view.key, &view.uid, waiting);
             }
-            None => self.ledger.waits_no_more(view.key),
         }
-        let written = match self.writer.write(view, &desired).await {
-            Ok(written) => written,
-            Err(next) => return next,
-        };
-        if answer.outdated || written.gave_up {
-            return Next::Again;
+        match self.writer.write(view, &desired).await {
+            Ok(Written { gave_up: true }) => Next::Again,
+            Ok(Written { gave_up: false }) => after(grant.retry),
+            Err(next) => next,
         }
-        remedy.map_or(Next::Done, after)
     }
 
-    async fn refuse(
-        &self,
-        view: &View<'_>,
-        refusal: &Refusal,
-        outdated: bool,
-        failures: u32,
-    ) -> Next {
-        let lost = self.ledger.is_lost(view.key, &view.uid);
-        let mut waiting = view.waits_for(refusal.remedy);
-        if lost {
+    async fn refuse(&self, view: &View<'_>, refusal: &Refusal, failures: u32) -> Next {
+        let mut waiting = view.waiting();
+        if refusal.takes_off {
             waiting.pending = true;
             if status::says_satisfied(view.service) {
                 waiting.since = Timestamp::now().as_second();
             }
         }
         self.ledger.waits(view.key, &view.uid, waiting);
-        let desired = if lost {
-            Desired::lost(refusal)
-        } else {
-            Desired::refused(refusal)
-        };
-        let of_cluster = refusal.is_about_the_cluster();
-        if of_cluster && failures == 0 {
+        let is_told_once = refusal.retry == Retry::Seldom;
+        if is_told_once && failures == 0 {
             // Another watcher may be about to serve it.
             return Next::Retry;
         }
-        if of_cluster && self.told_once.was(&view.uid) {
-            return after(refusal.remedy);
-        }
         let connecting = matches!(*self.link.borrow(), Link::Connecting);
-        let early = connecting && refusal.remedy == Remedy::RetrySoon;
-        let mut again = outdated;
-        if !early && view.is_worth_telling(refusal, failures) {
-            match self.writer.write(view, &desired).await {
-                Ok(written) => again |= written.gave_up,
-                Err(next) => return next,
+        let early = connecting && refusal.retry == Retry::Soon;
+        let known = is_told_once && self.told_once.was(&view.uid);
+        if early || known || !view.is_worth_telling(refusal, failures) {
+            return after(refusal.retry);
+        }
+        match self.writer.write(view, &Desired::refused(refusal)).await {
+            Ok(Written { gave_up }) => {
+                if is_told_once {
+                    self.told_once.is(&view.uid);
+                }
+                if gave_up {
+                    Next::Again
+                } else {
+                    after(refusal.retry)
+                }
             }
+            Err(next) => next,
         }
-        if of_cluster {
-            self.told_once.is(&view.uid);
-        }
-        if again {
-            return Next::Again;
-        }
-        after(refusal.remedy)
     }
 
     /// A Service that is of another type now.
@@ -339,13 +266,9 @@ impl Syncer {
             }
             Err(refusal) => {
                 self.log(&refusal, "not released");
-                match refusal.remedy {
-                    Remedy::RetrySoon => Next::Retry,
-                    Remedy::RetrySeldom
-                    | Remedy::WaitForFreed
-                    | Remedy::WaitForPools
-                    | Remedy::WaitForEither
-                    | Remedy::WaitForEdit => Next::After(net()),
+                match refusal.retry {
+                    Retry::Soon => Next::Retry,
+                    Retry::OnNotice | Retry::AfterEdit | Retry::Seldom => Next::After(slow_retry()),
                 }
             }
         }
@@ -357,14 +280,12 @@ impl Syncer {
             reason, message, ..
         } = refusal;
         let away = matches!(*self.link.borrow(), Link::Down(_) | Link::Connecting);
-        match refusal.remedy {
-            Remedy::RetrySeldom => error!(%reason, "{what}: {message}"),
-            Remedy::RetrySoon if away => debug!(%reason, "{what}: {message}"),
-            Remedy::RetrySoon
-            | Remedy::WaitForFreed
-            | Remedy::WaitForPools
-            | Remedy::WaitForEither
-            | Remedy::WaitForEdit => warn!(%reason, "{what}: {message}"),
+        match refusal.retry {
+            Retry::Seldom => error!(%reason, "{what}: {message}"),
+            Retry::Soon if away => debug!(%reason, "{what}: {message}"),
+            Retry::Soon | Retry::OnNotice | Retry::AfterEdit => {
+                warn!(%reason, "{what}: {message}");
+            }
         }
     }
 
@@ -385,13 +306,10 @@ impl Syncer {
     }
 }
 
-fn after(remedy: Remedy) -> Next {
-    match remedy {
-        Remedy::RetrySoon => Next::Retry,
-        Remedy::WaitForEdit => Next::Done,
-        Remedy::WaitForFreed
-        | Remedy::WaitForPools
-        | Remedy::WaitForEither
-        | Remedy::RetrySeldom => Next::After(net()),
+fn after(retry: Retry) -> Next {
+    match retry {
+        Retry::Soon => Next::Retry,
+        Retry::AfterEdit => Next::Done,
+        Retry::OnNotice | Retry::Seldom => Next::After(slow_retry()),
     }
 }

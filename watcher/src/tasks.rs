@@ -100,7 +100,10 @@ impl Tasks {
         let store = Arc::new(ServiceStore::new(rule));
         let namespaces = Arc::new(NamespaceStore::default());
         let ledger = Arc::new(Ledger::default());
-        let queue = Arc::new(Queue::default());
+        let queue = {
+            let store = store.clone();
+            Arc::new(Queue::new(move |key| store.turn(key)))
+        };
         let health = Arc::new(Health::default());
         let leadership = Arc::new(Leadership::default());
         queue.stand_by();

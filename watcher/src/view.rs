@@ -11,8 +11,7 @@ use crate::{
     key::Key,
     ledger::{Record, Waiting},
     namespace_store::Labels,
-    rank::created,
-    reason::{Reason, Refusal, Remedy},
+    reason::{Refusal, Retry},
     status,
     wish::{self, Reading, Wish},
 };
@@ -31,8 +30,12 @@ pub struct View<'a> {
     pub shown: Vec<IpAddr>,
     /// What it asks for.
     pub reading: Reading,
-    /// Of its wish.
-    pub fingerprint: u64,
+}
+
+/// Since when a Service is there, seconds since 1970.
+pub fn created(service: &Service) -> i64 {
+    let created = service.metadata.creation_timestamp.as_ref();
+    created.map_or(0, |time| time.0.as_second())
 }
 
 impl<'a> View<'a> {
@@ -53,7 +56,6 @@ impl<'a> View<'a> {
             known: record.filter(|record| record.uid == uid),
             uid,
             shown: status::shown(service),
-            fingerprint: reading.wish.fingerprint(),
             reading,
         }
     }
@@ -86,9 +88,9 @@ impl<'a> View<'a> {
         self.reading.wish.claim(&self.shown)
     }
 
-    /// What was granted to this uid last, whatever was asked for.
+    /// What was granted to this uid last, whatever it asks for now.
     pub fn granted(&self) -> Option<&Grant> {
-        self.known?.reply.as_ref()?.outcome.as_ref().ok()
+        self.known?.grant.as_ref()
     }
 
     /// It is being deleted, and somebody's finalizer keeps it.
@@ -101,47 +103,29 @@ impl<'a> View<'a> {
         self.known.map_or(&[], |record| &record.published)
     }
 
-    /// For the ledger.
-    pub fn waits_for(&self, remedy: Remedy) -> Waiting {
+    /// For the ledger, where it waits for something.
+    pub fn waiting(&self) -> Waiting {
         let since = status::condition(self.service)
             .filter(|condition| condition.status == "False")
             .map(|condition| condition.last_transition_time.0.as_second());
         Waiting {
-            remedy,
-            families: self.reading.wish.families.clone(),
             since: since.unwrap_or_else(|| created(self.service)),
             pending: !self.has_address(),
         }
     }
 
-    /// Whether people should hear of a refusal. While the allocator is away, a
-    /// Service that has an address has all it needs, a hiccup is no news, and a
-    /// reason that still stands says more than that nobody could be asked. Which
-    /// cluster is waited for is more than that the allocator was away.
+    /// Whether people should hear of a refusal. While the allocator is away, or refuses to
+    /// serve this watcher, a Service that has an address has all it needs; a hiccup is no
+    /// news, and a reason that stands says more than one that may be over in a moment.
     pub fn is_worth_telling(&self, refusal: &Refusal, failures: u32) -> bool {
-        match refusal.remedy {
-            Remedy::RetrySoon => {
-                let told = status::condition(self.service).filter(|c| c.status == "False");
-                let waits = Reason::parse(&refusal.reason) == Some(Reason::AwaitingSync);
-                let soon = |reason: &str| {
-                    let told = Reason::parse(reason);
-                    let says_as_much = !waits || told == Some(Reason::AwaitingSync);
-                    told.map(Reason::remedy) == Some(refusal.remedy) && says_as_much
-                };
-                let stands = told.is_some_and(|condition| {
-                    soon(&condition.reason)
-                        || self
-                            .known
-                            .and_then(|record| record.reply.as_ref())
-                            .is_some_and(|reply| reply.wish == self.fingerprint)
-                });
-                !self.has_address() && failures > 0 && !stands
+        match refusal.retry {
+            Retry::Soon => {
+                let told = status::condition(self.service);
+                let stands = told.is_some_and(|condition| condition.status == "False");
+                !self.has_address() && failures > 0 && !(refusal.transient && stands)
             }
-            Remedy::RetrySeldom => !self.has_address(),
-            Remedy::WaitForFreed
-            | Remedy::WaitForPools
-            | Remedy::WaitForEither
-            | Remedy::WaitForEdit => true,
+            Retry::Seldom => !self.has_address(),
+            Retry::OnNotice | Retry::AfterEdit => true,
         }
     }
 }

@@ -15,9 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{TIMEOUT, convert, fault, gate::Gate, request, sync};
 use crate::{
     auth::{Rpc, Target},
-    engine::{
-        Acquire, Attach, Claim, ClusterName, Command, Family, Refusal, Reply, Revision,
-    },
+    engine::{Acquire, Attach, Claim, ClusterName, Command, Family, Refusal, Reply, Revision},
     mark::{Marks, Shown},
     published::Published,
     streams::{self, Told},
@@ -88,7 +86,10 @@ impl Allocator {
     ) -> Result<v1::AcquireResponse, Status> {
         let key = Arc::clone(&acquire.key);
         let (families, shown) = (acquire.wish.families.clone(), acquire.wish.current.clone());
-        let answer = self.writer.submit_as(claim, Command::Acquire(acquire)).await;
+        let answer = self
+            .writer
+            .submit_as(claim, Command::Acquire(acquire))
+            .await;
         let Answer { reply, revision } = answer.map_err(fault::not_written)?;
         if let Reply::Refused(refusal) = &reply {
             let is_its_own = {

@@ -61,7 +61,12 @@ fn with_action(
 pub fn invalid(field: &str, message: impl std::fmt::Display) -> Status {
     let metadata = Metadata::from([("field".to_owned(), field.to_owned())]);
     let message = format!("{field}: {message}");
-    status(Code::InvalidArgument, message, Cause::InvalidRequest, metadata)
+    status(
+        Code::InvalidArgument,
+        message,
+        Cause::InvalidRequest,
+        metadata,
+    )
 }
 
 pub fn invalid_name(field: &str) -> impl FnOnce(InvalidName) -> Status + '_ {
@@ -102,7 +107,12 @@ pub fn overloaded() -> Status {
 pub fn planning_overloaded() -> Status {
     let message = "another configuration is being planned; retry with back-off".to_owned();
     let metadata = Metadata::new();
-    status(Code::ResourceExhausted, message, Cause::Overloaded, metadata)
+    status(
+        Code::ResourceExhausted,
+        message,
+        Cause::Overloaded,
+        metadata,
+    )
 }
 
 /// The caller's deadline has passed, or what the allocator allows.
@@ -115,7 +125,12 @@ pub fn deadline_exceeded() -> Status {
 pub fn too_many_streams(_: TooMany) -> Status {
     let message = "too many Watch streams are open; close some, or retry with back-off".to_owned();
     let metadata = Metadata::new();
-    status(Code::ResourceExhausted, message, Cause::Overloaded, metadata)
+    status(
+        Code::ResourceExhausted,
+        message,
+        Cause::Overloaded,
+        metadata,
+    )
 }
 
 /// A message of the caller that is larger than any may be.
@@ -134,12 +149,22 @@ pub fn too_large() -> Status {
 pub fn slow_consumer() -> Status {
     let message = "this stream was read too slowly; open another one".to_owned();
     let metadata = Metadata::new();
-    status(Code::ResourceExhausted, message, Cause::SlowConsumer, metadata)
+    status(
+        Code::ResourceExhausted,
+        message,
+        Cause::SlowConsumer,
+        metadata,
+    )
 }
 
 pub fn shutting_down() -> Status {
     let message = "the allocator is shutting down; retry with back-off".to_owned();
-    status(Code::Unavailable, message, Cause::ShuttingDown, Metadata::new())
+    status(
+        Code::Unavailable,
+        message,
+        Cause::ShuttingDown,
+        Metadata::new(),
+    )
 }
 
 /// A fault of ours: the log has the cause, the caller a fixed text.

@@ -162,7 +162,9 @@ const fn course(refusal: &Refusal) -> Course {
         }
         Refusal::AddressExcluded { .. } => on_notice("ask for another address"),
         Refusal::SharingPortClash { .. } => on_notice("use another port or another sharing key"),
-        Refusal::SharingKeyMismatch { .. } => on_notice("use the same sharing key on both Services"),
+        Refusal::SharingKeyMismatch { .. } => {
+            on_notice("use the same sharing key on both Services")
+        }
         Refusal::SharingNotPermitted { .. } => on_notice(
             "share within one cluster, let both Services name the other's namespace, and use the \
              same externalTrafficPolicy and selector",

@@ -17,7 +17,9 @@ use integration_tests::{
     ports::free_port,
     process::Process,
 };
-use lb_proto::v1::{AcquireRequest, AcquireResponse, HeldAddress, IpFamily};
+use lb_proto::v1::{
+    AcquireRequest, AcquireResponse, HeldAddress, Instructions, IpFamily, Retry, StatusAction,
+};
 use tonic::{
     Request, Response, Status,
     body::Body,
@@ -122,8 +124,18 @@ impl<A: Answer> UnaryService<AcquireRequest> for Acquire<A> {
         let answer = self.0.clone();
         Box::pin(async move {
             let address = answer.acquire(request.into_inner()).await?;
+            let instructions = Instructions {
+                action: StatusAction::Show.into(),
+                addresses: vec![address.clone()],
+                satisfied: true,
+                reason: "Satisfied".to_owned(),
+                message: format!("{address} from pool bench"),
+                retry: Retry::AfterEdit.into(),
+                transient: false,
+            };
             Ok(Response::new(AcquireResponse {
                 revision: 1_000_000,
+                instructions: Some(instructions),
                 addresses: vec![HeldAddress {
                     address,
                     family: IpFamily::Ipv4.into(),

@@ -18,10 +18,12 @@ use lb_proto::v1::{
     watch_response::{Event, PoolsChanged, Started},
 };
 use parking_lot::Mutex;
+use prost::Message;
+use prost_types::Any;
 use tokio::{sync::watch, time::Instant};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status, Streaming, transport::Server};
-use tonic_types::{ErrorDetails, StatusExt};
+use tonic_types::pb;
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -31,6 +33,8 @@ enum Refuses {
     Nothing,
     Watch,
     Sync,
+    /// For a reason that no watcher knows.
+    Acquire,
     /// Streams that are open end with SLOW_CONSUMER.
     SlowConsumer,
 }
@@ -87,9 +91,22 @@ impl Fake {
     }
 }
 
-fn refusal(code: Code, reason: &str) -> Status {
-    let details = ErrorDetails::with_error_info(reason, lb_proto::ERROR_DOMAIN, []);
-    Status::with_error_details(code, "for a test", details)
+fn refusal(code: Code, reason: &str, retry: v1::Retry) -> Status {
+    let instructions = v1::Instructions {
+        action: v1::StatusAction::Keep.into(),
+        reason: reason.to_owned(),
+        message: "for a test; do nothing".to_owned(),
+        retry: retry.into(),
+        ..v1::Instructions::default()
+    };
+    let details = pb::Status {
+        details: vec![Any {
+            type_url: lb_proto::INSTRUCTIONS_TYPE.to_owned(),
+            value: instructions.encode_to_vec(),
+        }],
+        ..pb::Status::default()
+    };
+    Status::with_details(code, "for a test", details.encode_to_vec().into())
 }
 
 fn message(event: Event) -> Result<WatchResponse, Status> {
@@ -106,15 +123,22 @@ impl AllocatorService for Fake {
         _: Request<v1::AcquireRequest>,
     ) -> Result<Response<v1::AcquireResponse>, Status> {
         self.called("Acquire");
+        if *self.refuses.borrow() == Refuses::Acquire {
+            let on_notice = v1::Retry::OnNotice;
+            return Err(refusal(Code::Aborted, "OF_TOMORROW", on_notice));
+        }
         Ok(Response::new(v1::AcquireResponse {
             revision: 1,
-            addresses: vec![v1::HeldAddress {
-                address: "192.0.2.1".into(),
-                family: v1::IpFamily::Ipv4.into(),
-                pool: "p".into(),
-            }],
-            satisfied: true,
-            unmet: Vec::new(),
+            instructions: Some(v1::Instructions {
+                action: v1::StatusAction::Show.into(),
+                addresses: vec!["192.0.2.1".into()],
+                satisfied: true,
+                reason: "Satisfied".into(),
+                message: "192.0.2.1 from pool p".into(),
+                retry: v1::Retry::AfterEdit.into(),
+                transient: false,
+            }),
+            ..v1::AcquireResponse::default()
         }))
     }
 
@@ -144,7 +168,12 @@ impl AllocatorService for Fake {
             self.called("Sync with a wish");
         }
         if *self.refuses.borrow() == Refuses::Sync {
-            return Err(refusal(Code::InvalidArgument, "INVALID_REQUEST"));
+            let after_edit = v1::Retry::AfterEdit;
+            return Err(refusal(
+                Code::InvalidArgument,
+                "INVALID_REQUEST",
+                after_edit,
+            ));
         }
         let mut answers = self.answers.subscribe();
         let answers = answers.wait_for(|answers| *answers).await;
@@ -171,8 +200,11 @@ impl AllocatorService for Fake {
         let told = stream::unfold(refuses, async |mut refuses| {
             refuses.changed().await.ok()?;
             let told = match *refuses.borrow_and_update() {
-                Refuses::SlowConsumer => Err(refusal(Code::ResourceExhausted, "SLOW_CONSUMER")),
-                Refuses::Nothing | Refuses::Watch | Refuses::Sync => {
+                Refuses::SlowConsumer => {
+                    let code = Code::ResourceExhausted;
+                    Err(refusal(code, "SLOW_CONSUMER", v1::Retry::Soon))
+                }
+                Refuses::Nothing | Refuses::Watch | Refuses::Sync | Refuses::Acquire => {
                     message(Event::PoolsChanged(PoolsChanged {}))
                 }
             };
@@ -189,7 +221,8 @@ async fn nobody_asks_of(refuses: Refuses, reason: &str, told: &str) {
     let begun = Instant::now();
     let class = random_class();
     let options = Options::cluster("one").class(&class).alone();
-    let _watcher = Watcher::start(control_plane, &url, options).await;
+    let mut watcher = Watcher::prepare(control_plane, &url, options);
+    watcher.start_unready();
     ns.create(service("s").class(&class)).await;
     let condition = ns.is_pending("s", reason).await;
     assert!(condition.message.contains(told), "{}", condition.message);
@@ -210,6 +243,24 @@ async fn nobody_asks_an_allocator_that_rejects_what_the_cluster_has() {
 #[tokio::test]
 async fn nobody_asks_an_allocator_that_tells_of_no_changes() {
     nobody_asks_of(Refuses::Watch, "PERMISSION_DENIED", "no Watch").await;
+}
+
+#[tokio::test]
+async fn a_reason_that_only_a_newer_allocator_knows_is_told_and_followed() {
+    let control_plane = ControlPlane::shared().await;
+    let ns = control_plane.namespace().await;
+    let (fake, url) = Fake::serve(Refuses::Acquire).await;
+    let class = random_class();
+    let options = Options::cluster("one").class(&class).alone();
+    let _watcher = Watcher::start(control_plane, &url, options).await;
+    ns.create(service("s").class(&class)).await;
+    let condition = ns.is_pending("s", "OF_TOMORROW").await;
+    assert_eq!(condition.message, "for a test; do nothing");
+    let told = ns.was_told("s", ["AllocationFailed"]).await;
+    assert_eq!(told[0].note, "OF_TOMORROW: for a test; do nothing");
+    // It asks again when it is told to, whatever the reason was.
+    fake.refuse(Refuses::Nothing);
+    ns.gets("s", ["192.0.2.1"]).await;
 }
 
 #[tokio::test]

@@ -121,7 +121,8 @@ async fn a_watcher_with_the_certificate_of_another_cluster_gets_nothing_and_says
     let options = watcher::Options::cluster(CLUSTER)
         .class(&class)
         .tls(client.files());
-    let _watcher = Watcher::start(control_plane, &allocator.url(), options).await;
+    let mut watcher = Watcher::prepare(control_plane, &allocator.url(), options);
+    watcher.start_unready();
     ns.create(service("a").class(&class)).await;
     let condition = ns.is_pending("a", "PERMISSION_DENIED").await;
     assert!(condition.message.contains("two"), "{}", condition.message);

@@ -9,7 +9,7 @@ use lb_proto::v1;
 use lb_watcher::{
     annotations::{IPS, POOL, Peer, SHARING_KEY, SHARING_NAMESPACES, is_known},
     namespace_store::Labels,
-    reason::{Refusal, Remedy},
+    reason::{Refusal, Retry},
     wish::{Reading, join, read},
 };
 use serde_json::{Value, json};
@@ -157,7 +157,7 @@ fn check_refusal(reading: &Reading, refusal: &Refusal, message: &v1::Wish, text:
         ["INVALID_REQUEST", "CONFLICTING_REQUEST"].contains(&&*refusal.reason),
         "{text:?}: {refusal:?}"
     );
-    assert_eq!(refusal.remedy, Remedy::WaitForEdit, "{text:?}");
+    assert_eq!(refusal.retry, Retry::AfterEdit, "{text:?}");
     let about_annotation = words.split([' ', ':']).any(|word| {
         is_known(word) && (word.starts_with("lb-allocator.io/") || text.contains(word))
     });

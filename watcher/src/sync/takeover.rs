@@ -4,25 +4,8 @@
 //! cluster moves here from another load balancer. Where it does not, the other
 //! controller serves the Service, and no address is taken for it.
 
-use super::{Answer, Syncer, net};
-use crate::{
-    grant::Grant,
-    ledger::Record,
-    queue::Next,
-    reason::{Refusal, Remedy},
-    view::View,
-    wish::Wish,
-};
-
-/// What the allocator says of the addresses.
-enum Confirmation {
-    /// They are the Service's.
-    Yes(Grant),
-    /// They are not, for this reason.
-    No(String),
-    /// It says nothing now, or something that matters more.
-    Refused(Refusal),
-}
+use super::{Syncer, slow_retry};
+use crate::{ledger::Record, queue::Next, reason::Retry, view::View};
 
 impl Syncer {
     /// Makes the Service ours, or leaves it to `manager`. `record` is what is known of
@@ -43,11 +26,9 @@ impl Syncer {
         }
         let why = match view.claim() {
             None => String::new(),
-            Some(claim) => match self.confirm(view, &claim).await {
-                Confirmation::Yes(grant) => {
-                    let given = self
-                        .give(view, &grant, &Answer::now(Ok(grant.clone())))
-                        .await;
+            Some(claim) => match self.ask(view, &claim).await {
+                Ok(grant) if grant.addresses == view.shown => {
+                    let given = self.give(view, &grant).await;
                     // It may ask for more, or for something else.
                     return if given == Next::Done {
                         Next::Again
@@ -55,17 +36,24 @@ impl Syncer {
                         given
                     };
                 }
-                Confirmation::No(why) => format!("; lb-allocator does not confirm it: {why}"),
-                Confirmation::Refused(refusal) => {
-                    return self.refuse(view, &refusal, false, failures).await;
-                }
+                Ok(grant) => grant.message,
+                Err(refusal) => match refusal.retry {
+                    Retry::Soon | Retry::Seldom => {
+                        return self.refuse(view, &refusal, failures).await;
+                    }
+                    Retry::OnNotice | Retry::AfterEdit => refusal.message,
+                },
             },
         };
-        let waiting = view.waits_for(Remedy::WaitForEither);
-        self.ledger.waits(view.key, &view.uid, waiting);
-        let message = format!("another controller writes status.loadBalancer: {manager}{why}");
+        self.ledger.waits(view.key, &view.uid, view.waiting());
+        let confirmation = match &*why {
+            "" => String::new(),
+            why => format!("; lb-allocator does not confirm it: {why}"),
+        };
+        let message =
+            format!("another controller writes status.loadBalancer: {manager}{confirmation}");
         match self.writer.yields(view, &message).await {
-            Next::After(_) => Next::After(net()),
+            Next::After(_) => Next::After(slow_retry()),
             next @ (Next::Done | Next::Again | Next::Retry | Next::RetryAfter(_)) => next,
         }
     }
@@ -86,39 +74,6 @@ impl Syncer {
                 self.log(&refusal, "not released");
                 Some(Next::Retry)
             }
-        }
-    }
-
-    async fn confirm(&self, view: &View<'_>, claim: &Wish) -> Confirmation {
-        if let Some(refusal) = self.link.borrow().refusal() {
-            return Confirmation::Refused(refusal);
-        }
-        let asked = self.ledger.moment();
-        let View {
-            key, uid, shown, ..
-        } = view;
-        let answer = self.allocator.acquire(key, view.service, claim, shown);
-        match answer.await {
-            Ok(grant) if grant.addresses() == *shown => {
-                let fingerprint = claim.fingerprint();
-                self.ledger.granted(key, uid, fingerprint, &grant, asked);
-                Confirmation::Yes(grant)
-            }
-            Ok(grant) => {
-                let unmet = grant.unmet.first().map(|unmet| unmet.message.clone());
-                Confirmation::No(unmet.unwrap_or_else(|| "the Service has another".to_owned()))
-            }
-            Err(refusal) if refusal.keeps_the_address() => Confirmation::Refused(refusal),
-            Err(refusal) => match refusal.remedy {
-                Remedy::RetrySoon | Remedy::RetrySeldom => {
-                    self.log(&refusal, "not confirmed");
-                    Confirmation::Refused(refusal)
-                }
-                Remedy::WaitForFreed
-                | Remedy::WaitForPools
-                | Remedy::WaitForEither
-                | Remedy::WaitForEdit => Confirmation::No(refusal.message),
-            },
         }
     }
 }
