@@ -14,7 +14,7 @@ pub use self::{
 };
 use crate::engine::{ClusterName, InvalidName};
 
-/// The allocator that is asked where none is named.
+/// The allocator of commands that name none.
 pub const HERE: &str = "http://127.0.0.1:7373";
 
 /// Gives Services of many Kubernetes clusters their external addresses out of
@@ -36,7 +36,7 @@ pub enum Command {
     CheckConfig(CheckConfig),
     /// Copy the database, while its allocator runs or not
     Backup(Backup),
-    /// Make a CA and certificates, where nobody else does
+    /// Make a CA and certificates, if nothing else issues them
     #[command(subcommand)]
     Certs(Certs),
 }
@@ -50,8 +50,8 @@ pub struct Serve {
     #[command(flatten)]
     pub tls: ServerTls,
 
-    /// Serve without TLS where others than this machine may connect. Whoever
-    /// reaches the port may do everything
+    /// Serve without TLS to other machines too. Any client that reaches the port
+    /// has full access
     #[arg(long, env = "LB_ALLOCATOR_INSECURE_PLAINTEXT")]
     pub insecure_plaintext: bool,
 
@@ -67,8 +67,8 @@ pub struct Serve {
     #[command(flatten)]
     pub ip_list: IpList,
 
-    /// Clusters that a new or restored database does not wait for, though the
-    /// pools file names them: they are gone for good
+    /// Clusters that a new or restored database does not wait for, although the
+    /// pools file names them, because they no longer exist
     #[arg(
         long,
         env = "LB_ALLOCATOR_ASSUME_ABSENT",
@@ -77,8 +77,8 @@ pub struct Serve {
     )]
     pub assume_absent: Vec<Cluster>,
 
-    /// How long a new database waits for clusters to tell what they have, before it
-    /// gives addresses; adoptionWindow of the pools file counts more
+    /// How long a new database waits for the Sync of clusters before it assigns
+    /// addresses; adoptionWindow of the pools file wins over this
     #[arg(
         long,
         env = "LB_ALLOCATOR_ADOPTION_WINDOW",
@@ -95,7 +95,7 @@ pub struct Serve {
     )]
     pub admin_listen: SocketAddr,
 
-    /// Keep the routes table in this file
+    /// Write the routes table to this file after each change
     #[arg(long, env = "LB_ALLOCATOR_ROUTES_FILE", value_name = "PATH")]
     pub routes_file: Option<PathBuf>,
 
@@ -123,7 +123,7 @@ pub struct TracesTo {
     )]
     otlp_endpoint: Option<String>,
 
-    /// The same, for traces alone
+    /// The collector of traces, if it is another one
     #[arg(
         long,
         env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
@@ -134,7 +134,7 @@ pub struct TracesTo {
 }
 
 impl TracesTo {
-    /// Nowhere, unless it is said.
+    /// None, unless a variable names one.
     pub fn endpoint(self) -> Option<String> {
         let endpoint = self.otlp_traces_endpoint.or(self.otlp_endpoint);
         endpoint.filter(|endpoint| !endpoint.is_empty())
@@ -175,8 +175,8 @@ pub struct Routes {
     #[arg(long, env = "LB_ALLOCATOR_ALLOCATOR", value_name = "URL")]
     pub allocator: Option<String>,
 
-    /// The file that an allocator of this machine keeps the table in: it is shown
-    /// where no allocator is named
+    /// The routes file of an allocator on this machine; it is shown if no allocator
+    /// is named
     #[arg(long, env = "LB_ALLOCATOR_ROUTES_FILE", value_name = "PATH")]
     pub routes_file: Option<PathBuf>,
 
@@ -193,8 +193,7 @@ pub struct CheckConfig {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
-    /// Ask a running allocator what the file would change there, and change
-    /// nothing: http://HOST:PORT, https://HOST:PORT or unix:///path
+    /// Ask a running allocator what the file would change, without a change: http://HOST:PORT, https://HOST:PORT or unix:///path
     #[arg(long, env = "LB_ALLOCATOR_AGAINST", value_name = "URL")]
     pub against: Option<String>,
 
@@ -207,7 +206,7 @@ pub struct CheckConfig {
 
 #[derive(Debug, Args)]
 pub struct Backup {
-    /// Where to; nothing is overwritten. -: to standard output
+    /// The file to write, which must not exist; -: standard output
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
@@ -231,7 +230,7 @@ pub struct IpList {
 
 #[derive(Debug, Args)]
 pub struct Zone {
-    /// The time zone of what people read
+    /// The time zone of classic logs and of the routes table
     #[arg(id = "tz", long = "tz", env = "TZ", value_name = "ZONE", hide = true)]
     name: Option<String>,
 }

@@ -29,17 +29,17 @@ const BACKDATED: Duration = Duration::hours(1);
 /// Why there is no certificate.
 #[derive(Debug, Error)]
 pub enum CertsError {
-    #[error("{} exists already and is not overwritten; remove it, or give another --folder", path.display())]
+    #[error("{} exists and is not overwritten; remove it, or choose another --folder", path.display())]
     Exists { path: PathBuf },
-    #[error("there is no CA in {}; make one with: lb-allocator certs init --folder {}", folder.display(), folder.display())]
+    #[error("there is no CA in {}; create one with: lb-allocator certs init --folder {}", folder.display(), folder.display())]
     NoAuthority { folder: PathBuf },
-    #[error("a watcher's certificate is for one cluster; give --cluster NAME")]
+    #[error("a watcher's certificate is for one cluster; name it with --cluster NAME")]
     NoCluster,
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("cannot write {}", path.display())]
     Write { path: PathBuf, source: io::Error },
-    #[error("{} is no CA that can be used", path.display())]
+    #[error("{} is not a usable CA", path.display())]
     Authority { path: PathBuf, source: rcgen::Error },
     #[error("cannot make the certificate")]
     Make(#[from] rcgen::Error),

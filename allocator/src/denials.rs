@@ -114,7 +114,7 @@ impl Denials {
                         unwritten = true;
                         tracing::warn!(
                             error = &error as &dyn std::error::Error,
-                            "cannot record denials; they are in this log"
+                            "cannot record denials in the database; this log has them"
                         );
                     }
                 }
@@ -155,7 +155,7 @@ fn tell(row: &DenialRow) {
     tracing::warn!(caller, role, method, cluster, why, count, "denied");
 }
 
-/// How a caller is shown.
+/// The caller and its role, as logs and ListDenials show them.
 pub fn name_and_role(caller: &Caller) -> (&str, &'static str) {
     match caller {
         Caller::Trusted => ("", "trusted"),

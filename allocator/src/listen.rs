@@ -16,22 +16,22 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::{args::Listen, connections::Listener, tls::Handshakes};
 
-/// Why nothing can be answered.
+/// Why the gRPC port cannot be served.
 #[derive(Debug, Error)]
 pub enum ListenError {
     #[error("cannot listen on {listen}; is another process there already?")]
     Bind { listen: Listen, source: io::Error },
     #[error(
-        "others than this machine may connect to {listen}, and may do everything there without \
-         TLS; give --tls-cert, --tls-key and --client-ca (lb-allocator certs makes some), or \
-         say --insecure-plaintext where the network itself keeps others out"
+        "refusing to serve {listen} without TLS, because every client would have full access; set \
+         --tls-cert, --tls-key and --client-ca (lb-allocator certs makes such files), or \
+         --insecure-plaintext if the network itself keeps other clients out"
     )]
     Exposed { listen: Listen },
-    #[error("{listen} needs no TLS, its file permissions protect it; leave out --tls-cert")]
+    #[error("{listen} needs no TLS, because its file permissions protect it; remove --tls-cert")]
     TlsOnSocket { listen: Listen },
-    #[error("--insecure-plaintext and --tls-cert contradict each other; leave out one")]
+    #[error("--insecure-plaintext and --tls-cert contradict each other; remove one")]
     Contradiction,
-    #[error("{} exists and is no socket; give another path", path.display())]
+    #[error("{} exists and is not a socket; choose another path", path.display())]
     NotASocket { path: PathBuf },
 }
 

@@ -102,7 +102,7 @@ impl WriterMetrics {
         );
         registry.register(
             "waiting_services_dropped",
-            "Services that asked in vain and are not told of what becomes free: too many of their cluster wait",
+            "Services that wait and are not notified of free addresses, because too many Services of their cluster wait",
             metrics.waiters_dropped.clone(),
         );
         metrics

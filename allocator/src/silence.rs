@@ -1,5 +1,5 @@
-//! Clusters that say nothing. What they hold is never taken back for that: it is
-//! reported, once, and a person decides.
+//! Clusters that send no Sync. The allocator reports each of them once, and never releases
+//! their addresses for that: an administrator decides.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -7,10 +7,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{engine::ClusterName, published::Published, writer::Clock};
 
-/// How often it is looked at.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Reports for ever.
 pub async fn report(published: Arc<Published>, clock: Clock) {
     let mut period = interval(PERIOD);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -22,13 +20,13 @@ pub async fn report(published: Arc<Published>, clock: Clock) {
         for (cluster, _, allocations) in clusters {
             if !published.is_silent(&cluster, now) {
                 if reported.remove(&cluster) {
-                    tracing::info!(%cluster, "the cluster speaks again");
+                    tracing::info!(%cluster, "the cluster is syncing again");
                 }
             } else if reported.insert(cluster.clone()) {
                 tracing::warn!(
                     %cluster,
                     allocations,
-                    "the cluster says nothing; it keeps its addresses until it is decommissioned"
+                    "no Sync from the cluster for clusterSilence; it keeps its addresses until it is decommissioned"
                 );
             }
         }

@@ -21,7 +21,7 @@ pub struct CertsInit {
     #[command(flatten)]
     pub folder: CertsFolder,
 
-    /// For how many days it is good
+    /// For how many days the certificate is valid
     #[arg(long, env = "LB_ALLOCATOR_CERTS_DAYS", value_name = "N", default_value_t = 3650,
           value_parser = clap::value_parser!(u16).range(1..))]
     pub days: u16,
@@ -35,7 +35,7 @@ pub struct CertsServer {
     #[command(flatten)]
     pub days: LeafDays,
 
-    /// A name that clients reach it by, besides localhost; may be repeated
+    /// A DNS name of the allocator, besides localhost; may be repeated
     #[arg(
         long,
         env = "LB_ALLOCATOR_CERTS_DNS",
@@ -44,8 +44,7 @@ pub struct CertsServer {
     )]
     pub dns: Vec<String>,
 
-    /// An address that clients reach it by, besides 127.0.0.1 and ::1; may be
-    /// repeated
+    /// An address of the allocator, besides 127.0.0.1 and ::1; may be repeated
     #[arg(
         long,
         env = "LB_ALLOCATOR_CERTS_IP",
@@ -63,7 +62,7 @@ pub struct CertsClient {
     #[command(flatten)]
     pub days: LeafDays,
 
-    /// The cluster that it is for, a DNS subdomain; a watcher needs one
+    /// The cluster of the certificate, a DNS subdomain; a watcher needs one
     #[arg(
         long,
         env = "LB_ALLOCATOR_CERTS_CLUSTER",
@@ -72,14 +71,14 @@ pub struct CertsClient {
     )]
     pub cluster: Option<ClusterName>,
 
-    /// What it allows
+    /// What the certificate allows
     #[arg(long, env = "LB_ALLOCATOR_CERTS_ROLE", value_enum, default_value_t = CertsRole::Watcher)]
     pub role: CertsRole,
 }
 
 #[derive(Debug, Args)]
 pub struct CertsFolder {
-    /// Where the files are, made if it is missing
+    /// The folder of the files, created if it is missing
     #[arg(
         id = "folder",
         long = "folder",
@@ -92,7 +91,7 @@ pub struct CertsFolder {
 
 #[derive(Debug, Args)]
 pub struct LeafDays {
-    /// For how many days it is good
+    /// For how many days the certificate is valid
     #[arg(id = "days", long = "days", env = "LB_ALLOCATOR_CERTS_DAYS", value_name = "N",
           default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..))]
     pub number: u16,
@@ -102,7 +101,7 @@ pub struct LeafDays {
 pub enum CertsRole {
     /// Everything for its cluster
     Watcher,
-    /// Look at everything
+    /// Read everything
     Viewer,
     /// Everything
     Admin,

@@ -1,4 +1,4 @@
-//! Where certificates are, on the port and for those who call one.
+//! The certificate files of the gRPC port, and of commands that connect to one.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::auth::Scheme;
 /// Certificates of the gRPC port; all three files or none.
 #[derive(Debug, Args)]
 pub struct ServerTls {
-    /// Serve TLS with this certificate, a PEM file, and ask for those of clients
+    /// Serve TLS with this certificate, a PEM file, and ask clients for theirs
     #[arg(long, env = "LB_ALLOCATOR_TLS_CERT", value_name = "FILE", requires_all = ["tls_key", "client_ca"])]
     tls_cert: Option<PathBuf>,
 
@@ -18,11 +18,11 @@ pub struct ServerTls {
     #[arg(long, env = "LB_ALLOCATOR_TLS_KEY", value_name = "FILE", requires_all = ["tls_cert", "client_ca"])]
     tls_key: Option<PathBuf>,
 
-    /// The CA, or CAs, that the certificates of clients come from, a PEM file
+    /// The CA, or CAs, that sign the certificates of clients, a PEM file
     #[arg(long, env = "LB_ALLOCATOR_CLIENT_CA", value_name = "FILE", requires_all = ["tls_cert", "tls_key"])]
     client_ca: Option<PathBuf>,
 
-    /// What in a client's certificate gives its cluster and role
+    /// Which part of a client's certificate has its cluster and role
     #[arg(
         long,
         env = "LB_ALLOCATOR_CLIENT_IDENTITY",
@@ -72,7 +72,7 @@ pub struct ClientTls {
     #[arg(long, env = "LB_ALLOCATOR_TLS_KEY", value_name = "FILE")]
     tls_key: Option<PathBuf>,
 
-    /// The CA that the allocator's certificate comes from, a PEM file
+    /// The CA that signs the allocator's certificate, a PEM file
     #[arg(
         long,
         alias = "client-ca",

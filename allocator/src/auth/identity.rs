@@ -45,7 +45,7 @@ pub enum NoIdentity {
          spiffe://TRUSTDOMAIN/cluster/NAME/role/watcher, or /role/viewer, or /role/admin"
     )]
     NoUri,
-    #[error("the certificate has several spiffe:// URIs, so it says nothing; it needs one")]
+    #[error("the certificate has more than one spiffe:// URI; it needs exactly one")]
     SeveralUris,
     #[error(
         "the certificate has no common name of its own; it needs \

@@ -94,7 +94,7 @@ pub fn explain(pools: &Pools) -> String {
         text += &format!("kept for a Service that is gone for {orphan_grace:?}\n");
     }
     if *cluster_silence != default.cluster_silence {
-        text += &format!("a cluster is reported when it says nothing for {cluster_silence:?}\n");
+        text += &format!("a cluster without a Sync for {cluster_silence:?} is reported\n");
     }
     let Retention {
         keep_for,

@@ -29,7 +29,7 @@
 //! clusters: [prod-eu, prod-us, {name: ci, ephemeral: true}]
 //! adoptionWindow: 2s        # and so long, after the first session, for any other
 //! orphanGrace: 2m           # how long a vanished Service's address is kept
-//! clusterSilence: 15m       # then a cluster that says nothing is reported
+//! clusterSilence: 15m       # a cluster without a Sync for this long is reported
 //! history:                  # what is held, and its last change, always stay
 //!   keepFor: 8760h          # older changes are removed
 //!   keepRows: 10000000      # of more than these the oldest are
@@ -123,7 +123,9 @@ pub enum KeyError {
         operator: &'static str,
         needs: &'static str,
     },
-    #[error("a fenced pool needs namespaces or a namespaceSelector: whom should it fence in?")]
+    #[error(
+        "a fenced pool needs namespaces or a namespaceSelector: these are the namespaces that it fences in"
+    )]
     FenceAroundAll,
 }
 

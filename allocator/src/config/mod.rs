@@ -31,7 +31,9 @@ use crate::engine::{AddressRange, Family, PoolConflict, PoolName, Pools, Setting
 /// Why there are no pools to work with.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    #[error("no pools: set IP_LIST to namespace:IP items, or give a pools file with --config")]
+    #[error(
+        "there are no pools: set IP_LIST to namespace:IP items, or name a pools file with --config"
+    )]
     NoSource,
     #[error("IP_LIST")]
     IpList(#[from] ip_list::IpListError),

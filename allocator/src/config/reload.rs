@@ -80,7 +80,7 @@ impl Reload {
     /// The file is again what is in force.
     fn mended(&self) {
         if self.problem.send_replace(None).is_some() {
-            tracing::info!("the pools file is again the one in force");
+            tracing::info!("the pools file is the configuration in force again");
             self.metrics.read(true);
         }
     }

@@ -226,7 +226,7 @@ impl Collector for StateCollector {
         gauge(
             encoder,
             "services_waiting",
-            "Services that asked in vain and may ask again",
+            "Services that wait for an address",
             self.census.lock().waiting,
         )?;
         self.encode_clusters(encoder)?;

@@ -21,6 +21,6 @@ pub fn size(page_size: i32) -> Result<usize, Status> {
 pub fn bad_token(token: &str) -> Status {
     invalid(
         "page_token",
-        format!("{token:?} is none that this list gave"),
+        format!("{token:?} is not a page_token of this list"),
     )
 }

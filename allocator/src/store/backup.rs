@@ -23,7 +23,7 @@ pub enum CopyError {
         to: PathBuf,
         source: sqlx::Error,
     },
-    #[error("the copy of the database {} is not sound: {found}", path.display())]
+    #[error("the copy of the database {} is damaged: {found}", path.display())]
     Unsound { path: PathBuf, found: String },
 }
 

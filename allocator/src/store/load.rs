@@ -22,9 +22,9 @@ pub enum Corrupt {
     Address { text: String },
     #[error(transparent)]
     Name(#[from] InvalidName),
-    #[error("row {text:?} is not what this program asks for")]
+    #[error("row {text:?} does not have the columns that were selected")]
     Row { text: String },
-    #[error("details {text:?} are not what this program writes")]
+    #[error("details {text:?} cannot be parsed")]
     Details {
         text: String,
         source: serde_json::Error,

@@ -94,7 +94,7 @@ pub enum StoreError {
         to: PathBuf,
         source: sqlx::Error,
     },
-    #[error("cannot bring the database {} to this version", path.display())]
+    #[error("cannot migrate the database {} to this version", path.display())]
     Migrate {
         path: PathBuf,
         source: Box<MigrateError>,
@@ -102,7 +102,7 @@ pub enum StoreError {
     #[error("cannot read the database {}", path.display())]
     Read { path: PathBuf, source: sqlx::Error },
     #[error(
-        "the database {} holds what this program never writes; restore a backup",
+        "the database {} contains invalid data; restore a backup",
         path.display()
     )]
     Corrupt { path: PathBuf, source: Corrupt },
@@ -110,10 +110,10 @@ pub enum StoreError {
     Inconsistent { path: PathBuf, source: Inconsistent },
     #[error("cannot write to the database {}", path.display())]
     Write { path: PathBuf, source: sqlx::Error },
-    #[error("a rule of the database {} forbids a change", path.display())]
+    #[error("a constraint of the database {} forbids a change", path.display())]
     Forbidden { path: PathBuf, source: sqlx::Error },
     #[error(
-        "the file {} of the open database cannot be found; move it back, or restart on a backup",
+        "the file {} of the open database cannot be found; move it back, or restore a backup and restart",
         path.display()
     )]
     Gone { path: PathBuf, source: io::Error },
@@ -255,7 +255,7 @@ impl Store {
     /// The engine as it was after the last commit, under these pools.
     ///
     /// # Errors
-    /// If the file cannot be read, or holds what this program never writes.
+    /// If the file cannot be read, or contains invalid data.
     pub async fn load(&mut self, pools: Arc<Pools>) -> Result<Engine, StoreError> {
         load::engine(&mut self.writer, &self.path, pools).await
     }

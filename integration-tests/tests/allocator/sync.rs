@@ -325,7 +325,7 @@ async fn a_cluster_that_says_nothing_is_reported_and_keeps_what_it_has() {
     assert_eq!(holders(&allocator).await, pairs(&[("192.0.2.1", "one/a")]));
     eventually(DEADLINE, "it is logged", async || {
         let log = allocator.process().errors();
-        if log.contains("says nothing") {
+        if log.contains("no Sync from the cluster") {
             Ok(())
         } else {
             Err(log)
