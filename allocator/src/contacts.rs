@@ -39,7 +39,6 @@ pub struct Refused {
     pub count: u64,
 }
 
-/// See the module.
 #[derive(Debug, Default)]
 pub struct Contacts(Mutex<BTreeMap<ClusterName, Contact>>);
 

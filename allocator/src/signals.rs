@@ -8,7 +8,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// See the module.
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,

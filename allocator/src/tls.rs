@@ -102,7 +102,6 @@ pub type Distrusted = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// What came of a handshake.
 pub struct Shaken {
     pub stream: TlsStream<TcpStream>,
-    /// Whose it is.
     pub certificate: Arc<Certificate>,
     pub distrusted: Distrusted,
 }

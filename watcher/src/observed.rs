@@ -7,7 +7,6 @@ use std::future::Future;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// See the module.
 #[derive(Debug, Default)]
 pub struct Observed<T> {
     value: Mutex<T>,

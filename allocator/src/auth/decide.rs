@@ -12,11 +12,9 @@ pub enum Target<'a> {
     Unread,
     /// Services of this cluster.
     Cluster(&'a ClusterName),
-    /// Anything.
     Everything,
 }
 
-/// Why not.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Denied {
     #[error("no client certificate was shown")]

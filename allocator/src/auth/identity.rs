@@ -10,7 +10,7 @@ use crate::engine::{ClusterName, InvalidName, Timestamp};
 pub enum Role {
     /// Everything for one cluster.
     Watcher(ClusterName),
-    /// Look at everything.
+    /// Reads everything.
     Viewer,
     /// Everything.
     Admin,

@@ -15,7 +15,6 @@ pub enum Node {
     Bool(bool),
     /// A number that fits in an `i64`.
     Whole(i64),
-    /// Any other one.
     OtherNumber,
     Text(String),
     List(Vec<Spanned<Node>>),

@@ -38,7 +38,6 @@ pub struct ClusterRecord {
     pub identity: Option<Identity>,
 }
 
-/// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Clusters {
     records: BTreeMap<ClusterName, Arc<ClusterRecord>>,

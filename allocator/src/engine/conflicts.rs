@@ -18,7 +18,6 @@ use super::{
 type BySince = BTreeMap<(Timestamp, Arc<ServiceKey>), Arc<Conflict>>;
 type ByService = BTreeMap<Arc<ServiceKey>, BTreeMap<IpAddr, Arc<Conflict>>>;
 
-/// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Conflicts {
     /// the longest conflict about an address first

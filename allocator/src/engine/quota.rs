@@ -10,7 +10,6 @@ use super::{
     sharing::Holders,
 };
 
-/// Which limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     Namespace,
@@ -35,7 +34,6 @@ pub struct Reached {
     pub used: u64,
 }
 
-/// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Quotas {
     namespaces: HashMap<(PoolIndex, ClusterName, Namespace), u64>,

@@ -11,7 +11,6 @@ use super::{
     key::ServiceKey,
 };
 
-/// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Reservations {
     by_address: HashMap<IpAddr, Arc<Reservation>>,

@@ -10,7 +10,6 @@ use crate::engine::{Allocation, ServiceKey};
 /// An address and one of its holders; an address alone sorts before all of them.
 pub type Place = (IpAddr, Option<Arc<ServiceKey>>);
 
-/// See the module.
 #[derive(Debug, Default)]
 pub struct ByAddress(BTreeSet<Entry>);
 

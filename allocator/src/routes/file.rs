@@ -22,7 +22,6 @@ const SHARE: u32 = 50;
 /// The longest pause between two writes, in which the file does not show what changes.
 const LONGEST_REST: Duration = Duration::from_secs(30);
 
-/// See the module.
 pub struct RoutesFile {
     path: PathBuf,
     published: Arc<Published>,

@@ -19,7 +19,6 @@ use crate::{
 /// Entries in a list of what would be released.
 const LISTED: usize = 1000;
 
-/// See the module.
 pub struct Admin {
     writer: Writer,
     published: Arc<Published>,

@@ -15,7 +15,6 @@ use super::{BUSY_TIMEOUT, HistoryReader, Store, StoreError};
 /// Rows that are kept; the oldest go.
 const MAX_ROWS: i64 = 10_000;
 
-/// Equal denials.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DenialRow {
     #[serde(skip)]
@@ -37,7 +36,6 @@ pub struct DenialPlace {
     pub id: i64,
 }
 
-/// Writes denials.
 #[derive(Clone, Debug)]
 pub struct DenialWriter {
     path: PathBuf,

@@ -232,7 +232,6 @@ impl Store {
         &self.identity
     }
 
-    /// The file.
     pub fn path(&self) -> &Path {
         &self.path
     }

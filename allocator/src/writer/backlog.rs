@@ -23,7 +23,6 @@ const LATELY: Duration = Duration::from_secs(1);
 /// `None`: of no cluster in particular.
 type Line = Option<ClusterName>;
 
-/// See the module.
 #[derive(Debug)]
 pub struct Backlog<T> {
     lines: HashMap<Line, VecDeque<T>>,

@@ -108,7 +108,6 @@ impl fmt::Display for Difference {
 }
 
 impl Clock {
-    /// The machine's clocks.
     pub fn machine() -> Self {
         let begun = Instant::now();
         Self::new(move || {

@@ -14,7 +14,6 @@ use time::{Duration, OffsetDateTime};
 pub struct Identity {
     /// The certificate.
     pub certificate: String,
-    /// Its private key.
     pub key: String,
 }
 

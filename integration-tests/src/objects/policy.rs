@@ -22,7 +22,6 @@ use crate::{
 /// One that is in force.
 pub struct Policy {
     client: Client,
-    /// Its name.
     pub name: String,
     mutates: bool,
 }

@@ -134,7 +134,6 @@ impl ServiceBuilder {
         self.annotation("lb-allocator.io/ips", ips)
     }
 
-    /// The object.
     #[must_use]
     pub fn build(self) -> Service {
         self.0

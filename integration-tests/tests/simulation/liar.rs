@@ -22,7 +22,6 @@ pub const LIAR: &str = "liar";
 /// How often it repeats itself when all others have their peace.
 const AGAIN: Duration = Duration::from_secs(45);
 
-/// See the module.
 pub struct Liar {
     client: AllocatorServiceClient<Channel>,
     chaos: Chaos,

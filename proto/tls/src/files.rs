@@ -56,7 +56,6 @@ pub enum TlsError {
 pub struct Files {
     /// The certificate of this side, and those between it and its authority.
     pub cert: PathBuf,
-    /// Its private key.
     pub key: PathBuf,
     /// The authorities that certificates of the other side come from.
     pub ca: PathBuf,

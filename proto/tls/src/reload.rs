@@ -20,7 +20,6 @@ use crate::{
 const POLL: Duration = Duration::from_secs(1);
 /// From how long before the end on a certificate is warned of.
 const WARN_BEFORE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
-/// And how often.
 const WARN_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Keeps a configuration equal to its files.

@@ -15,7 +15,6 @@ struct Line {
     limit: Figures,
 }
 
-/// See the module.
 pub struct Sheet {
     services: usize,
     rounds: usize,

@@ -21,7 +21,6 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// The first address of the pool.
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 1);
 
-/// See the module.
 pub struct Site<'a> {
     pub bare: Bare,
     pub sightings: Sightings,

@@ -18,7 +18,6 @@ use crate::stand_in;
 /// One call in this time: hardly any load.
 const EVERY: Duration = Duration::from_millis(2);
 
-/// See the module.
 pub struct Bystander {
     client: AllocatorServiceClient<Channel>,
     _echo: Process,
