@@ -14,7 +14,6 @@ use std::{
 };
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
 use lb_proto::v1::{self, allocator_service_client::AllocatorServiceClient};
 use lb_tls::{client::Connector, rustls::ClientConfig};
@@ -30,6 +29,7 @@ use tracing::{Instrument, debug_span, field::Empty};
 use crate::{
     grant::Grant,
     key::Key,
+    kube::service::Service,
     metrics::Metrics,
     reason::Refusal,
     status,

@@ -1,11 +1,9 @@
 //! What annotations mean, by which names, and which of them counts: our own first,
 //! then those of other load balancers that were asked for. Pure.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use clap::ValueEnum;
-use k8s_openapi::api::core::v1::Service;
-use kube::ResourceExt;
 
 use crate::reason::{Reason, Refusal};
 
@@ -99,12 +97,12 @@ pub struct Said<T> {
 /// # Errors
 /// What `parse` refuses, and peers that contradict each other.
 pub fn said<T: PartialEq>(
-    service: &Service,
+    annotations: &BTreeMap<String, String>,
     peers: &[Peer],
     meaning: &Meaning,
     parse: impl Fn(&'static str, &str) -> Result<T, Refusal>,
 ) -> Result<Option<Said<T>>, Refusal> {
-    let read = |name: &'static str| match text(service, name) {
+    let read = |name: &'static str| match text(annotations, name) {
         Some(text) => parse(name, text).map(|value| Some(Said { by: name, value })),
         None => Ok(None),
     };
@@ -133,8 +131,8 @@ pub fn said<T: PartialEq>(
 }
 
 /// The value of an annotation, where one that says nothing is the same as none.
-fn text<'a>(service: &'a Service, name: &str) -> Option<&'a str> {
-    let text = service.annotations().get(name)?.trim();
+fn text<'a>(annotations: &'a BTreeMap<String, String>, name: &str) -> Option<&'a str> {
+    let text = annotations.get(name)?.trim();
     let asks_dhcp = name == KUBE_VIP_IPS
         && text.split(',').all(|item| {
             let address = item.trim().parse::<IpAddr>();
@@ -145,8 +143,6 @@ fn text<'a>(service: &'a Service, name: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     const EVERYBODY: &[Peer] = &[Peer::Metallb, Peer::Cilium, Peer::Purelb, Peer::KubeVip];
@@ -156,13 +152,12 @@ mod tests {
         meaning: &Meaning,
         annotations: &[(&str, &str)],
     ) -> Result<Option<Said<String>>, Refusal> {
-        let map: serde_json::Map<_, _> = annotations
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), json!(value)))
-            .collect();
-        let service = json!({"metadata": {"name": "svc", "annotations": map}});
-        let service = serde_json::from_value(service).unwrap();
-        said(&service, peers, meaning, |_, text| Ok(text.to_owned()))
+        let text = |text: &&str| (*text).to_owned();
+        let annotations = annotations.iter();
+        let annotations = annotations.map(|(name, value)| (text(name), text(value)));
+        said(&annotations.collect(), peers, meaning, |_, text| {
+            Ok(text.to_owned())
+        })
     }
 
     #[test]

@@ -4,7 +4,6 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use k8s_openapi::api::core::v1::Service;
 use lb_proto::v1::{self, SyncOutcome, sync_request::Part};
 use prost::Message;
 use tracing::{info, warn};
@@ -14,6 +13,7 @@ use crate::{
     annotations::Peer,
     claim::{self, MESSAGE_BYTES},
     key::Key,
+    kube::service::Service,
     ledger::Ledger,
     namespace_store::NamespaceStore,
     reason::Refusal,

@@ -10,10 +10,7 @@
 use std::time::{Duration, Instant};
 
 use k8s_openapi::{
-    api::{
-        core::v1::{ObjectReference, Service},
-        events::v1::Event,
-    },
+    api::{core::v1::ObjectReference, events::v1::Event},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
     jiff::Timestamp,
 };
@@ -24,6 +21,7 @@ use tracing::{debug, warn};
 use crate::{
     excerpt::{self, EVENT_INSTANCE, EVENT_NOTE},
     key::Key,
+    kube::service::Service,
     metrics::{ApiCall, Metrics},
     status::{MANAGER, Transition},
     wish::join,

@@ -13,12 +13,11 @@ use std::{
 };
 
 use futures::{Stream, StreamExt, stream};
-use k8s_openapi::api::core::v1::Service;
 use kube::{Api, Client, api::ListParams};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use crate::{observed::Observed, service_api::chain};
+use crate::{kube::service::Service, observed::Observed, service_api::chain};
 
 /// How often the API server is asked for its version.
 const EVERY: Duration = Duration::from_secs(15);

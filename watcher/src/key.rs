@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
 use lb_proto::v1;
+
+use crate::kube::service::Service;
 
 /// Namespace and name of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -13,8 +13,8 @@ use tower::util::MapRequestLayer;
 
 use crate::{
     bearer::{self, Bearer},
+    kube::watch::WATCH_SECONDS,
     proxy,
-    service_watch::WATCH_SECONDS,
 };
 
 /// Where the API server is, and who we are there.

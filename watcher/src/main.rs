@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lb_watcher::{args::Args, run::run};
+use mimalloc::MiMalloc;
+
+#[global_allocator]
+static MEMORY: MiMalloc = MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {

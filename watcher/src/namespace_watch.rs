@@ -6,23 +6,19 @@ use std::{
     sync::Arc,
 };
 
-use futures::{StreamExt, stream::BoxStream};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
-    Api, Client, ResourceExt,
+    Client, ResourceExt,
     core::PartialObjectMeta,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Error, Event},
-    },
+    runtime::watcher::{Error, Event},
 };
-use tokio::sync::watch;
+use tokio::sync::watch::Sender;
 use tracing::{error, info, warn};
 
 use crate::{
-    admin::Health, allocator::Allocator, history::History, ledger::Ledger, metrics::Metrics,
-    namespace_store::NamespaceStore, queue::Queue, reconnect, service_api::chain,
-    service_store::ServiceStore, service_watch::WATCH_SECONDS,
+    admin::Health, allocator::Allocator, history::History, kube::watch, ledger::Ledger,
+    metrics::Metrics, namespace_store::NamespaceStore, queue::Queue, service_api::chain,
+    service_store::ServiceStore,
 };
 
 type Meta = PartialObjectMeta<Namespace>;
@@ -41,7 +37,7 @@ pub struct NamespaceWatch {
     /// Filled here.
     pub queue: Arc<Queue>,
     /// Becomes true with the first complete list.
-    pub listed: watch::Sender<bool>,
+    pub listed: Sender<bool>,
     /// Learns which cluster this is.
     pub allocator: Allocator,
     /// Tells when all has to be listed anew.
@@ -52,34 +48,17 @@ pub struct NamespaceWatch {
     pub metrics: Metrics,
 }
 
-fn events(client: Client) -> BoxStream<'static, Result<Event<Meta>, Error>> {
-    let config = watcher::Config::default().timeout(WATCH_SECONDS);
-    watcher::watcher(Api::<Meta>::all(client), config)
-        .backoff(reconnect::backoff())
-        .boxed()
-}
-
 impl NamespaceWatch {
     /// Watches for ever.
     pub async fn run(self, client: Client) {
-        let mut events = self.history.follow(move || events(client.clone()));
-        let mut broken = false;
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(event) => {
-                    broken = false;
-                    self.event(event);
-                }
-                Err(error) => {
-                    self.metrics.stream_error("namespaces");
-                    self.health.namespaces_broken(words(&error));
-                    if !broken {
-                        self.tell(&error);
-                    }
-                    broken = true;
-                }
+        let broke = |error: &Error, first| {
+            self.metrics.stream_error("namespaces");
+            self.health.namespaces_broken(words(error));
+            if first {
+                self.tell(error);
             }
-        }
+        };
+        watch::follow(client, &self.history, |event| self.event(event), broke).await;
     }
 
     fn event(&self, event: Event<Meta>) {

@@ -2,12 +2,11 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::Service;
-
 use crate::{
     decision_log::{Decision, DecisionLog},
     events::Events,
     key::Key,
+    kube::service::Service,
     status::Transition,
 };
 

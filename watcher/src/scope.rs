@@ -1,6 +1,6 @@
 //! Which Services are ours.
 
-use k8s_openapi::api::core::v1::Service;
+use crate::kube::service::Service;
 
 /// Which load balancer classes this watcher serves.
 #[derive(Clone, Debug, PartialEq, Eq)]

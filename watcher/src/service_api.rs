@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
 use http_body_util::BodyExt;
-use k8s_openapi::api::core::v1::Service;
 use kube::{
     Client, Error, Resource,
     api::{Patch, PatchParams},
@@ -18,6 +17,7 @@ use tracing::{Instrument, debug_span, field::Empty};
 use crate::{
     excerpt,
     key::Key,
+    kube::service::Service,
     metrics::{ApiCall, Metrics},
     status::MANAGER,
 };

@@ -6,12 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
 use parking_lot::Mutex;
 
 use crate::{
     key::Key,
+    kube::service::Service,
     scope::{ClassRule, Scope},
     status,
     view::created,

@@ -3,27 +3,27 @@
 
 use std::sync::Arc;
 
-use futures::{StreamExt, stream::BoxStream};
-use k8s_openapi::api::core::v1::Service;
 use kube::{
-    Api, Client, ResourceExt,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Error, Event},
-    },
+    Client, ResourceExt,
+    runtime::watcher::{Error, Event},
 };
-use tokio::sync::watch;
+use tokio::sync::watch::Receiver;
 use tracing::{info, warn};
 
 use crate::{
-    admin::Health, history::History, key::Key, ledger::Ledger, metrics::Metrics,
-    observed::Observed, queue::Queue, reconnect, scope::Scope, service_api::chain,
-    service_store::ServiceStore, status,
+    admin::Health,
+    history::History,
+    key::Key,
+    kube::{service::Service, watch},
+    ledger::Ledger,
+    metrics::Metrics,
+    observed::Observed,
+    queue::Queue,
+    scope::Scope,
+    service_api::chain,
+    service_store::ServiceStore,
+    status,
 };
-
-/// Seconds after which the API server ends a watch, so that a connection that was
-/// cut silently is noticed soon after.
-pub const WATCH_SECONDS: u32 = 60;
 
 /// The task's parts.
 pub struct ServiceWatch {
@@ -43,44 +43,25 @@ pub struct ServiceWatch {
     pub metrics: Metrics,
 }
 
-/// The events of all Services, without a field selector: one that leaves the type
-/// still has our condition.
-fn events(client: Client) -> BoxStream<'static, Result<Event<Service>, Error>> {
-    let config = watcher::Config::default().timeout(WATCH_SECONDS);
-    watcher::watcher(Api::<Service>::all(client), config)
-        .backoff(reconnect::backoff())
-        .modify(status::trim)
-        .boxed()
-}
-
 impl ServiceWatch {
     /// Watches for ever, once the namespaces are known: what holds an address must be
     /// asked for before what waits, and for either the labels must be there.
-    pub async fn run(self, client: Client, mut namespaces_listed: watch::Receiver<bool>) {
+    pub async fn run(self, client: Client, mut namespaces_listed: Receiver<bool>) {
         if namespaces_listed.wait_for(|listed| *listed).await.is_err() {
             // Whoever lists them has ended, and it is told of that.
             return std::future::pending().await;
         }
-        let mut events = self.history.follow(move || events(client.clone()));
-        let mut broken = false;
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(event) => {
-                    broken = false;
-                    self.event(event);
-                }
-                Err(error) => {
-                    self.metrics.stream_error("services");
-                    if !broken {
-                        warn!(
-                            "cannot watch Services, trying again with back-off: {}",
-                            chain(&error)
-                        );
-                    }
-                    broken = true;
-                }
+        // Without a field selector: one that leaves the type still has our condition.
+        let broke = |error: &Error, first| {
+            self.metrics.stream_error("services");
+            if first {
+                warn!(
+                    "cannot watch Services, trying again with back-off: {}",
+                    chain(error)
+                );
             }
-        }
+        };
+        watch::follow(client, &self.history, |event| self.event(event), broke).await;
     }
 
     fn event(&self, event: Event<Service>) {

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::Service;
+use kube::ResourceExt;
 use lb_proto::v1;
 
 use crate::{
     annotations::{Peer, SHARING_KEY, SHARING_NAMESPACES, said},
     excerpt,
+    kube::service::Service,
     names::is_label,
     reason::{Reason, Refusal},
 };
@@ -35,8 +36,9 @@ impl Sharing {
 
 /// Reads the terms; nothing where the Service shares with nobody.
 pub fn read(service: &Service, peers: &[Peer]) -> Result<Option<Sharing>, Refusal> {
-    let key = said(service, peers, &SHARING_KEY, key)?;
-    let namespaces = said(service, peers, &SHARING_NAMESPACES, namespaces)?;
+    let annotations = service.annotations();
+    let key = said(annotations, peers, &SHARING_KEY, key)?;
+    let namespaces = said(annotations, peers, &SHARING_NAMESPACES, namespaces)?;
     match (key, namespaces) {
         (None, None) => Ok(None),
         (None, Some(namespaces)) => Err(refuse(

@@ -4,23 +4,21 @@
 use std::{borrow::Cow, net::IpAddr};
 
 use k8s_openapi::{
-    api::core::v1::{LoadBalancerIngress, Service},
-    apimachinery::pkg::apis::meta::v1::{Condition, ManagedFieldsEntry, Time},
+    api::core::v1::LoadBalancerIngress,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use crate::{
-    annotations,
     excerpt::{self, CONDITION_MESSAGE},
     grant::Grant,
+    kube::service::{CONDITION, Service},
     reason::Refusal,
     wish::{join, parse_address},
 };
 
-/// The type of our condition.
-pub const CONDITION: &str = "lb-allocator.io/AddressAllocated";
 /// The field manager of everything we write.
 pub const MANAGER: &str = "lb-watcher";
 /// `ipMode`: the nodes take the address for their own.
@@ -122,8 +120,7 @@ pub fn shown(service: &Service) -> Vec<IpAddr> {
 
 /// Whether the address list is (also) ours, as the API server keeps account.
 pub fn owns_addresses(service: &Service) -> bool {
-    let mut owners = service.managed_fields().iter().filter(owns_list);
-    owners.any(|entry| entry.manager.as_deref() == Some(MANAGER))
+    service.list_owners.iter().any(|owner| owner == MANAGER)
 }
 
 /// Which other field managers wrote the address list. One that is empty is nobody's: the
@@ -132,11 +129,8 @@ pub fn other_owners(service: &Service) -> Option<String> {
     if ingress(service).is_empty() {
         return None;
     }
-    let owners = service.managed_fields().iter().filter(owns_list);
-    let mut others: Vec<_> = owners
-        .filter_map(|entry| entry.manager.as_deref())
-        .filter(|manager| *manager != MANAGER)
-        .collect();
+    let owners = service.list_owners.iter().map(String::as_str);
+    let mut others: Vec<_> = owners.filter(|owner| *owner != MANAGER).collect();
     others.sort_unstable();
     others.dedup();
     (!others.is_empty()).then(|| excerpt::list(&others))
@@ -162,32 +156,6 @@ fn beside(service: &Service) -> Vec<LoadBalancerIngress> {
     }
     let nameless = list.iter().filter(|entry| entry.ip.is_none());
     nameless.cloned().collect()
-}
-
-fn owns_list(entry: &&ManagedFieldsEntry) -> bool {
-    let fields = entry.fields_v1.as_ref();
-    fields.is_some_and(|f| !f.0["f:status"]["f:loadBalancer"]["f:ingress"].is_null())
-}
-
-/// Drops what is never looked at, to save memory.
-pub fn trim(service: &mut Service) {
-    service
-        .managed_fields_mut()
-        .retain(|entry| owns_list(&entry));
-    service
-        .annotations_mut()
-        .retain(|name, _| annotations::is_known(name));
-    service.metadata.owner_references = None;
-    if let Some(conditions) = service.status.as_mut().and_then(|s| s.conditions.as_mut()) {
-        conditions.retain(|condition| condition.type_ == CONDITION);
-    }
-    if let Some(spec) = service.spec.as_mut() {
-        spec.external_ips = None;
-        spec.external_name = None;
-        spec.load_balancer_source_ranges = None;
-        spec.session_affinity = None;
-        spec.session_affinity_config = None;
-    }
 }
 
 /// The body of the strategic merge patch that makes the status say what it should, or
@@ -373,11 +341,7 @@ mod tests {
     }
 
     fn owned(mut service: Service) -> Service {
-        service.metadata.managed_fields = serde_json::from_value(json!([{
-            "manager": MANAGER, "operation": "Update", "subresource": "status",
-            "fieldsV1": {"f:status": {"f:loadBalancer": {"f:ingress": {}}}},
-        }]))
-        .unwrap();
+        service.list_owners = vec![MANAGER.into()];
         service
     }
 
@@ -511,7 +475,7 @@ mod tests {
         let mut shows = owned(service(
             json!({"loadBalancer": {"ingress": [vip("192.0.2.1")]}}),
         ));
-        shows.managed_fields_mut()[0].manager = Some("uninstalled".into());
+        shows.list_owners = vec!["uninstalled".into()];
         assert_eq!(other_owners(&shows).as_deref(), Some("uninstalled"));
         shows.status = None;
         assert_eq!(other_owners(&shows), None);
@@ -585,12 +549,7 @@ mod tests {
         let shows = json!({"loadBalancer": {"ingress": [vip("192.0.2.1")]}});
         let mut shared = owned(service(shows));
         assert_eq!(other_owners(&shared), None);
-        let mut other = shared.managed_fields()[0].clone();
-        for name in ["speaker", "a"] {
-            other.manager = Some(name.into());
-            shared.managed_fields_mut().push(other.clone());
-        }
-        trim(&mut shared);
+        shared.list_owners.extend(["speaker".into(), "a".into()]);
         assert_eq!(other_owners(&shared).as_deref(), Some("a, speaker"));
         let body = write(&shared, &lost()).unwrap();
         assert!(!changes_addresses(&body), "{body}");
@@ -652,29 +611,5 @@ mod tests {
             &news[..],
             [Transition::Failed { holding: false, .. }]
         ));
-    }
-
-    #[test]
-    fn trimming_keeps_all_that_is_looked_at() {
-        let mut service = owned(service(json!({
-            "loadBalancer": {"ingress": [vip("192.0.2.1")]},
-            "conditions": [
-                ours("True", "Satisfied", "m"),
-                {"type": "other", "status": "True", "reason": "R", "message": "m",
-                 "lastTransitionTime": NOW},
-            ],
-        })));
-        for name in [
-            "lb-allocator.io/ips",
-            "metallb.io/address-pool",
-            "example.org/x",
-        ] {
-            service.annotations_mut().insert(name.into(), "x".into());
-        }
-        trim(&mut service);
-        assert_eq!(service.annotations().len(), 2);
-        assert!(owns_addresses(&service) && says_satisfied(&service));
-        assert_eq!(shown(&service).len(), 1);
-        assert_eq!(service.status.unwrap().conditions.unwrap().len(), 1);
     }
 }

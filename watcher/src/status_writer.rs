@@ -3,12 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use k8s_openapi::{api::core::v1::Service, jiff::Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use tracing::{debug, error, info, warn};
 
 use crate::{
     admin::Health,
     key::Key,
+    kube::service::Service,
     ledger::{Ledger, Obstacle, Record},
     news::News,
     queue::Next,
@@ -69,12 +70,11 @@ impl StatusWriter {
         if list_first {
             status::without_condition(&mut body);
         }
-        let mut updated = match self.api.patch_status(key, &body).await {
+        let updated = match self.api.patch_status(key, &body).await {
             Ok(updated) => updated,
             Err(error) => return Err(self.failed(view, &error).await),
         };
         self.health.status_written();
-        status::trim(&mut updated);
         let stored = match &desired.addresses {
             Some(addresses) if list_first => status::shows(&updated, addresses),
             Some(_) | None => status::patch(&updated, desired, Timestamp::now()).is_none(),
@@ -164,8 +164,7 @@ impl StatusWriter {
     pub async fn withdraw(&self, key: &Key, service: &Service) -> Result<(), Next> {
         let body = status::withdrawal(service);
         let result = self.api.patch_status(key, &body).await;
-        let mut updated = result.map_err(|error| next(&error))?;
-        status::trim(&mut updated);
+        let updated = result.map_err(|error| next(&error))?;
         self.store.written(updated);
         Ok(())
     }
@@ -236,8 +235,7 @@ impl StatusWriter {
             return rest;
         };
         match self.api.patch_status(view.key, &body).await {
-            Ok(mut updated) => {
-                status::trim(&mut updated);
+            Ok(updated) => {
                 self.store.written(updated);
                 rest
             }

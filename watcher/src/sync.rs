@@ -5,7 +5,7 @@ mod takeover;
 use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use k8s_openapi::{api::core::v1::Service, jiff::Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use lb_trace::context::note;
 use tokio::sync::watch;
@@ -16,6 +16,7 @@ use crate::{
     annotations::Peer,
     grant::Grant,
     key::Key,
+    kube::service::Service,
     ledger::{Ledger, Record, Waiting},
     link::{Link, ToldOnce},
     namespace_store::NamespaceStore,

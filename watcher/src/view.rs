@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
 
 use crate::{
     annotations::Peer,
     grant::Grant,
     key::Key,
+    kube::service::Service,
     ledger::{Record, Waiting},
     namespace_store::Labels,
     reason::{Refusal, Retry},

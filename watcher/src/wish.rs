@@ -5,13 +5,13 @@ mod size;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use kube::ResourceExt;
 use lb_proto::v1;
 
 use crate::{
     annotations::{IPS, POOL, Peer, Said, said},
     excerpt,
+    kube::service::{Service, ServicePort, ServiceSpec},
     names::is_subdomain,
     namespace_store::Labels,
     reason::{Reason, Refusal},
@@ -165,7 +165,7 @@ pub fn read(service: &Service, peers: &[Peer], namespace_labels: &Labels) -> Rea
     let spec = service.spec.as_ref().unwrap_or(&default);
     let families = families(spec);
     let addresses = requested(service, peers, spec, &families);
-    let pool = said(service, peers, &POOL, pool);
+    let pool = said(service.annotations(), peers, &POOL, pool);
     let sharing = sharing::read(service, peers);
     let too_large = size::check(service, namespace_labels).err();
     let askable = sharing.is_ok() && too_large.is_none();
@@ -265,7 +265,7 @@ fn requested(
     if families.is_empty() {
         return Err(invalid("the Service has no IP family yet".into()));
     }
-    let listed = said(service, peers, &IPS, parse_list)?;
+    let listed = said(service.annotations(), peers, &IPS, parse_list)?;
     let field = spec.load_balancer_ip.as_deref().map(str::trim);
     let field = match field.filter(|text| !text.is_empty()) {
         None => None,

@@ -3,11 +3,11 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use k8s_openapi::api::core::v1::Service;
 use lb_allocator::engine::{Namespace, SharingKey};
 use lb_proto::v1;
 use lb_watcher::{
     annotations::{IPS, POOL, Peer, SHARING_KEY, SHARING_NAMESPACES, is_known},
+    kube::service::Service,
     namespace_store::Labels,
     reason::{Refusal, Retry},
     wish::{Reading, join, read},

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
 
 use crate::{
+    kube::service::Service,
     namespace_store::Labels,
     reason::{Reason, Refusal},
 };

@@ -1,0 +1,4 @@
+//! What the API server sends and takes.
+
+pub mod service;
+pub mod watch;
