@@ -16,6 +16,8 @@ pub struct Tables {
     pub reservations: Vec<Arc<Reservation>>,
     pub conflicts: Vec<Arc<Conflict>>,
     pub clusters: Vec<Arc<ClusterRecord>>,
+    /// Nothing but what Services showed was ever given.
+    pub is_new: bool,
 }
 
 impl Tables {
@@ -64,9 +66,7 @@ impl Tables {
                 self.clusters.retain(|row| row.name != record.name);
                 self.clusters.push(Arc::clone(record));
             }
-            ChangeKind::Opened => {
-                unreachable!("histories have nothing that leads to this")
-            }
+            ChangeKind::Opened => self.is_new = false,
         }
     }
 
@@ -84,7 +84,7 @@ impl Tables {
             reservations: self.reservations.clone(),
             conflicts: self.conflicts.clone(),
             clusters: self.clusters.clone(),
-            is_new: false,
+            is_new: self.is_new,
         }
     }
 }

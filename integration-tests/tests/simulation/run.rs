@@ -158,8 +158,9 @@ async fn go_on(world: &mut World) -> Vec<String> {
 
 /// What does not stay as it is.
 async fn stay(world: &World) -> Vec<String> {
-    // The words of conditions follow with the next slow retry.
-    sleep(Duration::from_secs(9 * 60)).await;
+    // The words of conditions follow with the next slow retry, and others' writes are
+    // forgotten after ten minutes.
+    sleep(Duration::from_secs(11 * 60)).await;
     let writes = || {
         world
             .clusters
