@@ -15,7 +15,7 @@ use prometheus_client::{encoding::text, registry::Registry};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::writer::{Census, Writer};
+use crate::{metrics::Census, writer::Writer};
 
 /// How long a scrape waits for the writer, which may wait for a slow disk. What it
 /// said last is shown then.

@@ -12,7 +12,7 @@ use std::{
 use jiff::{ZonedDateTime, tz::TimeZone};
 use tracing_appender::non_blocking::NonBlocking;
 
-use crate::engine::{Allocation, ChangeKind, Command, Outcome, Reply, ServiceKey};
+use crate::engine::{Allocation, ChangeKind, Command, Outcome, Refusal, Reply, ServiceKey};
 
 /// Services whose last refusal is remembered, so that their retries are not told.
 const REMEMBERED: usize = 10_000;
@@ -79,24 +79,12 @@ impl DecisionLog {
         for (key, line) in granted(outcome) {
             self.write(&key, &line, several_clusters);
         }
-        match command {
-            Command::Acquire(acquire) => {
-                if let Some(reason) = self.news_of_refusal(&acquire.key, reply) {
-                    self.write(&acquire.key, &Line::Refused { reason }, several_clusters);
-                }
+        if let Command::Acquire(acquire) = command {
+            if let Some(reason) = self.news_of_refusal(&acquire.key, reply) {
+                self.write(&acquire.key, &Line::Refused { reason }, several_clusters);
             }
-            Command::Release(release) => {
-                self.refused.remove(&release.key);
-            }
-            Command::Reserve(_)
-            | Command::Unreserve(_)
-            | Command::Sync(_)
-            | Command::Handover(_)
-            | Command::Resolve(_)
-            | Command::Decommission(_)
-            | Command::Recommission(_)
-            | Command::Attach(_)
-            | Command::ReplaceCluster(_) => {}
+        } else if let Command::Release(release) = command {
+            self.refused.remove(&release.key);
         }
     }
 
@@ -109,34 +97,9 @@ impl DecisionLog {
 
     /// Why a Service is refused, unless it was told before.
     fn news_of_refusal(&mut self, key: &Arc<ServiceKey>, reply: &Reply) -> Option<&'static str> {
-        let unmet = match reply {
-            Reply::Acquired(acquired) if !acquired.satisfied => acquired.unmet.first(),
-            Reply::Refused(_)
-            | Reply::Acquired(_)
-            | Reply::Released(_)
-            | Reply::Reserved(_)
-            | Reply::Unreserved(_)
-            | Reply::Synced(_)
-            | Reply::Resolved(_)
-            | Reply::Decommissioned(_)
-            | Reply::Recommissioned
-            | Reply::Attached
-            | Reply::Replaced { .. } => None,
-        };
-        let refusal = match reply {
-            Reply::Refused(refusal) => Some(refusal),
-            Reply::Acquired(_)
-            | Reply::Released(_)
-            | Reply::Reserved(_)
-            | Reply::Unreserved(_)
-            | Reply::Synced(_)
-            | Reply::Resolved(_)
-            | Reply::Decommissioned(_)
-            | Reply::Recommissioned
-            | Reply::Attached
-            | Reply::Replaced { .. } => unmet.map(|unmet| &unmet.refusal),
-        };
-        let Some(reason) = refusal.map(crate::engine::Refusal::reason) else {
+        let is_granted = reply.acquired().is_some_and(|acquired| acquired.satisfied);
+        let refusal = reply.refusals().next().filter(|_| !is_granted);
+        let Some(reason) = refusal.map(Refusal::reason) else {
             self.refused.remove(key);
             return None;
         };

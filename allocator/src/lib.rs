@@ -15,30 +15,32 @@
 //! Start reading at [`engine`], which decides, then [`writer`], which makes the
 //! decisions durable. `run` puts the parts together.
 
-pub mod admin;
+mod admin;
 pub mod args;
-pub mod auth;
-pub mod backup;
-pub mod budget;
+mod auth;
+mod backup;
+mod budget;
 pub mod cat;
-pub mod certs;
+mod certs;
+pub mod clock;
 pub mod config;
-pub mod connections;
-pub mod contacts;
+mod connections;
+mod contacts;
 pub mod decision_log;
 pub mod denials;
 pub mod engine;
-pub mod listen;
-pub mod log;
+mod listen;
+mod log;
 pub mod mark;
 pub mod metrics;
-pub mod published;
-pub mod routes;
+mod published;
+mod reload;
+mod routes;
 pub mod run;
 pub mod service;
-pub mod signals;
-pub mod silence;
+mod signals;
+mod silence;
 pub mod store;
-pub mod streams;
-pub mod tls;
+mod streams;
+mod tls;
 pub mod writer;

@@ -1,6 +1,7 @@
 //! What an operator sees at `/metrics`. Every name begins with `lb_allocator_`;
 //! labels are bounded: pool, family, cluster, kind, reason, method, code.
 
+mod census;
 mod state;
 
 use std::time::Duration;
@@ -16,8 +17,11 @@ use prometheus_client::{
     registry::Registry,
 };
 
-pub use self::state::StateCollector;
-use crate::engine::{ChangeKind, Outcome, Reply};
+pub use self::{
+    census::{Census, Counted},
+    state::StateCollector,
+};
+use crate::engine::{Outcome, Reply};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabel {
@@ -110,38 +114,12 @@ impl WriterMetrics {
 
     pub fn planned(&self, reply: &Reply, outcome: &Outcome) {
         for change in &outcome.changes {
-            let kind = match change.kind {
-                ChangeKind::Allocated(_) => "allocated",
-                ChangeKind::Released(_) => "released",
-                ChangeKind::Updated(_) => "updated",
-                ChangeKind::Reserved(_) => "reserved",
-                ChangeKind::Unreserved(_) => "unreserved",
-                ChangeKind::Conflicted(_) => "conflicted",
-                ChangeKind::ConflictEnded(_) => "conflict_ended",
-                ChangeKind::Cluster(_) => "cluster",
-                ChangeKind::Opened => "opened",
-            };
+            let kind = change.kind.name();
             self.changes.get_or_create(&KindLabel { kind }).inc();
         }
-        let refused = |reason| {
+        for refusal in reply.refusals() {
+            let reason = refusal.reason();
             self.refusals.get_or_create(&ReasonLabel { reason }).inc();
-        };
-        match reply {
-            Reply::Refused(refusal) => refused(refusal.reason()),
-            Reply::Acquired(acquired) => {
-                for unmet in &acquired.unmet {
-                    refused(unmet.refusal.reason());
-                }
-            }
-            Reply::Released(_)
-            | Reply::Reserved(_)
-            | Reply::Unreserved(_)
-            | Reply::Synced(_)
-            | Reply::Resolved(_)
-            | Reply::Decommissioned(_)
-            | Reply::Recommissioned
-            | Reply::Attached
-            | Reply::Replaced { .. } => {}
         }
     }
 

@@ -21,8 +21,8 @@ use crate::{
     contacts::Contacts,
     engine::{
         Allocation, Change, ChangeKind, ClusterName, ClusterRecord, ClusterState, Conflict, Engine,
-        Family, Identity, Located, PerFamily, PoolIndex, PoolName, Pools, Reservation, Revision,
-        ServiceKey, Timestamp, holdings::Holdings, is_stranded,
+        Family, Holdings, Identity, Located, PerFamily, PoolIndex, PoolName, Pools, Reservation,
+        Revision, ServiceKey, Timestamp, is_stranded,
     },
     streams::Streams,
 };

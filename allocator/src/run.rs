@@ -14,7 +14,8 @@ use crate::{
     admin::Admin,
     args::{self, Backup, CheckConfig, Cli, Cluster, Command, Routes, Serve},
     backup, certs,
-    config::{self, Source, reload::Reload},
+    clock::Clock,
+    config::{self, Source},
     connections,
     denials::Denials,
     listen::{self, Protection},
@@ -24,13 +25,14 @@ use crate::{
         self, AuthMetrics, ConfigMetrics, ConnectionMetrics, RpcMetrics, StateCollector,
         WriterMetrics,
     },
+    reload::Reload,
     routes::{self, RoutesFile},
     service::{self, Gate, Parts, Trust},
     signals::Signals,
     silence,
     store::Store,
     tls::Handshakes,
-    writer::{Clock, WriterTask},
+    writer::WriterTask,
 };
 
 /// Whose spans the traces show.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::{engine::ClusterName, published::Published, writer::Clock};
+use crate::{clock::Clock, engine::ClusterName, published::Published};
 
 const PERIOD: Duration = Duration::from_secs(1);
 

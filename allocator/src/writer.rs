@@ -13,7 +13,6 @@
 
 mod backlog;
 mod census;
-mod clock;
 mod storage;
 mod telling;
 mod upkeep;
@@ -30,17 +29,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug_span};
 
 use self::{backlog::Backlog, upkeep::Upkeep};
-pub use self::{
-    census::Census,
-    clock::{Clock, Reading},
-    storage::Storage,
-    waiting::Waiting,
-};
+pub use self::{storage::Storage, waiting::Waiting};
 use crate::{
+    clock::Clock,
     config::Configuration,
     decision_log::DecisionLog,
     engine::{Claim, ClusterName, Command, Engine, Reply, Revision, Timestamp},
-    metrics::WriterMetrics,
+    metrics::{Census, WriterMetrics},
     published::Published,
     store::{Store, StoreError},
     streams::{Streams, Told},
@@ -205,11 +200,9 @@ impl Writer {
 pub struct WriterTask<S = Store> {
     store: S,
     configuration: Configuration,
-    /// `None` after a failed commit, until the database was read again.
+    /// `None` after a failed commit, until the database can be written and was read again;
+    /// meanwhile every command is refused.
     engine: Option<Engine>,
-    /// Cleared by a failed commit; until it is set, only what changes nothing is
-    /// answered.
-    writable: bool,
     waiting: Waiting,
     /// What those that wait are told next.
     words: telling::Words,
@@ -257,7 +250,6 @@ impl<S: Storage> WriterTask<S> {
             store,
             configuration,
             engine: Some(engine),
-            writable: true,
             waiting: Waiting::default(),
             words: telling::Words::default(),
             streams: Arc::clone(published.streams()),
@@ -295,13 +287,13 @@ impl<S: Storage> WriterTask<S> {
                 biased;
                 () = stop.cancelled(), if !self.jobs.is_closed() => self.jobs.close(),
                 Some(control) = self.control.recv() => self.obey(control).await,
-                _ = retry.tick(), if !self.writable => self.recover().await,
+                _ = retry.tick(), if self.engine.is_none() => self.recover().await,
                 _ = watch.tick() => self.look_around().await,
                 () = tokio::time::sleep(next_end.unwrap_or_default()), if next_end.is_some() => {
                     self.carry_out(&mut batch).await;
                 }
                 () = sleep_until(next_expiry), if next_expiry.is_some() => self.pass_offers_on(),
-                () = tokio::time::sleep_until(self.upkeep.prune), if self.writable => {
+                () = tokio::time::sleep_until(self.upkeep.prune), if self.engine.is_some() => {
                     self.prune().await;
                 }
                 job = self.jobs.recv(), if self.backlog.is_empty() => match job {
@@ -337,9 +329,6 @@ impl<S: Storage> WriterTask<S> {
 
     /// How long until something ends by itself.
     fn until_next_end(&self) -> Option<Duration> {
-        if !self.writable {
-            return None;
-        }
         let end = self.engine.as_ref()?.next_end()?;
         let millis = end.0.saturating_sub(self.clock.now().0).max(0);
         Some(Duration::from_millis(millis.unsigned_abs()))
@@ -347,10 +336,6 @@ impl<S: Storage> WriterTask<S> {
 
     /// Carries out a batch, which may be empty: then only what ended by itself.
     async fn carry_out(&mut self, batch: &mut Vec<Job>) {
-        if !self.writable {
-            self.answer_what_changes_nothing(batch);
-            return;
-        }
         match self.try_batch(batch).await {
             Ok(()) => {}
             Err(error) if error.is_of_the_change() => self.one_by_one(&error, batch).await,
@@ -443,7 +428,7 @@ impl<S: Storage> WriterTask<S> {
 
     /// After a failure that the engine does not know of.
     async fn try_again(&mut self, batch: &mut Vec<Job>) -> Result<(), StoreError> {
-        self.engine = None;
+        self.store.check()?;
         self.read_again().await?;
         self.try_batch(batch).await
     }
@@ -457,17 +442,6 @@ impl<S: Storage> WriterTask<S> {
             );
             self.metrics.commit_failed();
             let _ = job.answer.send(Err(WriteError::Forbidden));
-        }
-    }
-
-    fn answer_what_changes_nothing(&self, batch: &mut Vec<Job>) {
-        for job in batch.drain(..) {
-            let answer = self.engine.as_ref().and_then(|engine| {
-                let reply = engine.reply_without_change(job.claim.as_ref(), &job.command)?;
-                let revision = engine.revision();
-                Some(Answer { reply, revision })
-            });
-            let _ = job.answer.send(answer.ok_or(WriteError::StoreUnavailable));
         }
     }
 
@@ -535,13 +509,11 @@ impl<S: Storage> WriterTask<S> {
         );
         self.metrics.commit_failed();
         self.engine = None;
-        self.writable = false;
         self.store_available.send_replace(false);
         refuse(batch);
     }
 
-    /// Reads the state again as soon as it can be read, and takes changes again
-    /// as soon as they can be written.
+    /// Reads the state again as soon as the database can be written.
     async fn recover(&mut self) {
         match self.reload().await {
             Err(error) => tracing::debug!(
@@ -549,7 +521,6 @@ impl<S: Storage> WriterTask<S> {
                 "the database is still away"
             ),
             Ok(()) => {
-                self.writable = true;
                 self.store_available.send_replace(true);
                 self.streams.tell_all(&self.message(Told::Reloaded));
                 tracing::warn!("the database can be written again");
@@ -558,18 +529,16 @@ impl<S: Storage> WriterTask<S> {
     }
 
     async fn reload(&mut self) -> Result<(), StoreError> {
-        self.read_again().await?;
-        self.store.probe().await
+        self.store.check()?;
+        self.store.probe().await?;
+        self.read_again().await
     }
 
     async fn read_again(&mut self) -> Result<(), StoreError> {
-        self.store.check()?;
-        if self.engine.is_none() {
-            let pools = Arc::clone(&self.configuration.pools);
-            let engine = self.store.load(pools).await?;
-            self.published.replace(&engine);
-            self.engine = Some(engine);
-        }
+        let pools = Arc::clone(&self.configuration.pools);
+        let engine = self.store.load(pools).await?;
+        self.published.replace(&engine);
+        self.engine = Some(engine);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Source, reload::one_line};
+use super::{Source, one_line};
 
 const POOL: &str = "pools:\n- name: web\n  addresses: [192.0.2.0/28]\n";
 

@@ -3,10 +3,9 @@
 
 mod ask;
 mod describe;
-pub mod file;
+pub(crate) mod file;
 pub mod ip_list;
 mod node;
-pub mod reload;
 mod shape;
 mod syntax;
 mod unusable;
@@ -241,6 +240,17 @@ fn place_of(
             second,
         } => addresses(second_pool, second).or_else(|| addresses(first_pool, first)),
     }
+}
+
+/// The error and its causes.
+pub fn one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }
 
 #[cfg(test)]

@@ -183,41 +183,6 @@ impl Engine {
         self.answer(key, wish, refused, satisfied)
     }
 
-    /// The reply to a wish that changes nothing; `None` if it would.
-    pub(super) fn acquire_without_change(&self, acquire: &Acquire) -> Option<Reply> {
-        let Acquire { key, wish, .. } = acquire;
-        if !self.past_conflicts(acquire).is_empty() {
-            return None;
-        }
-        if let Some(refusal) = self.barred(acquire) {
-            let is_known = self.clusters.is_decommissioned(&key.cluster)
-                || self.shown_in_vain(acquire).is_empty();
-            return is_known.then_some(Reply::Refused(refusal));
-        }
-        if self.is_late(acquire) {
-            return Some(self.unchanged(acquire));
-        }
-        let Decision {
-            choices,
-            refused,
-            satisfied,
-        } = self.decide(acquire);
-        let moves = choices
-            .iter()
-            .any(|(_, choice)| matches!(choice, Choice::Take { .. }));
-        let holder = self.next_holder(acquire);
-        let stays = self.holding(key).all(|held| {
-            held.holder == holder
-                && self.may_not_stay(held, acquire).is_none()
-                && wish.families.contains(&held.family())
-        });
-        let is_known = self.shown_no_more(acquire).is_empty()
-            && self.shown_in_vain(acquire).is_empty()
-            && self.handed_over_by(key).next().is_none();
-        (stays && is_known && !(satisfied && moves))
-            .then(|| self.answer(key, wish, refused, satisfied))
-    }
-
     fn decide(&self, acquire: &Acquire) -> Decision {
         let wish = &acquire.wish;
         let mut choices: Vec<(Family, Choice)> = wish

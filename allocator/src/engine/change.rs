@@ -201,6 +201,36 @@ pub enum ChangeKind {
     Opened,
 }
 
+impl ChangeKind {
+    /// As metrics and history call it.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Allocated(_) => "allocated",
+            Self::Released(_) => "released",
+            Self::Updated(_) => "updated",
+            Self::Reserved(_) => "reserved",
+            Self::Unreserved(_) => "unreserved",
+            Self::Conflicted(_) => "conflicted",
+            Self::ConflictEnded(_) => "conflict_ended",
+            Self::Cluster(_) => "cluster",
+            Self::Opened => "opened",
+        }
+    }
+
+    /// The address that somebody left, or that is kept for somebody no more.
+    pub fn opened_up(&self) -> Option<IpAddr> {
+        if let Self::Released(left) = self {
+            Some(left.address)
+        } else if let Self::Unreserved(left) = self {
+            Some(left.address)
+        } else if let Self::ConflictEnded(left) = self {
+            Some(left.address)
+        } else {
+            None
+        }
+    }
+}
+
 /// One row of history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -217,16 +247,10 @@ impl Change {
 
     /// What was given, if this change gave something.
     pub const fn allocated(&self) -> Option<&Arc<Allocation>> {
-        match &self.kind {
-            ChangeKind::Allocated(allocation) => Some(allocation),
-            ChangeKind::Released(_)
-            | ChangeKind::Updated(_)
-            | ChangeKind::Reserved(_)
-            | ChangeKind::Unreserved(_)
-            | ChangeKind::Conflicted(_)
-            | ChangeKind::ConflictEnded(_)
-            | ChangeKind::Cluster(_)
-            | ChangeKind::Opened => None,
+        if let ChangeKind::Allocated(allocation) = &self.kind {
+            Some(allocation)
+        } else {
+            None
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use super::{
-    Engine, Freed, Outcome,
+    Engine, Freed, Notice, Outcome,
     address::Family,
     change::{Allocation, Change, ChangeKind, Conflict, LastHeld, Reservation},
     key::{ClusterName, ServiceKey},
@@ -22,18 +22,20 @@ impl Engine {
             ChangeKind::Allocated(allocation) => {
                 self.count_in(allocation);
                 self.hold(Arc::clone(allocation));
-                self.tell_who_may_join(allocation, outcome);
+                self.notify_who_may_join(allocation, outcome);
             }
             ChangeKind::Updated(allocation) => {
                 self.is_recorded(allocation);
                 self.hold(Arc::clone(allocation));
-                self.tell_who_may_join(allocation, outcome);
+                self.notify_who_may_join(allocation, outcome);
             }
             ChangeKind::Released(allocation) => self.let_go(allocation, outcome),
             ChangeKind::Reserved(reservation) => {
                 self.keep(Arc::clone(reservation));
-                if self.held.get(reservation.address).is_none() {
-                    outcome.ask_again.extend(reservation.key.clone());
+                if let Some(key) = &reservation.key
+                    && self.held.get(reservation.address).is_none()
+                {
+                    outcome.ask_again(key);
                 }
             }
             ChangeKind::Unreserved(reservation) => {
@@ -154,18 +156,22 @@ impl Engine {
     fn open_up(&mut self, address: IpAddr, outcome: &mut Outcome) {
         match self.held.get(address) {
             None if self.is_kept_away(address) => {
-                let about = self.conflicts.about(address);
-                let keys = about.map(|conflict| Arc::clone(&conflict.key));
-                outcome.ask_again.extend(keys);
+                for conflict in self.conflicts.about(address) {
+                    outcome.ask_again(&conflict.key);
+                }
             }
             None => match self.reservations.get(address) {
-                Some(reserved) => outcome.ask_again.extend(reserved.key.clone()),
+                Some(reserved) => {
+                    if let Some(key) = &reserved.key {
+                        outcome.ask_again(key);
+                    }
+                }
                 None => {
                     self.free.give(&self.pools, address, self.now);
-                    self.tell_freed(address, None, outcome);
+                    self.notify_freed(address, None, outcome);
                 }
             },
-            Some(Holders::Sharing(_)) => self.tell_freed(address, None, outcome),
+            Some(Holders::Sharing(_)) => self.notify_freed(address, None, outcome),
             Some(Holders::One(_)) => {}
         }
     }
@@ -179,14 +185,15 @@ impl Engine {
         let nobody_is_left = self.held.remove(allocation);
         if nobody_is_left {
             let reserved = self.reservations.get(address);
-            if let Some(reserved) = reserved {
-                outcome.ask_again.extend(reserved.key.clone());
+            if let Some(key) = reserved.and_then(|reserved| reserved.key.as_ref()) {
+                outcome.ask_again(key);
             }
-            let shown_by = self.conflicts.about(address);
-            // Whoever claims it is told when it has it.
-            let shown_by = shown_by.filter(|of| of.key != allocation.key && !of.is_claim());
-            let shown_by = shown_by.map(|conflict| Arc::clone(&conflict.key));
-            outcome.ask_again.extend(shown_by);
+            for shown_by in self.conflicts.about(address) {
+                // A claimant is told when it has the address.
+                if shown_by.key != allocation.key && !shown_by.is_claim() {
+                    outcome.ask_again(&shown_by.key);
+                }
+            }
             self.remember(LastHeld {
                 address,
                 key: Arc::clone(&allocation.key),
@@ -194,29 +201,29 @@ impl Engine {
             });
         }
         // Also of an address that cools down: who waits learns until when.
-        self.tell_freed(address, Some(&allocation.key.cluster), outcome);
+        self.notify_freed(address, Some(&allocation.key.cluster), outcome);
     }
 
-    fn tell_who_may_join(&self, allocation: &Allocation, outcome: &mut Outcome) {
+    fn notify_who_may_join(&self, allocation: &Allocation, outcome: &mut Outcome) {
         if allocation.holder.sharing.is_some() {
-            self.tell_freed(allocation.address, None, outcome);
+            self.notify_freed(allocation.address, None, outcome);
         }
     }
 
-    pub(super) fn tell_freed(
+    pub(super) fn notify_freed(
         &self,
         address: IpAddr,
         by: Option<&ClusterName>,
         outcome: &mut Outcome,
     ) {
         if let Located::In(pool) = self.pools.locate(address) {
-            outcome.freed.push(Freed {
+            outcome.notices.push(Notice::Freed(Freed {
                 pool: self.pools.spec(pool).name.clone(),
                 family: Family::of(address),
                 address,
                 by: by.cloned(),
                 shared: self.held.get(address).and_then(Holders::group),
-            });
+            }));
         }
     }
 

@@ -64,7 +64,7 @@ impl Engine {
         let promise = self.promise(handover)?;
         if self.reservations.get(promise.address) != Some(&promise) {
             self.commit(ChangeKind::Reserved(Arc::clone(&promise)), outcome);
-            outcome.ask_again.push(Arc::clone(&handover.from));
+            outcome.ask_again(&handover.from);
         }
         Ok(promise)
     }
@@ -175,7 +175,7 @@ impl Engine {
                 return Reply::Resolved(conflict);
             }
             Winner::Nobody => {
-                outcome.ask_again.push(Arc::clone(&conflict.key));
+                outcome.ask_again(&conflict.key);
                 self.commit(ChangeKind::ConflictEnded(Arc::clone(&conflict)), outcome);
                 return Reply::Resolved(conflict);
             }
@@ -190,7 +190,7 @@ impl Engine {
         let holders = self.held.get(*address);
         let Some(holding) = holders.and_then(|holders| holders.iter().next()) else {
             if self.adopt(key, *address, holder.clone(), outcome) {
-                outcome.ask_again.push(Arc::clone(key));
+                outcome.ask_again(key);
                 return Reply::Resolved(conflict);
             }
             return Reply::Refused(Refusal::AddressConflict {
@@ -222,7 +222,7 @@ impl Engine {
             ConflictKind::BeyondQuota => ChangeKind::ConflictEnded(Arc::clone(conflict)),
         };
         self.commit(kind, outcome);
-        outcome.ask_again.push(Arc::clone(&conflict.key));
+        outcome.ask_again(&conflict.key);
     }
 
     /// Why a Service gets nothing, whatever it asks for.

@@ -61,19 +61,6 @@ impl Engine {
         Ok(())
     }
 
-    /// `None` where accepting the claim would change something.
-    pub(super) fn refuse_without_change(
-        &self,
-        claim: &Claim,
-        command: &Command,
-    ) -> Option<Result<(), Refusal>> {
-        match self.judge(claim, command) {
-            Err(refusal) => Some(Err(refusal)),
-            Ok(Standing::Known) => Some(Ok(())),
-            Ok(Standing::First | Standing::TakesOver) => None,
-        }
-    }
-
     pub(super) fn attach(&self, attach: &Attach) -> Reply {
         let cluster = &attach.cluster;
         if self.clusters.is_decommissioned(cluster) {

@@ -24,34 +24,34 @@
 //! Read [`acquire`] first. `tests/model` says the same rules once more, slowly, and
 //! holds the engine to them.
 
-pub mod acquire;
-pub mod address;
-pub mod change;
+mod acquire;
+mod address;
+mod change;
 mod choose;
 mod claims;
-pub mod clusters;
+mod clusters;
 mod commit;
-pub mod conflicts;
+mod conflicts;
 mod decommission;
-pub mod free;
+mod free;
 mod handover;
-pub mod holdings;
+mod holdings;
 mod identity;
-pub mod key;
-pub mod labels;
+mod key;
+mod labels;
 mod limits;
 mod opening;
-pub mod pools;
-pub mod quota;
-pub mod ranges;
-pub mod refusal;
-pub mod reservations;
+mod pools;
+mod quota;
+mod ranges;
+mod refusal;
+mod reservations;
 mod reserve;
 mod restore;
 mod settle;
-pub mod sharing;
+mod sharing;
 mod shown;
-pub mod sync;
+mod sync;
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
@@ -68,12 +68,14 @@ pub use self::{
     clusters::{ClusterRecord, ClusterState},
     decommission::Decommission,
     handover::{Handover, Resolve, Winner},
+    holdings::Holdings,
     identity::{Attach, Claim, Identity, ReplaceCluster},
     key::{
         ClusterName, InvalidName, Namespace, PoolName, ServiceKey, ServiceName, SharingKey, Uid,
     },
     labels::{LabelMap, Labels, Requirement, Selector},
     pools::{Located, PoolConflict, PoolIndex, PoolSpec, Pools, Retention, STICKY_FOR, Settings},
+    quota::{Reached, Scope},
     refusal::Refusal,
     restore::Restoring,
     sharing::{Backend, Permitted, Port, Protocol, Terms},
@@ -82,7 +84,6 @@ pub use self::{
 use clusters::Clusters;
 use conflicts::Conflicts;
 use free::Free;
-use holdings::Holdings;
 use opening::Opening;
 use quota::Quotas;
 use reservations::Reservations;
@@ -147,42 +148,59 @@ pub enum Reply {
     },
 }
 
-/// What a step did: what has to be made durable before it is told, and of which
-/// pools others may get something now.
+impl Reply {
+    pub const fn acquired(&self) -> Option<&Acquired> {
+        if let Self::Acquired(acquired) = self {
+            Some(acquired)
+        } else {
+            None
+        }
+    }
+
+    /// Why something that was asked for was not granted, in the order of the request.
+    pub fn refusals(&self) -> impl Iterator<Item = &Refusal> {
+        let whole = if let Self::Refused(refusal) = self {
+            Some(refusal)
+        } else {
+            None
+        };
+        let unmet = self.acquired().into_iter().flat_map(|of| &of.unmet);
+        whole.into_iter().chain(unmet.map(|unmet| &unmet.refusal))
+    }
+}
+
+/// What a step did: what has to be made durable before it is told, and whom it concerns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     pub changes: Vec<Change>,
-    pub freed: Vec<Freed>,
-    /// Services that will get another answer now, though nothing was freed.
-    pub ask_again: Vec<Arc<ServiceKey>>,
-    /// Clusters that told what they have before the database turned out to be an old
-    /// one, and have to tell it again.
-    pub tell_again: Vec<ClusterName>,
-    /// Nobody is awaited any more.
-    pub all_may_ask: bool,
-    /// Clusters that showed that the database is not what it was, so that others have to
-    /// tell what they have.
-    pub loss_shown_by: Vec<ClusterName>,
+    pub notices: Vec<Notice>,
 }
 
 impl Outcome {
     /// Adds what another step did.
     pub fn extend(&mut self, other: &Self) {
-        let Self {
-            changes,
-            freed,
-            ask_again,
-            tell_again,
-            all_may_ask,
-            loss_shown_by,
-        } = other;
-        self.changes.extend_from_slice(changes);
-        self.freed.extend_from_slice(freed);
-        self.ask_again.extend_from_slice(ask_again);
-        self.tell_again.extend_from_slice(tell_again);
-        self.all_may_ask |= all_may_ask;
-        self.loss_shown_by.extend_from_slice(loss_shown_by);
+        self.changes.extend_from_slice(&other.changes);
+        self.notices.extend_from_slice(&other.notices);
     }
+
+    fn ask_again(&mut self, key: &Arc<ServiceKey>) {
+        self.notices.push(Notice::AskAgain(Arc::clone(key)));
+    }
+}
+
+/// Something that somebody else than the caller has to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    Freed(Freed),
+    /// The Service will get another answer now, though nothing was freed.
+    AskAgain(Arc<ServiceKey>),
+    /// The cluster synced before the database turned out to be an old one, and has to do so
+    /// again.
+    SyncAgain(ClusterName),
+    /// No cluster is awaited any more: every Service may ask.
+    AllMayAsk,
+    /// The cluster proved that the database is not what it was, so that others have to sync.
+    LossProved(ClusterName),
 }
 
 /// Something that Services may wait for: an address is free or kept for one of
@@ -336,7 +354,7 @@ impl Engine {
         let mut outcome = Outcome::default();
         self.now = self.now.max(now);
         for address in self.free.end_stages(self.now) {
-            self.tell_freed(address, None, &mut outcome);
+            self.notify_freed(address, None, &mut outcome);
         }
         while let Some(expired) = self.reservations.expired(self.now) {
             self.commit(ChangeKind::Unreserved(expired), &mut outcome);
@@ -352,7 +370,9 @@ impl Engine {
             }
         }
         while let Some(shown_by) = self.conflicts.next_cooled(self.now) {
-            outcome.ask_again.extend(shown_by);
+            outcome
+                .notices
+                .extend(shown_by.into_iter().map(Notice::AskAgain));
         }
         while let Some(ended) = self.conflicts.ended(self.now) {
             self.commit(ChangeKind::ConflictEnded(ended), &mut outcome);
@@ -361,40 +381,6 @@ impl Engine {
         self.settle_conflicts(&mut outcome);
         self.open_when_due(&mut outcome);
         outcome
-    }
-
-    /// The reply to a command that changes nothing; `None` if it would.
-    pub fn reply_without_change(&self, claim: Option<&Claim>, command: &Command) -> Option<Reply> {
-        if let Some(claim) = claim
-            && let Err(refusal) = self.refuse_without_change(claim, command)?
-        {
-            return Some(Reply::Refused(refusal));
-        }
-        match command {
-            Command::Acquire(acquire) => self.acquire_without_change(acquire),
-            Command::Release(release) => {
-                let nothing = self.to_release(release).next().is_none()
-                    && self.conflicts_to_release(release).is_empty();
-                nothing.then(|| Reply::Released(Vec::new()))
-            }
-            Command::Reserve(reserve) => match self.reservation(reserve) {
-                Err(refusal) => Some(Reply::Refused(refusal)),
-                Ok(reservation) => (self.reservations.get(reserve.address) == Some(&reservation))
-                    .then_some(Reply::Reserved(reservation)),
-            },
-            Command::Unreserve(address) => {
-                let nothing = self.reservations.get(*address).is_none();
-                nothing.then_some(Reply::Unreserved(None))
-            }
-            Command::Attach(attach) => Some(self.attach(attach)),
-            // Rare, and repeated soon: not worth the thought.
-            Command::Sync(_)
-            | Command::Handover(_)
-            | Command::Resolve(_)
-            | Command::Decommission(_)
-            | Command::Recommission(_)
-            | Command::ReplaceCluster(_) => None,
-        }
     }
 
     fn release(&mut self, release: &Release, outcome: &mut Outcome) -> Reply {

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{
-    Claim, Command, Engine, Outcome,
+    Claim, Command, Engine, Notice, Outcome,
     acquire::Acquire,
     change::{ChangeKind, Timestamp},
     clusters::ClusterState,
@@ -52,7 +52,7 @@ impl Engine {
         if self.next_opening().is_some_and(|at| at <= self.now) {
             self.opening = None;
             self.commit(ChangeKind::Opened, outcome);
-            outcome.all_may_ask = true;
+            outcome.notices.push(Notice::AllMayAsk);
         }
     }
 
@@ -83,7 +83,7 @@ impl Engine {
             && opening.loss.is_none()
         {
             opening.loss = Some(now);
-            outcome.loss_shown_by.push(cluster.clone());
+            outcome.notices.push(Notice::LossProved(cluster.clone()));
             self.await_who_came(outcome);
         }
         if let Some(claim) = claim {

@@ -263,18 +263,9 @@ impl Engine {
             && let Some(change) = outcome.changes.get(looked_at)
         {
             looked_at += 1;
-            let left = match &change.kind {
-                ChangeKind::Released(left) => left.address,
-                ChangeKind::Unreserved(left) => left.address,
-                ChangeKind::ConflictEnded(left) => left.address,
-                ChangeKind::Allocated(_)
-                | ChangeKind::Updated(_)
-                | ChangeKind::Reserved(_)
-                | ChangeKind::Conflicted(_)
-                | ChangeKind::Cluster(_)
-                | ChangeKind::Opened => continue,
-            };
-            self.settle_conflict(left, outcome);
+            if let Some(address) = change.kind.opened_up() {
+                self.settle_conflict(address, outcome);
+            }
         }
     }
 
@@ -293,7 +284,7 @@ impl Engine {
                 continue;
             }
             if self.adopt(key, address, holder.clone(), outcome) {
-                outcome.ask_again.push(Arc::clone(key));
+                outcome.ask_again(key);
             }
             return;
         }

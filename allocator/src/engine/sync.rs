@@ -23,7 +23,7 @@ use std::{
 };
 
 use super::{
-    Engine, Outcome, Reply,
+    Engine, Notice, Outcome, Reply,
     acquire::Acquire,
     change::{Allocation, ChangeKind, Conflict, ConflictKind, Holder, Revision, Timestamp},
     claims::{AllFound, Found},
@@ -126,10 +126,10 @@ impl Engine {
             .map(|record| record.name.clone())
             .collect();
         for name in others {
-            outcome.tell_again.push(name.clone());
+            outcome.notices.push(Notice::SyncAgain(name.clone()));
             self.set_cluster(name, ClusterState::Awaited, outcome);
         }
-        outcome.loss_shown_by.push(teller.clone());
+        outcome.notices.push(Notice::LossProved(teller.clone()));
     }
 
     fn heard_of(&mut self, cluster: &ClusterName, outcome: &mut Outcome) {
@@ -157,7 +157,7 @@ impl Engine {
         let awaited = !self.clusters.awaited().is_empty();
         self.commit(ChangeKind::Cluster(Arc::new(record)), outcome);
         if awaited && self.clusters.awaited().is_empty() && !self.is_opening() {
-            outcome.all_may_ask = true;
+            outcome.notices.push(Notice::AllMayAsk);
         }
     }
 

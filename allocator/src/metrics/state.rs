@@ -17,10 +17,11 @@ use prometheus_client::{
 };
 use tokio::sync::watch;
 
+use super::Census;
 use crate::{
+    clock::Clock,
     engine::{Family, Located, PerFamily, PoolIndex, PoolName},
     published::{Published, State},
-    writer::{Census, Clock},
 };
 
 /// See the module.

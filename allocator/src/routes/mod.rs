@@ -6,8 +6,4 @@ mod client;
 mod file;
 mod table;
 
-pub use self::{
-    client::{RoutesError, fetch},
-    file::RoutesFile,
-    table::render,
-};
+pub use self::{client::fetch, file::RoutesFile};

@@ -9,9 +9,9 @@ use tonic::{Request, Status};
 use super::fault;
 use crate::{
     auth::{Caller, Decommissioned, Rpc, Target, decide},
+    clock::Clock,
     connections::Peer,
     denials::Denials,
-    writer::Clock,
 };
 
 /// Whether callers show certificates.

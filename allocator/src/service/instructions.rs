@@ -226,9 +226,8 @@ mod tests {
 
     use super::*;
     use crate::engine::{
-        ClusterName, Family, Identity, Namespace, PoolName, ServiceKey, Timestamp, Uid, Unmet,
-        quota::{Reached, Scope},
-        sharing::{Port, Protocol},
+        ClusterName, Family, Identity, Namespace, PoolName, Port, Protocol, Reached, Scope,
+        ServiceKey, Timestamp, Uid, Unmet,
     };
 
     fn pool() -> PoolName {

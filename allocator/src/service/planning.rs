@@ -12,7 +12,7 @@ use tonic::Status;
 
 use super::{convert, fault};
 use crate::{
-    config::{Source, reload::one_line},
+    config::{Source, one_line},
     engine::{Command, Engine, Pools, Reply, Timestamp, is_stranded},
     writer::{Inspection, Waiting, Writer},
 };

@@ -8,10 +8,10 @@ use tonic::{Request, Response, Status};
 use super::{convert, fault, gate::Gate, page, request};
 use crate::{
     auth::{Caller, Rpc, Target},
+    clock::Clock,
     engine::{Allocation, ClusterName, ClusterState, Revision, ServiceKey},
     published::{Place, Published, State},
     store::{HistoryFilter, HistoryReader},
-    writer::Clock,
 };
 
 /// See the module.

@@ -1,34 +1,10 @@
-//! What only the writer knows and operators ask for, counted when they do.
-
-use std::collections::HashMap;
+//! Counts for operators.
 
 use super::{Storage, WriterTask, waiting::Line};
-use crate::engine::{Family, PoolName};
-
-/// Counts as of one moment.
-#[derive(Clone, Debug, Default)]
-pub struct Census {
-    /// Services that asked in vain.
-    pub waiting: u64,
-    pools: HashMap<(PoolName, Family), Counted>,
-}
-
-/// Of one family of one pool.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counted {
-    /// Free addresses that only their last holders get for now.
-    pub cooling: u64,
-    /// Services that any of its addresses would serve.
-    pub waiting: u64,
-}
-
-impl Census {
-    /// Nothing of a pool that was not there.
-    pub fn of(&self, pool: &PoolName, family: Family) -> Counted {
-        let counted = self.pools.get(&(pool.clone(), family));
-        counted.copied().unwrap_or_default()
-    }
-}
+use crate::{
+    engine::Family,
+    metrics::{Census, Counted},
+};
 
 impl<S: Storage> WriterTask<S> {
     /// Costs two look-ups for each pool.

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     engine::{
-        Acquire, ChangeKind, Claim, ClusterName, Command, Decommission, Family, Outcome, PoolName,
-        Refusal, Reply, ServiceKey, Sync,
+        Acquire, ChangeKind, Claim, ClusterName, Command, Decommission, Family, Notice, Outcome,
+        PoolName, Refusal, Reply, ServiceKey, Sync,
     },
     streams::{Message, Told},
 };
@@ -178,29 +178,33 @@ impl<S: Storage> WriterTask<S> {
                 );
             }
         }
-        for cluster in &outcome.loss_shown_by {
-            let contacts = self.published.contacts();
-            contacts.proved_loss(cluster, self.clock.now());
-            tracing::warn!(
-                %cluster,
-                "the cluster shows more than the database knows; nothing new is given before \
-                 the other clusters have told what they have"
-            );
-        }
-        for freed in &outcome.freed {
-            for onward in Waiting::freed(freed) {
-                self.offer(onward);
-            }
-        }
-        for key in &outcome.ask_again {
-            self.words.add(Arc::clone(key), Word::AskAgain);
+        for notice in &outcome.notices {
+            self.notify(notice);
         }
         self.send_words();
-        for cluster in &outcome.tell_again {
-            self.streams.tell(cluster, &self.message(Told::Reloaded));
-        }
-        if outcome.all_may_ask {
-            self.streams.tell_all(&self.message(Told::PoolsChanged));
+    }
+
+    fn notify(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Freed(freed) => {
+                for onward in Waiting::freed(freed) {
+                    self.offer(onward);
+                }
+            }
+            Notice::AskAgain(key) => self.words.add(Arc::clone(key), Word::AskAgain),
+            Notice::SyncAgain(cluster) => {
+                self.streams.tell(cluster, &self.message(Told::Reloaded));
+            }
+            Notice::AllMayAsk => self.streams.tell_all(&self.message(Told::PoolsChanged)),
+            Notice::LossProved(cluster) => {
+                let contacts = self.published.contacts();
+                contacts.proved_loss(cluster, self.clock.now());
+                tracing::warn!(
+                    %cluster,
+                    "the cluster shows more than the database knows; nothing new is given before \
+                     the other clusters have told what they have"
+                );
+            }
         }
     }
 

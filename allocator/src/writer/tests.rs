@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
+    clock::Reading,
     config::Source,
     engine::{
         Acquire, Acquired, Family, PerFamily, Policy, Refusal, Release, Reserve, ServiceKey, Sync,

@@ -42,7 +42,7 @@ impl<S: Storage> WriterTask<S> {
     /// To be called every [`WATCH`].
     pub(super) async fn look_around(&mut self) {
         self.clock.watch();
-        if !self.writable {
+        if self.engine.is_none() {
             return;
         }
         if let Err(error) = self.store.check() {

@@ -128,7 +128,7 @@ impl Waiting {
     ) -> Noted {
         let key = Arc::clone(&acquire.key);
         let before = self.remove(&key);
-        let refusals = refusals(reply);
+        let refusals: Vec<_> = reply.refusals().collect();
         let mut dropped = false;
         if !refusals.is_empty() {
             let bytes = bytes(&acquire);
@@ -349,19 +349,7 @@ impl Queue {
 /// What was offered to a Service that got something else or nothing.
 fn declined(before: Waiter, reply: &Reply) -> Option<Onward> {
     let (line, _) = before.offered?;
-    let taken = match reply {
-        Reply::Acquired(acquired) => took(acquired, &line),
-        Reply::Refused(_)
-        | Reply::Released(_)
-        | Reply::Reserved(_)
-        | Reply::Unreserved(_)
-        | Reply::Synced(_)
-        | Reply::Resolved(_)
-        | Reply::Decommissioned(_)
-        | Reply::Recommissioned
-        | Reply::Attached
-        | Reply::Replaced { .. } => false,
-    };
+    let taken = reply.acquired().is_some_and(|of| took(of, &line));
     (!taken).then_some(Onward {
         line,
         after: Some((before.since, before.acquire.key)),
@@ -411,22 +399,6 @@ fn took(acquired: &Acquired, line: &Line) -> bool {
         Line::Quota(pool, _) => held.pool == *pool,
         Line::Group(..) => held.holder.sharing.is_some(),
     }) && acquired.unmet.is_empty()
-}
-
-fn refusals(reply: &Reply) -> Vec<&Refusal> {
-    match reply {
-        Reply::Refused(refusal) => vec![refusal],
-        Reply::Acquired(acquired) => acquired.unmet.iter().map(|unmet| &unmet.refusal).collect(),
-        Reply::Released(_)
-        | Reply::Reserved(_)
-        | Reply::Unreserved(_)
-        | Reply::Synced(_)
-        | Reply::Resolved(_)
-        | Reply::Decommissioned(_)
-        | Reply::Recommissioned
-        | Reply::Attached
-        | Reply::Replaced { .. } => Vec::new(),
-    }
 }
 
 fn lines(

@@ -4,8 +4,7 @@ use std::{cmp::Reverse, net::IpAddr};
 
 use lb_allocator::engine::{
     Allocation, Backend, Family, LabelMap, Labels, Namespace, Permitted, PoolName, PoolSpec, Port,
-    Refusal, Requirement, Selector, ServiceKey, Terms,
-    quota::{Reached, Scope},
+    Reached, Refusal, Requirement, Scope, Selector, ServiceKey, Terms,
 };
 
 use crate::book::{Book, Held};

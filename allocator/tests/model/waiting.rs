@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use lb_allocator::engine::{Command, Engine, Outcome, Reply, ServiceKey, Timestamp};
+use lb_allocator::engine::{Command, Engine, Freed, Notice, Outcome, Reply, ServiceKey, Timestamp};
 use proptest::prelude::*;
 
 #[derive(Default)]
@@ -15,6 +15,17 @@ struct Waiter {
     reply: Reply,
     /// It will ask again.
     is_told: bool,
+}
+
+impl Waiter {
+    fn may_want(&self, freed: &Freed) -> bool {
+        if let Command::Acquire(acquire) = &self.command {
+            acquire.wish.families.contains(&freed.family)
+                || freed.by.as_ref() == Some(&acquire.key.cluster)
+        } else {
+            false
+        }
+    }
 }
 
 impl Waiting {
@@ -34,20 +45,7 @@ impl Waiting {
             | Command::ReplaceCluster(_) => return,
         };
         self.0.retain(|waiter| waiter.key != key);
-        let waits = match reply {
-            Reply::Acquired(acquired) => !acquired.unmet.is_empty(),
-            Reply::Refused(_) => true,
-            Reply::Released(_)
-            | Reply::Reserved(_)
-            | Reply::Unreserved(_)
-            | Reply::Synced(_)
-            | Reply::Resolved(_)
-            | Reply::Decommissioned(_)
-            | Reply::Recommissioned
-            | Reply::Attached
-            | Reply::Replaced { .. } => false,
-        };
-        if waits {
+        if reply.refusals().next().is_some() {
             self.0.push(Waiter {
                 key,
                 command: command.clone(),
@@ -61,14 +59,12 @@ impl Waiting {
     /// they all count as told.
     pub fn hear(&mut self, outcome: &Outcome) {
         for waiter in &mut self.0 {
-            waiter.is_told |= outcome.all_may_ask || outcome.ask_again.contains(&waiter.key);
-            if let Command::Acquire(acquire) = &waiter.command {
-                let families = &acquire.wish.families;
-                let cluster = &acquire.key.cluster;
-                waiter.is_told |= outcome.freed.iter().any(|freed| {
-                    families.contains(&freed.family) || freed.by.as_ref() == Some(cluster)
-                });
-            }
+            waiter.is_told |= outcome.notices.iter().any(|notice| match notice {
+                Notice::AllMayAsk => true,
+                Notice::AskAgain(key) => *key == waiter.key,
+                Notice::Freed(freed) => waiter.may_want(freed),
+                Notice::SyncAgain(_) | Notice::LossProved(_) => false,
+            });
         }
     }
 
@@ -81,8 +77,8 @@ impl Waiting {
     pub fn are_told(&self, engine: &Engine) -> Result<(), TestCaseError> {
         for waiter in self.0.iter().filter(|waiter| !waiter.is_told) {
             // Asked again it may tell what it shows, and get nothing by that.
-            let is_same = engine.reply_without_change(None, &waiter.command).is_some()
-                || engine.clone().plan(&waiter.command, Timestamp(0)).0 == waiter.reply;
+            let (reply, outcome) = engine.clone().plan(&waiter.command, Timestamp(0));
+            let is_same = outcome.changes.is_empty() || reply == waiter.reply;
             prop_assert!(is_same, "nobody told {:?}", waiter.command);
         }
         Ok(())

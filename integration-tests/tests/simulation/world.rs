@@ -10,6 +10,7 @@ use std::{
 };
 
 use lb_allocator::{
+    clock::{Clock, Reading},
     config::Source,
     decision_log::DecisionLog,
     denials::Denials,
@@ -18,7 +19,7 @@ use lb_allocator::{
     metrics::{AuthMetrics, RpcMetrics, WriterMetrics},
     service::{self, Gate, Parts, Trust},
     store::StoreError,
-    writer::{Clock, Reading, Writer, WriterTask},
+    writer::{Writer, WriterTask},
 };
 use lb_watcher::{
     allocator::{Allocator, with_deadlines},

@@ -87,7 +87,10 @@ fn a_new_database_gives_nothing_before_clusters_had_the_time_to_tell_what_they_h
     assert_eq!(h.engine.next_end(), until);
     h.seconds(2);
     let passed = h.pass();
-    assert!(passed.all_may_ask, "who waits is told");
+    assert!(
+        passed.notices.contains(&Notice::AllMayAsk),
+        "who waits is told"
+    );
     assert_eq!(h.engine.next_end(), None);
     assert_eq!(h.get(of("a", "new")), ok(&["192.0.2.2"]));
     assert!(!h.tables.is_new);
@@ -152,7 +155,7 @@ fn where_a_database_was_lost_all_clusters_that_come_are_waited_for() {
         h.run(&sync("b", vec![]));
         h.comes("late");
         let (_, outcome) = h.run(&evidence);
-        assert_eq!(outcome.loss_shown_by, [cluster("a")]);
+        assert_eq!(outcome.notices, [Notice::LossProved(cluster("a"))]);
         h.run(&sync("a", vec![was_given("a", "old", "192.0.2.1")]));
         let until = h.now.after(Duration::from_secs(30));
         h.waits_for(&["late"], Some(until));
@@ -165,7 +168,7 @@ fn where_a_database_was_lost_all_clusters_that_come_are_waited_for() {
         h.run(&sync("later", vec![]));
         let shows = || vec![was_given("late", "old", "192.0.2.2")];
         let (_, outcome) = h.run(&sync("late", shows()));
-        assert!(outcome.all_may_ask);
+        assert!(outcome.notices.contains(&Notice::AllMayAsk));
         assert_eq!(h.get(of("a", "new")), ok(&["192.0.2.3"]));
     }
 }
@@ -175,7 +178,7 @@ fn a_service_that_shows_an_address_of_no_pool_proves_nothing() {
     let mut h = empty();
     h.comes("a");
     let (_, outcome) = h.run(&sync("a", vec![was_given("a", "old", "198.51.100.1")]));
-    assert!(outcome.loss_shown_by.is_empty());
+    assert_eq!(outcome.notices, []);
     // Nor does one that was given nothing by an allocator.
     h.run(&sync("a", vec![of("a", "old").showing("192.0.2.1")]));
     h.seconds(2);

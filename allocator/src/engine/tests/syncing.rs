@@ -265,7 +265,7 @@ fn a_lost_database_learns_what_services_show_before_it_gives_anything() {
     );
 
     let (_, outcome) = h.run(&sync("b", vec![of("b", "s1").showing("192.0.2.2")]));
-    assert!(outcome.all_may_ask);
+    assert!(outcome.notices.contains(&Notice::AllMayAsk));
     assert_eq!(h.get(of("a", "new")), ok(&["192.0.2.3"]));
     let repeated = h.run(&sync("b", vec![of("b", "s1").showing("192.0.2.2")]));
     assert_eq!(repeated.1, Outcome::default(), "idempotent");
@@ -326,7 +326,7 @@ fn an_address_of_another_cluster_is_a_conflict_and_nobody_is_moved() {
         key: (*of("a", "s1").key).clone(),
         uid: None,
     }));
-    assert_eq!(outcome.ask_again, [of("b", "s1").key]);
+    assert_eq!(outcome.asked_again(), [of("b", "s1").key]);
     assert_eq!(h.holder_of("192.0.2.1"), ["b/s1"]);
     assert_eq!(h.get(shows()), ok(&["192.0.2.1"]));
     assert!(h.tables.conflicts.is_empty());
@@ -452,7 +452,7 @@ fn an_administrator_decides_a_conflict_either_way() {
     let expires = h.now.after(GRACE);
     let (reply, outcome) = h.run(&resolve(Winner::Shower { expires }));
     assert!(matches!(reply, Reply::Resolved(_)));
-    assert_eq!(outcome.ask_again, [of("a", "s1").key]);
+    assert_eq!(outcome.asked_again(), [of("a", "s1").key]);
     let source = |shown| of("a", "s1").showing(shown);
     assert_eq!(h.get(source("192.0.2.1")), ok(&["192.0.2.2"]));
     assert_eq!(h.holder_of("192.0.2.1"), [""; 0], "not with both");
@@ -506,8 +506,11 @@ fn a_cluster_that_proves_that_a_backup_was_restored_makes_the_others_tell_what_t
         assert_eq!(outcome, Outcome::default(), "a number stops nobody");
     }
     let (_, outcome) = h.run(&proves(Some(Loss::Restored)));
-    assert_eq!(outcome.tell_again, [cluster("b")]);
-    assert_eq!(outcome.loss_shown_by, [cluster("a")]);
+    let notices = [
+        Notice::SyncAgain(cluster("b")),
+        Notice::LossProved(cluster("a")),
+    ];
+    assert_eq!(outcome.notices, notices);
     assert_eq!(
         h.get(of("a", "new")),
         Err(Refusal::AwaitingSync {
@@ -552,7 +555,7 @@ fn a_handover_gives_the_address_to_its_target_when_the_source_has_let_go() {
     assert_eq!(h.get(source("192.0.2.1")), ok(&["192.0.2.3"]));
     assert_eq!(h.get(of("b", "s2")), ok(&["192.0.2.2"]), "still shown");
     let (_, outcome) = h.run(&Command::Acquire(source("192.0.2.3")));
-    assert_eq!(outcome.ask_again, [of("b", "s2").key]);
+    assert_eq!(outcome.asked_again(), [of("b", "s2").key]);
     assert_eq!(
         h.get(of("c", "s3").asking("192.0.2.1"))
             .unwrap_err()

@@ -5,8 +5,11 @@ use std::time::Duration;
 use lb_process::settled::{Look, SETTLE, Settled};
 use tokio::{sync::watch, time::sleep};
 
-use super::Source;
-use crate::{metrics::ConfigMetrics, writer::Writer};
+use crate::{
+    config::{Source, one_line},
+    metrics::ConfigMetrics,
+    writer::Writer,
+};
 
 /// How often the file is read. Reading it, rather than being told of changes,
 /// works on every file system, and through the symlinks of a ConfigMap.
@@ -93,15 +96,4 @@ impl Reload {
         self.metrics.read(false);
         self.problem.send_replace(Some(problem));
     }
-}
-
-/// The error and its causes.
-pub fn one_line(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
