@@ -5,7 +5,7 @@
 use crate::{
     allocator::{self, Allocator},
     control_plane::ControlPlane,
-    namespace::random_name,
+    namespace::{Namespace, condition, random_name},
     service::{ServiceBuilder, service},
     watcher::{self, Watcher},
 };
@@ -25,6 +25,40 @@ pub struct Site {
 pub const CLUSTER: &str = "one";
 
 impl Site {
+    /// Starts both on the shared control plane, with a namespace that gets these addresses:
+    /// `192.0.2.1 192.0.2.2`.
+    ///
+    /// # Panics
+    /// When one of them does not get ready.
+    pub async fn of(addresses: &str) -> (Namespace, Self) {
+        let control_plane = ControlPlane::shared().await;
+        let ns = control_plane.namespace().await;
+        let addresses = addresses.split(' ');
+        let list: Vec<_> = addresses.map(|address| format!("{ns}:{address}")).collect();
+        let site = Self::start(control_plane, list.join(" ")).await;
+        (ns, site)
+    }
+
+    /// Starts both on the shared control plane, with this pools file and a namespace.
+    ///
+    /// # Panics
+    /// When one of them does not get ready.
+    pub async fn of_pools(pools: &str) -> (Namespace, Self) {
+        let control_plane = ControlPlane::shared().await;
+        let ns = control_plane.namespace().await;
+        (ns, Self::with_pools(control_plane, pools).await)
+    }
+
+    /// As [`Site::of_pools`], with a watcher that reads these peers' annotations too.
+    ///
+    /// # Panics
+    /// When one of them does not get ready.
+    pub async fn of_aliases(pools: &str, peers: &str) -> (Namespace, Self) {
+        let control_plane = ControlPlane::shared().await;
+        let ns = control_plane.namespace().await;
+        (ns, Self::with_aliases(control_plane, pools, peers).await)
+    }
+
     /// Starts both, with this `IP_LIST`.
     ///
     /// # Panics
@@ -65,6 +99,22 @@ impl Site {
             allocator,
             watcher,
         }
+    }
+
+    /// Ends when a Service that comes now was looked at, written and told of: whatever was
+    /// under way for others is done by then, and nothing more comes of it.
+    ///
+    /// # Panics
+    /// When the watcher does not look at it.
+    pub async fn fence(&self, ns: &Namespace) {
+        let name = random_name("fence");
+        // Of no pool: it takes nothing from anybody.
+        ns.create(self.service(&name).ips("203.0.113.254")).await;
+        ns.was_told(&name, ["AllocationFailed"]).await;
+        let what = format!("{name} has a condition");
+        ns.sees(what, &name, |service| condition(service).is_some())
+            .await;
+        ns.delete(&name).await;
     }
 
     /// A Service of the class that its watcher serves.

@@ -35,10 +35,7 @@ const SHARING_KEY: &[&str] = &[
 const SHARING_NAMESPACES: &str = "lbipam.cilium.io/sharing-cross-namespace";
 
 async fn start(peers: &str) -> (Namespace, Site) {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::with_aliases(control_plane, POOLS, peers).await;
-    (ns, site)
+    Site::of_aliases(POOLS, peers).await
 }
 
 #[tokio::test]

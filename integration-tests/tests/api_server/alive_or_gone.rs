@@ -61,9 +61,7 @@ async fn whichever_task_ends_or_panics_the_process_ends_and_names_it() {
 
 #[tokio::test]
 async fn sighup_ends_nothing() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    let (ns, mut site) = Site::of("192.0.2.1").await;
     site.watcher.process().signal(Signal::HUP);
     ns.create(site.service("a")).await;
     ns.gets("a", ["192.0.2.1"]).await;

@@ -1,17 +1,11 @@
 //! An allocator that is away changes nothing, and needs nobody when it is back.
 
-use integration_tests::{control_plane::ControlPlane, namespace::condition, site::Site};
+use integration_tests::{namespace::condition, site::Site};
 use rustix::process::Signal;
 
 #[tokio::test]
 async fn held_addresses_stay_and_new_services_are_told_and_served_when_it_is_back() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let mut site = Site::start(
-        control_plane,
-        format!("{ns}:192.0.2.1 {ns}:192.0.2.2 {ns}:192.0.2.3"),
-    )
-    .await;
+    let (ns, mut site) = Site::of("192.0.2.1 192.0.2.2 192.0.2.3").await;
     ns.create(site.service("held")).await;
     ns.gets("held", ["192.0.2.1"]).await;
     ns.was_written("held", 1).await;
@@ -29,6 +23,7 @@ async fn held_addresses_stay_and_new_services_are_told_and_served_when_it_is_bac
     ns.gets("fresh", ["192.0.2.2"]).await;
     ns.was_told("fresh", ["AllocationFailed", "AddressAssigned"])
         .await;
+    site.fence(&ns).await;
     ns.gets("held", ["192.0.2.1"]).await;
     ns.was_written("held", 1).await;
     ns.was_told("held", ["AddressAssigned"]).await;
@@ -36,9 +31,7 @@ async fn held_addresses_stay_and_new_services_are_told_and_served_when_it_is_bac
 
 #[tokio::test]
 async fn a_held_service_whose_status_is_fine_is_not_told_of_an_outage() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1 {ns}:192.0.2.2")).await;
+    let (ns, mut site) = Site::of("192.0.2.1 192.0.2.2").await;
     ns.create(site.service("held")).await;
     ns.gets("held", ["192.0.2.1"]).await;
     site.allocator.kill();
@@ -54,14 +47,13 @@ async fn a_held_service_whose_status_is_fine_is_not_told_of_an_outage() {
     );
     site.allocator.start_again().await;
     ns.gets("fresh", ["192.0.2.2"]).await;
+    site.fence(&ns).await;
     ns.was_written("held", 1).await;
 }
 
 #[tokio::test]
 async fn what_is_deleted_and_freed_during_the_outage_is_made_good_afterwards() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    let (ns, mut site) = Site::of("192.0.2.1").await;
     ns.create(site.service("holder")).await;
     ns.gets("holder", ["192.0.2.1"]).await;
     ns.create(site.service("waiting")).await;
@@ -74,9 +66,7 @@ async fn what_is_deleted_and_freed_during_the_outage_is_made_good_afterwards() {
 
 #[tokio::test]
 async fn an_allocator_that_hangs_counts_as_away() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1 {ns}:192.0.2.2")).await;
+    let (ns, mut site) = Site::of("192.0.2.1 192.0.2.2").await;
     ns.create(site.service("held")).await;
     ns.gets("held", ["192.0.2.1"]).await;
     site.allocator.process().stop().await;

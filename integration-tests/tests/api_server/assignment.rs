@@ -9,9 +9,7 @@ use integration_tests::{
 
 #[tokio::test]
 async fn a_service_gets_the_first_free_address_of_its_namespace() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::start(control_plane, format!("{ns}:192.0.2.2 {ns}:192.0.2.1")).await;
+    let (ns, site) = Site::of("192.0.2.2 192.0.2.1").await;
     ns.create(site.service("first")).await;
     let service = ns.gets("first", ["192.0.2.1"]).await;
     let condition = condition(&service).unwrap();
@@ -25,9 +23,7 @@ async fn a_service_gets_the_first_free_address_of_its_namespace() {
 
 #[tokio::test]
 async fn what_was_there_before_the_watcher_is_served_as_well() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1 {ns}:192.0.2.2")).await;
+    let (ns, mut site) = Site::of("192.0.2.1 192.0.2.2").await;
     site.watcher.kill();
     ns.create(site.service("early")).await;
     site.watcher.start_again().await;
@@ -36,9 +32,7 @@ async fn what_was_there_before_the_watcher_is_served_as_well() {
 
 #[tokio::test]
 async fn the_address_of_a_deleted_service_goes_to_the_one_that_waits_without_an_edit() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    let (ns, site) = Site::of("192.0.2.1").await;
     ns.create(site.service("holder")).await;
     ns.gets("holder", ["192.0.2.1"]).await;
     ns.create(site.service("waiting")).await;
@@ -51,12 +45,8 @@ async fn the_address_of_a_deleted_service_goes_to_the_one_that_waits_without_an_
 
 #[tokio::test]
 async fn as_many_services_as_addresses_are_served_and_no_address_is_given_twice() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let list: Vec<_> = (1..=10)
-        .map(|host| format!("{ns}:192.0.2.{host}"))
-        .collect();
-    let site = Site::start(control_plane, list.join(" ")).await;
+    let list: Vec<_> = (1..=10).map(|host| format!("192.0.2.{host}")).collect();
+    let (ns, site) = Site::of(&list.join(" ")).await;
     for number in 0..15 {
         ns.create(site.service(&format!("s{number}"))).await;
     }
@@ -120,10 +110,8 @@ async fn a_namespace_without_a_list_gets_nothing_and_is_told_so() {
 
 #[tokio::test]
 async fn a_service_deleted_and_created_again_gets_its_address_back() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let list: Vec<_> = (1..=5).map(|host| format!("{ns}:192.0.2.{host}")).collect();
-    let site = Site::start(control_plane, list.join(" ")).await;
+    let list: Vec<_> = (1..=5).map(|host| format!("192.0.2.{host}")).collect();
+    let (ns, site) = Site::of(&list.join(" ")).await;
     for (name, address) in [("a", "192.0.2.1"), ("b", "192.0.2.2"), ("c", "192.0.2.3")] {
         ns.create(site.service(name)).await;
         ns.gets(name, [address]).await;
@@ -147,9 +135,7 @@ async fn a_service_deleted_and_created_again_gets_its_address_back() {
 
 #[tokio::test]
 async fn a_service_replaced_at_once_keeps_its_address() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::start(control_plane, format!("{ns}:192.0.2.1 {ns}:192.0.2.2")).await;
+    let (ns, site) = Site::of("192.0.2.1 192.0.2.2").await;
     ns.create(site.service("a")).await;
     ns.gets("a", ["192.0.2.1"]).await;
     for _ in 0..5 {
@@ -162,9 +148,7 @@ async fn a_service_replaced_at_once_keeps_its_address() {
 
 #[tokio::test]
 async fn the_allocator_is_told_what_the_routes_table_shows() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    let (ns, site) = Site::of("192.0.2.1").await;
     let created = ns.create(site.service("front")).await;
     ns.gets("front", ["192.0.2.1"]).await;
     let cluster_ip = created.spec.unwrap().cluster_ip.unwrap();

@@ -12,7 +12,6 @@ use std::{
 
 use integration_tests::{
     allocator::Allocator,
-    control_plane::ControlPlane,
     eventually::{DEADLINE, eventually},
     rpc::{acquire, release},
     site::Site,
@@ -54,8 +53,6 @@ fn swap_config_map(allocator: &Allocator, version: u32, text: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reloads_by_a_config_map_and_by_sighup_drop_no_request() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let pools = |version: u32| {
         let addresses = "198.51.100.0/24";
         format!(
@@ -63,7 +60,7 @@ async fn reloads_by_a_config_map_and_by_sighup_drop_no_request() {
              cooldown: 0s, stickyFor: 0s}}]"
         )
     };
-    let mut site = Site::with_pools(control_plane, &pools(0)).await;
+    let (ns, mut site) = Site::of_pools(&pools(0)).await;
     ns.create(site.service("held").ips("198.51.100.200")).await;
     ns.gets("held", ["198.51.100.200"]).await;
 
@@ -113,10 +110,8 @@ async fn reloads_by_a_config_map_and_by_sighup_drop_no_request() {
 
 #[tokio::test]
 async fn a_bad_file_leaves_the_last_good_one_in_force_and_is_told_once() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let good = "pools: [{name: first, addresses: [192.0.2.1-192.0.2.9]}]";
-    let mut site = Site::with_pools(control_plane, good).await;
+    let (ns, mut site) = Site::of_pools(good).await;
     let rows: [(&str, &[&str]); 6] = [
         (
             "pools:\n- name: a\n  addresses: [192.0.2.0/24, 192.0.2.7]\n",
@@ -187,10 +182,8 @@ async fn a_bad_file_leaves_the_last_good_one_in_force_and_is_told_once() {
 
 #[tokio::test]
 async fn no_change_of_pools_that_keeps_an_address_moves_its_holder() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let pools = "pools: [{name: p, addresses: [192.0.2.4-192.0.2.5]}]";
-    let site = Site::with_pools(control_plane, pools).await;
+    let (ns, site) = Site::of_pools(pools).await;
     ns.create(site.service("a")).await;
     ns.gets("a", ["192.0.2.4"]).await;
     ns.create(site.service("b")).await;
@@ -244,6 +237,7 @@ async fn no_change_of_pools_that_keeps_an_address_moves_its_holder() {
         ns.gets("a", ["192.0.2.4"]).await;
         ns.gets("b", ["192.0.2.5"]).await;
     }
+    site.fence(&ns).await;
     ns.was_told("a", ["AddressAssigned"]).await;
     ns.was_told("b", ["AddressAssigned"]).await;
 }

@@ -133,9 +133,7 @@ async fn a_list_of_a_service_that_names_our_class_is_taken_back() {
 
 #[tokio::test]
 async fn who_writes_a_list_of_our_class_again_and_again_gets_it_after_three_put_backs() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::start(control_plane, format!("{ns}:192.0.2.1 {ns}:192.0.2.2")).await;
+    let (ns, site) = Site::of("192.0.2.1 192.0.2.2").await;
     for (name, address, theirs) in [
         ("edited", "192.0.2.1", ingress("203.0.113.7")),
         ("emptied", "192.0.2.2", cleared()),
@@ -277,9 +275,7 @@ async fn an_empty_list_is_nobodys_though_its_last_writer_is_still_on_record() {
 
 #[tokio::test]
 async fn a_host_name_beside_our_address_stays() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::start(control_plane, format!("{ns}:192.0.2.1 {ns}:192.0.2.2")).await;
+    let (ns, site) = Site::of("192.0.2.1 192.0.2.2").await;
     ns.create(site.service("a")).await;
     ns.gets("a", ["192.0.2.1"]).await;
     let both = json!([{"ip": "192.0.2.1", "ipMode": "VIP"}, {"hostname": "a.example.org"}]);

@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, env, time::Duration};
 
 use futures::future::join_all;
 use integration_tests::{
-    control_plane::ControlPlane,
     eventually::eventually,
     namespace::{Namespace, addresses},
     site::Site,
@@ -21,12 +20,8 @@ const MINUTES: Duration = Duration::from_secs(180);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_allocator_killed_amid_creations_and_deletions_neither_doubles_nor_leaks() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let list: Vec<_> = (0..ADDRESSES)
-        .map(|i| format!("{ns}:198.18.0.{i}"))
-        .collect();
-    let mut site = Site::start(control_plane, list.join(" ")).await;
+    let list: Vec<_> = (0..ADDRESSES).map(|i| format!("198.18.0.{i}")).collect();
+    let (ns, mut site) = Site::of(&list.join(" ")).await;
     let seed =
         env::var("CRASHES_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
     println!("CRASHES_SEED={seed}");

@@ -1,13 +1,11 @@
 //! Events tell of transitions, once each.
 
-use integration_tests::{control_plane::ControlPlane, site::Site};
+use integration_tests::site::Site;
 use serde_json::json;
 
 #[tokio::test]
 async fn each_transition_is_told_once() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::start(control_plane, format!("{ns}:192.0.2.1 {ns}:192.0.2.2")).await;
+    let (ns, site) = Site::of("192.0.2.1 192.0.2.2").await;
     ns.create(site.service("holder").ips("192.0.2.1")).await;
     ns.gets("holder", ["192.0.2.1"]).await;
 
@@ -42,6 +40,7 @@ async fn each_transition_is_told_once() {
     );
 
     ns.edit("a", json!({"spec": {"type": "ClusterIP"}})).await;
+    site.fence(&ns).await;
     let told = ns
         .was_told(
             "a",
@@ -58,21 +57,18 @@ async fn each_transition_is_told_once() {
 
 #[tokio::test]
 async fn a_deleted_service_is_told_of_its_release() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    let (ns, site) = Site::of("192.0.2.1").await;
     ns.create(site.service("a")).await;
     ns.gets("a", ["192.0.2.1"]).await;
     ns.delete("a").await;
+    site.fence(&ns).await;
     ns.was_told("a", ["AddressAssigned", "AddressReleased"])
         .await;
 }
 
 #[tokio::test]
 async fn retries_and_restarts_repeat_nothing() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1 {ns}:192.0.2.2")).await;
+    let (ns, mut site) = Site::of("192.0.2.1 192.0.2.2").await;
     ns.create(site.service("held")).await;
     ns.create(site.service("pending").ips("203.0.113.1")).await;
     ns.was_told("held", ["AddressAssigned"]).await;
@@ -88,22 +84,20 @@ async fn retries_and_restarts_repeat_nothing() {
         site.watcher.kill();
         site.watcher.start_again().await;
     }
-    ns.create(site.service("last")).await;
-    ns.was_told("last", ["AddressAssigned"]).await;
+    site.fence(&ns).await;
     ns.was_told("held", ["AddressAssigned"]).await;
     ns.was_told("pending", ["AllocationFailed"]).await;
 }
 
 #[tokio::test]
 async fn another_reason_is_another_transition() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    let (ns, site) = Site::of("192.0.2.1").await;
     ns.create(site.service("a").ips("203.0.113.1")).await;
     ns.was_told("a", ["AllocationFailed"]).await;
     ns.annotate("a", "lb-allocator.io/ips", Some("nonsense"))
         .await;
     ns.has_condition("a", "False", "INVALID_REQUEST").await;
+    site.fence(&ns).await;
     ns.was_told("a", ["AllocationFailed", "AllocationFailed"])
         .await;
 }

@@ -1,7 +1,6 @@
 //! IPv6 and dual stack from `IP_LIST`.
 
 use integration_tests::{
-    control_plane::ControlPlane,
     namespace::{addresses, condition},
     site::Site,
 };
@@ -9,13 +8,7 @@ use serde_json::json;
 
 #[tokio::test]
 async fn an_ipv6_service_gets_an_ipv6_address_in_canonical_text() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::start(
-        control_plane,
-        format!("{ns}:192.0.2.1 {ns}:[2001:0DB8:0::0001]"),
-    )
-    .await;
+    let (ns, site) = Site::of("192.0.2.1 [2001:0DB8:0::0001]").await;
     ns.create(site.service("six").families("SingleStack", &["IPv6"]))
         .await;
     ns.gets("six", ["2001:db8::1"]).await;
@@ -26,10 +19,8 @@ async fn an_ipv6_service_gets_an_ipv6_address_in_canonical_text() {
 
 #[tokio::test]
 async fn a_dual_stack_service_gets_one_address_per_family_in_the_order_of_its_families() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let list = format!("{ns}:192.0.2.1 {ns}:192.0.2.2 {ns}:2001:db8::1 {ns}:2001:db8::2");
-    let site = Site::start(control_plane, list).await;
+    let list = "192.0.2.1 192.0.2.2 2001:db8::1 2001:db8::2";
+    let (ns, site) = Site::of(list).await;
     ns.create(
         site.service("four-first")
             .families("RequireDualStack", &["IPv4", "IPv6"]),
@@ -46,10 +37,8 @@ async fn a_dual_stack_service_gets_one_address_per_family_in_the_order_of_its_fa
 
 #[tokio::test]
 async fn a_service_that_requires_both_families_gets_both_or_none() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let list = format!("{ns}:192.0.2.1 {ns}:192.0.2.2 {ns}:2001:db8::1");
-    let site = Site::start(control_plane, list).await;
+    let list = "192.0.2.1 192.0.2.2 2001:db8::1";
+    let (ns, site) = Site::of(list).await;
     let dual = |name| {
         site.service(name)
             .families("RequireDualStack", &["IPv4", "IPv6"])
@@ -72,10 +61,8 @@ async fn a_service_that_requires_both_families_gets_both_or_none() {
 
 #[tokio::test]
 async fn a_service_that_prefers_both_families_gets_the_second_when_it_becomes_possible() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let list = format!("{ns}:192.0.2.1 {ns}:192.0.2.2 {ns}:2001:db8::1");
-    let site = Site::start(control_plane, list).await;
+    let list = "192.0.2.1 192.0.2.2 2001:db8::1";
+    let (ns, site) = Site::of(list).await;
     let dual = |name| {
         site.service(name)
             .families("PreferDualStack", &["IPv4", "IPv6"])
@@ -91,10 +78,8 @@ async fn a_service_that_prefers_both_families_gets_the_second_when_it_becomes_po
 
 #[tokio::test]
 async fn a_family_added_or_removed_in_place_changes_only_the_difference() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let list = format!("{ns}:192.0.2.1 {ns}:192.0.2.2 {ns}:2001:db8::1");
-    let site = Site::start(control_plane, list).await;
+    let list = "192.0.2.1 192.0.2.2 2001:db8::1";
+    let (ns, site) = Site::of(list).await;
     ns.create(site.service("a").families("SingleStack", &["IPv4"]))
         .await;
     ns.gets("a", ["192.0.2.1"]).await;
@@ -116,10 +101,8 @@ async fn a_family_added_or_removed_in_place_changes_only_the_difference() {
 
 #[tokio::test]
 async fn a_dual_stack_service_gets_the_addresses_it_asked_for() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let list = format!("{ns}:192.0.2.1 {ns}:192.0.2.2 {ns}:2001:db8::1 {ns}:2001:db8::2");
-    let site = Site::start(control_plane, list).await;
+    let list = "192.0.2.1 192.0.2.2 2001:db8::1 2001:db8::2";
+    let (ns, site) = Site::of(list).await;
     let dual = site
         .service("a")
         .families("RequireDualStack", &["IPv4", "IPv6"]);
@@ -129,13 +112,11 @@ async fn a_dual_stack_service_gets_the_addresses_it_asked_for() {
 
 #[tokio::test]
 async fn both_families_come_from_one_pool_if_one_has_both_else_from_the_best_for_each() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let pools = "pools:\n\
                  - {name: four, addresses: [192.0.2.4], priority: 1}\n\
                  - {name: six, addresses: ['2001:db8::6'], priority: 2}\n\
                  - {name: both, addresses: [192.0.2.46, '2001:db8::46'], priority: 3}\n";
-    let site = Site::with_pools(control_plane, pools).await;
+    let (ns, site) = Site::of_pools(pools).await;
     let dual = |name| {
         site.service(name)
             .families("RequireDualStack", &["IPv4", "IPv6"])
@@ -150,10 +131,8 @@ async fn both_families_come_from_one_pool_if_one_has_both_else_from_the_best_for
 
 #[tokio::test]
 async fn a_service_that_prefers_both_families_keeps_its_first_whichever_it_is() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let pools = |four: &str| format!("pools: [{{name: p, addresses: ['2001:db8::/126'{four}]}}]");
-    let site = Site::with_pools(control_plane, &pools("")).await;
+    let (ns, site) = Site::of_pools(&pools("")).await;
     let dual = |name, families: &[&str]| site.service(name).families("PreferDualStack", families);
     ns.create(dual("four-first", &["IPv4", "IPv6"])).await;
     let service = ns.gets("four-first", ["2001:db8::"]).await;

@@ -1,13 +1,10 @@
 //! Who gets a released address, and when.
 
-use integration_tests::{control_plane::ControlPlane, namespace::Namespace, site::Site};
+use integration_tests::{namespace::Namespace, site::Site};
 
 async fn start(rules: &str) -> (Namespace, Site) {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let pools = format!("pools: [{{name: p, addresses: [192.0.2.1-192.0.2.2], {rules}}}]");
-    let site = Site::with_pools(control_plane, &pools).await;
-    (ns, site)
+    Site::of_pools(&pools).await
 }
 
 /// A Service gets the first address and gives it back.

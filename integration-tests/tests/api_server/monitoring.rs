@@ -219,10 +219,8 @@ fn every_alert_says_what_to_do_is_in_readme_and_is_tested_to_fire() {
 
 #[tokio::test]
 async fn the_allocator_counts_what_cools_down_is_reserved_waits_and_listens() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let pools = "pools: [{name: few, addresses: [192.0.2.1-192.0.2.4], cooldown: 1h}]";
-    let site = Site::with_pools(control_plane, pools).await;
+    let (ns, site) = Site::of_pools(pools).await;
     let admin = site.allocator.admin();
     let sees = async |name: &str, labels: &[(&str, &str)], expected: f64| {
         let name = format!("lb_allocator_{name}");

@@ -39,12 +39,10 @@ async fn plan(site: &Site, pools: &str) -> Result<PlanConfigurationResponse, Sta
 
 #[tokio::test]
 async fn a_dry_run_lists_who_would_be_stranded_and_unstranded_and_served_and_changes_nothing() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let before = "pools: [{name: p, addresses: [192.0.2.1-192.0.2.3]}]";
     let without = "pools: [{name: p, addresses: [192.0.2.2-192.0.2.3]}]";
     let other = "pools: [{name: q, addresses: [192.0.2.1-192.0.2.2, 192.0.2.9]}]";
-    let site = Site::with_pools(control_plane, before).await;
+    let (ns, site) = Site::of_pools(before).await;
     for host in 1..=3 {
         let name = format!("held-{host}");
         ns.create(site.service(&name)).await;

@@ -1,7 +1,6 @@
 //! The annotation `pool`: only from there, or not at all.
 
 use integration_tests::{
-    control_plane::ControlPlane,
     namespace::{Namespace, addresses},
     site::Site,
 };
@@ -9,15 +8,12 @@ use integration_tests::{
 const POOL: &str = "lb-allocator.io/pool";
 
 async fn start() -> (Namespace, Site) {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let pools = "pools:\n\
                  - {name: open, addresses: [192.0.2.0/28]}\n\
                  - {name: side, addresses: [192.0.2.32]}\n\
                  - {name: others, addresses: [192.0.2.48], namespaces: [of-others]}\n\
                  - {name: off, addresses: [192.0.2.64], disabled: true}\n";
-    let site = Site::with_pools(control_plane, pools).await;
-    (ns, site)
+    Site::of_pools(pools).await
 }
 
 #[tokio::test]

@@ -40,11 +40,9 @@ async fn bound_pools_come_first_then_priority_then_name() {
 
 #[tokio::test]
 async fn a_service_is_served_by_a_pool_that_selects_its_labels() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let pools = "pools: [{name: p, addresses: [192.0.2.1], \
                  serviceSelector: {matchExpressions: [{key: public, operator: Exists}]}}]";
-    let site = Site::with_pools(control_plane, pools).await;
+    let (ns, site) = Site::of_pools(pools).await;
     ns.create(site.service("inside")).await;
     ns.is_pending("inside", "NO_POOL").await;
     ns.create(site.service("outside").label("public", "yes"))
@@ -58,10 +56,8 @@ async fn a_service_is_served_by_a_pool_that_selects_its_labels() {
 
 #[tokio::test]
 async fn a_pool_that_is_not_auto_assigned_gives_only_on_request() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let pools = "pools: [{name: p, addresses: [192.0.2.1-192.0.2.2], autoAssign: false}]";
-    let site = Site::with_pools(control_plane, pools).await;
+    let (ns, site) = Site::of_pools(pools).await;
     ns.create(site.service("unasked")).await;
     ns.is_pending("unasked", "NO_POOL").await;
     let pool = "lb-allocator.io/pool";
@@ -96,10 +92,8 @@ async fn a_fenced_namespace_uses_no_other_pool() {
 
 #[tokio::test]
 async fn a_quota_is_kept_and_room_in_it_is_used() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let pools = "pools: [{name: p, addresses: [192.0.2.0/28], maxPerNamespace: 1}]";
-    let site = Site::with_pools(control_plane, pools).await;
+    let (ns, site) = Site::of_pools(pools).await;
     ns.create(site.service("first")).await;
     ns.gets("first", ["192.0.2.0"]).await;
     ns.create(site.service("second")).await;
@@ -110,10 +104,8 @@ async fn a_quota_is_kept_and_room_in_it_is_used() {
 
 #[tokio::test]
 async fn addresses_that_end_in_0_and_255_are_avoided_where_that_is_asked() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let pools = "pools: [{name: p, addresses: [192.0.2.0-192.0.2.1], avoidBuggyIPs: true}]";
-    let site = Site::with_pools(control_plane, pools).await;
+    let (ns, site) = Site::of_pools(pools).await;
     ns.create(site.service("web")).await;
     ns.gets("web", ["192.0.2.1"]).await;
     ns.create(site.service("asking").ips("192.0.2.0")).await;
@@ -122,11 +114,9 @@ async fn addresses_that_end_in_0_and_255_are_avoided_where_that_is_asked() {
 
 #[tokio::test]
 async fn excluded_addresses_are_given_to_nobody() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let pools = "pools: [{name: p, addresses: [192.0.2.0/29, '2001:db8::/126'], \
                  exclude: [192.0.2.0-192.0.2.4, 192.0.2.6/31, '2001:db8::']}]";
-    let site = Site::with_pools(control_plane, pools).await;
+    let (ns, site) = Site::of_pools(pools).await;
     let dual = |name| {
         site.service(name)
             .families("PreferDualStack", &["IPv4", "IPv6"])

@@ -2,7 +2,6 @@
 //! Event, and ends when what it waits for happens.
 
 use integration_tests::{
-    control_plane::ControlPlane,
     eventually::{DEADLINE, eventually},
     namespace::Namespace,
     service::ServiceBuilder,
@@ -44,9 +43,7 @@ struct Row {
 }
 
 async fn start() -> (Namespace, Site) {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::with_pools(control_plane, POOLS).await;
+    let (ns, site) = Site::of_pools(POOLS).await;
     for (name, pool) in [
         ("holder", "full"),
         ("gone", "cooling"),

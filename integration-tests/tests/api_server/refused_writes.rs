@@ -19,10 +19,7 @@ use serde_json::json;
 const SOON: Duration = Duration::from_secs(100);
 
 async fn start() -> (Namespace, Site) {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
-    (ns, site)
+    Site::of("192.0.2.1").await
 }
 
 async fn counts(site: &Site, cause: &str, pending: f64, held: f64) {

@@ -9,10 +9,8 @@ use lb_proto::v1::{ListAllocationsRequest, ListPoolsRequest};
 
 #[tokio::test]
 async fn who_waits_is_served_when_the_pools_file_gets_an_address() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let pools = "pools: [{name: p, addresses: [192.0.2.1], disabled: true}]";
-    let site = Site::with_pools(control_plane, pools).await;
+    let (ns, site) = Site::of_pools(pools).await;
     ns.create(site.service("web")).await;
     ns.is_pending("web", "POOL_DISABLED").await;
     site.allocator
@@ -22,10 +20,8 @@ async fn who_waits_is_served_when_the_pools_file_gets_an_address() {
 
 #[tokio::test]
 async fn an_address_that_left_its_pool_stays_with_its_holder_as_stranded() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let pools = "pools: [{name: p, addresses: [192.0.2.1-192.0.2.2]}]";
-    let site = Site::with_pools(control_plane, pools).await;
+    let (ns, site) = Site::of_pools(pools).await;
     ns.create(site.service("web")).await;
     ns.gets("web", ["192.0.2.1"]).await;
 
@@ -110,6 +106,7 @@ async fn an_address_whose_pool_serves_its_holder_no_more_stays_as_stranded() {
     is_stranded(&site, [true, true]).await;
     ns.label("of", &ns.to_string()).await;
     is_stranded(&site, [false, true]).await;
+    site.fence(&ns).await;
     ns.gets("a", ["192.0.2.1"]).await;
     ns.gets("b", ["192.0.2.2"]).await;
     ns.was_told("a", ["AddressAssigned"]).await;

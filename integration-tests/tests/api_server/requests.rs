@@ -19,13 +19,10 @@ fn ways(service: impl Fn(&str) -> ServiceBuilder, address: &str) -> [ServiceBuil
 }
 
 async fn start(addresses: u8) -> (Namespace, Site) {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let list: Vec<_> = (1..=addresses)
-        .map(|host| format!("{ns}:192.0.2.{host}"))
+        .map(|host| format!("192.0.2.{host}"))
         .collect();
-    let site = Site::start(control_plane, list.join(" ")).await;
-    (ns, site)
+    Site::of(&list.join(" ")).await
 }
 
 #[tokio::test]
@@ -196,10 +193,8 @@ async fn a_request_that_cannot_be_granted_leaves_a_live_service_its_address_and_
 
 #[tokio::test]
 async fn an_address_asked_for_in_another_spelling_is_the_same_address() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let list = format!("{ns}:2001:db8::1 {ns}:2001:db8::2 {ns}:192.0.2.1 {ns}:192.0.2.2");
-    let site = Site::start(control_plane, list).await;
+    let list = "2001:db8::1 2001:db8::2 192.0.2.1 192.0.2.2";
+    let (ns, site) = Site::of(list).await;
     let six = site
         .service("six")
         .families("SingleStack", &["IPv6"])

@@ -6,7 +6,6 @@ use std::{
 };
 
 use integration_tests::{
-    control_plane::ControlPlane,
     eventually::{DEADLINE, eventually},
     namespace::Namespace,
     rpc::{key, refusal},
@@ -18,11 +17,8 @@ use lb_proto::v1::{
 use tonic::Status;
 
 async fn start(addresses: &str) -> (Namespace, Site) {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let pools = format!("pools: [{{name: p, addresses: [{addresses}]}}]");
-    let site = Site::with_pools(control_plane, &pools).await;
-    (ns, site)
+    Site::of_pools(&pools).await
 }
 
 fn of(address: &str) -> ReserveRequest {
@@ -226,10 +222,8 @@ async fn a_held_address_can_be_reserved_for_its_holder_alone() {
 
 #[tokio::test]
 async fn who_waits_is_served_when_an_address_is_reserved_for_it() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let pools = "pools: [{name: p, addresses: [192.0.2.1], autoAssign: false}]";
-    let site = Site::with_pools(control_plane, pools).await;
+    let (ns, site) = Site::of_pools(pools).await;
     ns.create(site.service("web")).await;
     ns.is_pending("web", "NO_POOL").await;
     let request = ReserveRequest {

@@ -23,13 +23,7 @@ async fn holds(site: &Site, count: usize) {
 
 #[tokio::test]
 async fn a_service_that_stops_being_a_load_balancer_gives_its_address_back_and_gets_it_again() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::start(
-        control_plane,
-        format!("{ns}:192.0.2.1 {ns}:192.0.2.2 {ns}:192.0.2.3"),
-    )
-    .await;
+    let (ns, site) = Site::of("192.0.2.1 192.0.2.2 192.0.2.3").await;
     ns.create(site.service("other")).await;
     ns.gets("other", ["192.0.2.1"]).await;
     ns.create(site.service("a")).await;
@@ -55,9 +49,7 @@ async fn a_service_that_stops_being_a_load_balancer_gives_its_address_back_and_g
 
 #[tokio::test]
 async fn a_service_that_becomes_a_load_balancer_is_served() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    let (ns, site) = Site::of("192.0.2.1").await;
     ns.create(service("a").kind("NodePort")).await;
     ns.edit(
         "a",
@@ -69,9 +61,7 @@ async fn a_service_that_becomes_a_load_balancer_is_served() {
 
 #[tokio::test]
 async fn a_service_that_was_pending_and_leaves_scope_loses_its_condition_and_waits_no_more() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    let (ns, site) = Site::of("192.0.2.1").await;
     ns.create(site.service("holder")).await;
     ns.gets("holder", ["192.0.2.1"]).await;
     ns.create(site.service("waiting")).await;
@@ -117,12 +107,8 @@ async fn a_service_of_another_class_or_type_is_never_written_whatever_its_status
 
 #[tokio::test]
 async fn the_end_of_a_namespaces_services_gives_all_addresses_back() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let list: Vec<_> = (1..=20)
-        .map(|host| format!("{ns}:192.0.2.{host}"))
-        .collect();
-    let site = Site::start(control_plane, list.join(" ")).await;
+    let list: Vec<_> = (1..=20).map(|host| format!("192.0.2.{host}")).collect();
+    let (ns, site) = Site::of(&list.join(" ")).await;
     for number in 0..20 {
         ns.create(site.service(&format!("s{number}"))).await;
     }
@@ -135,9 +121,7 @@ async fn the_end_of_a_namespaces_services_gives_all_addresses_back() {
 
 #[tokio::test]
 async fn a_service_created_again_with_another_class_gives_its_address_back() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    let (ns, site) = Site::of("192.0.2.1").await;
     ns.create(site.service("a")).await;
     ns.gets("a", ["192.0.2.1"]).await;
     ns.create(site.service("waiting")).await;
@@ -150,9 +134,7 @@ async fn a_service_created_again_with_another_class_gives_its_address_back() {
 
 #[tokio::test]
 async fn a_controller_that_is_away_does_not_block_a_deletion() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    let (ns, mut site) = Site::of("192.0.2.1").await;
     ns.create(site.service("a")).await;
     let service = ns.gets("a", ["192.0.2.1"]).await;
     assert_eq!(service.metadata.finalizers, None);

@@ -15,9 +15,7 @@ const NAMESPACES: &str = "lb-allocator.io/sharing-namespaces";
 
 #[tokio::test]
 async fn services_of_one_key_share_an_address_unless_their_ports_clash() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::start(control_plane, format!("{ns}:192.0.2.1 {ns}:192.0.2.2")).await;
+    let (ns, site) = Site::of("192.0.2.1 192.0.2.2").await;
     let web = |name: &str, port| site.service(name).annotation(KEY, "web").port(port);
     ns.create(web("http", 80)).await;
     ns.gets("http", ["192.0.2.1"]).await;
@@ -35,9 +33,7 @@ async fn services_of_one_key_share_an_address_unless_their_ports_clash() {
 
 #[tokio::test]
 async fn a_change_that_breaks_the_rule_moves_only_the_service_that_changed() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::start(control_plane, format!("{ns}:192.0.2.1 {ns}:192.0.2.2")).await;
+    let (ns, site) = Site::of("192.0.2.1 192.0.2.2").await;
     let web = |name: &str, port| site.service(name).annotation(KEY, "web").port(port);
     ns.create(web("stays", 80)).await;
     ns.gets("stays", ["192.0.2.1"]).await;
@@ -50,9 +46,7 @@ async fn a_change_that_breaks_the_rule_moves_only_the_service_that_changed() {
 
 #[tokio::test]
 async fn a_service_that_may_not_share_any_more_and_finds_no_other_address_loses_it() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    let (ns, site) = Site::of("192.0.2.1").await;
     let web = |name: &str, port| site.service(name).annotation(KEY, "web").port(port);
     ns.create(web("stays", 80)).await;
     ns.gets("stays", ["192.0.2.1"]).await;
@@ -66,10 +60,8 @@ async fn a_service_that_may_not_share_any_more_and_finds_no_other_address_loses_
 
 #[tokio::test]
 async fn two_services_share_an_address_exactly_when_every_rule_allows_it() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let pools = "pools: [{name: p, addresses: [192.0.2.0/24]}]";
-    let site = Site::with_pools(control_plane, pools).await;
+    let (ns, site) = Site::of_pools(pools).await;
     let web = |name: &str| site.service(name).port(80);
     let next = |name: &str| site.service(name).port(81);
     let local = |service: ServiceBuilder| service.traffic_policy("Local");
@@ -142,10 +134,8 @@ async fn two_services_share_an_address_exactly_when_every_rule_allows_it() {
 
 #[tokio::test]
 async fn who_waits_to_share_is_served_when_the_holder_lets_it() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let pools = "pools: [{name: p, addresses: [192.0.2.0/24]}]";
-    let site = Site::with_pools(control_plane, pools).await;
+    let (ns, site) = Site::of_pools(pools).await;
     let holder = || site.service("1").annotation(KEY, "k").port(80);
     let other = || site.service("2").annotation(KEY, "k").port(81);
     let key = |value: Option<&str>| json!({"metadata": {"annotations": {KEY: value}}});
@@ -197,10 +187,8 @@ async fn who_waits_to_share_is_served_when_the_holder_lets_it() {
 
 #[tokio::test]
 async fn a_service_prefers_the_address_of_its_key_over_a_lower_one() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let pools = "pools: [{name: p, addresses: [192.0.2.0/24]}]";
-    let site = Site::with_pools(control_plane, pools).await;
+    let (ns, site) = Site::of_pools(pools).await;
     let web = |name: &str, port| site.service(name).annotation(KEY, "web").port(port);
     ns.create(web("http", 80).ips("192.0.2.9")).await;
     ns.gets("http", ["192.0.2.9"]).await;
@@ -218,10 +206,8 @@ async fn a_service_prefers_the_address_of_its_key_over_a_lower_one() {
 
 #[tokio::test]
 async fn clusters_do_not_share() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
     let pools = "pools: [{name: p, addresses: [192.0.2.0/24]}]";
-    let site = Site::with_pools(control_plane, pools).await;
+    let (ns, site) = Site::of_pools(pools).await;
     let keyed = site.service("one").port(80);
     ns.create(keyed.annotation(KEY, "web").annotation(NAMESPACES, "*"))
         .await;

@@ -10,13 +10,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 async fn served() -> (Namespace, Site) {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::start(
-        control_plane,
-        format!("{ns}:192.0.2.1 {ns}:192.0.2.2 {ns}:192.0.2.3"),
-    )
-    .await;
+    let (ns, site) = Site::of("192.0.2.1 192.0.2.2 192.0.2.3").await;
     ns.create(site.service("a")).await;
     ns.gets("a", ["192.0.2.1"]).await;
     (ns, site)
@@ -27,6 +21,7 @@ async fn a_fresh_service_costs_one_status_write_under_a_field_manager_of_ours() 
     let (ns, site) = served().await;
     ns.create(site.service("b")).await;
     ns.gets("b", ["192.0.2.2"]).await;
+    site.fence(&ns).await;
     for name in ["a", "b"] {
         let writes = ns.was_written(name, 1).await;
         assert_eq!((writes[0].verb.as_str(), writes[0].code), ("patch", 200));
@@ -79,9 +74,7 @@ async fn a_held_service_costs_no_write_when_the_watcher_or_the_allocator_starts_
 
 #[tokio::test]
 async fn a_pending_service_is_not_written_again_by_retries_and_restarts() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1 {ns}:192.0.2.2")).await;
+    let (ns, mut site) = Site::of("192.0.2.1 192.0.2.2").await;
     ns.create(site.service("pending").ips("203.0.113.1")).await;
     ns.is_pending("pending", "ADDRESS_NOT_IN_POOL").await;
     site.watcher.kill();
@@ -160,9 +153,7 @@ async fn a_status_changed_while_the_watcher_was_down_is_written_back() {
 
 #[tokio::test]
 async fn other_controllers_conditions_survive() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    let (ns, site) = Site::of("192.0.2.1").await;
     ns.create(site.service("holder")).await;
     ns.gets("holder", ["192.0.2.1"]).await;
     ns.create(site.service("a")).await;

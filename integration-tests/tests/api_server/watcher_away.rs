@@ -1,7 +1,6 @@
 //! What happens to Services while no watcher runs is made good at its start.
 
 use integration_tests::{
-    control_plane::ControlPlane,
     eventually::{DEADLINE, eventually},
     namespace::condition,
     site::Site,
@@ -42,9 +41,7 @@ async fn holds(site: &Site, expected: &[(&str, &str)]) {
 
 #[tokio::test]
 async fn services_deleted_while_it_was_down_are_released_at_its_start() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let mut site = Site::with_pools(control_plane, SHORT_GRACE).await;
+    let (ns, mut site) = Site::of_pools(SHORT_GRACE).await;
     for (name, address) in [("stays", "192.0.2.1"), ("goes", "192.0.2.2")] {
         ns.create(site.service(name)).await;
         ns.gets(name, [address]).await;
@@ -61,9 +58,7 @@ async fn services_deleted_while_it_was_down_are_released_at_its_start() {
 
 #[tokio::test]
 async fn a_service_created_again_while_it_was_down_keeps_its_address() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let mut site = Site::with_pools(control_plane, SHORT_GRACE).await;
+    let (ns, mut site) = Site::of_pools(SHORT_GRACE).await;
     for (name, address) in [("first", "192.0.2.1"), ("again", "192.0.2.2")] {
         ns.create(site.service(name)).await;
         ns.gets(name, [address]).await;
@@ -80,9 +75,7 @@ async fn a_service_created_again_while_it_was_down_keeps_its_address() {
 
 #[tokio::test]
 async fn a_service_that_changed_its_type_while_it_was_down_is_released_at_its_start() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let mut site = Site::with_pools(control_plane, SHORT_GRACE).await;
+    let (ns, mut site) = Site::of_pools(SHORT_GRACE).await;
     ns.create(site.service("a")).await;
     ns.gets("a", ["192.0.2.1"]).await;
     site.watcher.kill();
@@ -97,9 +90,7 @@ async fn a_service_that_changed_its_type_while_it_was_down_is_released_at_its_st
 
 #[tokio::test]
 async fn edits_made_while_it_was_down_are_carried_out_at_its_start() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1 {ns}:192.0.2.2")).await;
+    let (ns, mut site) = Site::of("192.0.2.1 192.0.2.2").await;
     ns.create(site.service("a")).await;
     ns.gets("a", ["192.0.2.1"]).await;
     site.watcher.kill();
@@ -111,9 +102,7 @@ async fn edits_made_while_it_was_down_are_carried_out_at_its_start() {
 
 #[tokio::test]
 async fn sigterm_ends_it_in_time_with_success_and_changes_nothing() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    let (ns, mut site) = Site::of("192.0.2.1").await;
     ns.create(site.service("a")).await;
     ns.gets("a", ["192.0.2.1"]).await;
     let status = site
@@ -127,9 +116,7 @@ async fn sigterm_ends_it_in_time_with_success_and_changes_nothing() {
 
 #[tokio::test]
 async fn a_watcher_that_hangs_is_noticed_by_the_allocator_and_heard_again_when_it_is_back() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    let (ns, mut site) = Site::of("192.0.2.1").await;
     let listen = async |site: &Site, count: u32| {
         // Keep-alives find a dead peer in 20 s.
         eventually(DEADLINE, format!("{count} watchers listen"), async || {

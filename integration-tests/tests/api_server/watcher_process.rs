@@ -15,9 +15,7 @@ use integration_tests::{
 
 #[tokio::test]
 async fn each_decision_is_one_classic_line_on_standard_output() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1 {ns}:192.0.2.2")).await;
+    let (ns, mut site) = Site::of("192.0.2.1 192.0.2.2").await;
     ns.create(site.service("a").ips("192.0.2.1")).await;
     ns.gets("a", ["192.0.2.1"]).await;
     ns.create(site.service("b").ips("192.0.2.1")).await;
@@ -57,9 +55,7 @@ async fn each_decision_is_one_classic_line_on_standard_output() {
 
 #[tokio::test]
 async fn its_metrics_count_what_it_holds_and_what_waits() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    let (ns, site) = Site::of("192.0.2.1").await;
     ns.create(site.service("held")).await;
     ns.gets("held", ["192.0.2.1"]).await;
     ns.create(site.service("waiting")).await;
@@ -82,8 +78,7 @@ async fn its_metrics_count_what_it_holds_and_what_waits() {
 #[tokio::test]
 async fn every_flag_may_come_from_the_environment() {
     let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let mut site = Site::start(control_plane, format!("{ns}:192.0.2.1")).await;
+    let (ns, mut site) = Site::of("192.0.2.1").await;
     site.watcher.kill();
     let mut options = Options::cluster(CLUSTER).class(&site.class);
     options.given = Given::InEnvironment;
