@@ -6,9 +6,10 @@ use std::{collections::BTreeSet, fs};
 use crate::commands::repository;
 
 /// Every README, in the order in which their commands are run.
-pub const READMES: [&str; 7] = [
+pub const READMES: [&str; 8] = [
     "README.md",
     "deploy/README.md",
+    "deploy/chart/README.md",
     "deploy/monitoring/README.md",
     "allocator/README.md",
     "watcher/README.md",

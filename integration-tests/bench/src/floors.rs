@@ -36,3 +36,36 @@ pub fn check(table: &Table) -> Result<()> {
     ensure!(below.is_empty(), "too slow:\n{}", below.join("\n"));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
+    use super::*;
+    use crate::table::Round;
+
+    fn table(ratio: f64) -> Table {
+        let mut table = Table::default();
+        for (section, what, floor) in FLOORS {
+            for in_flight in [1, 64] {
+                let ratio = if in_flight == 64 { ratio } else { floor };
+                let round = Round {
+                    ratio,
+                    ..Round::rate(1.0)
+                };
+                table.add(section, in_flight, (what, "H"), round);
+            }
+        }
+        table
+    }
+
+    #[test]
+    fn a_ratio_below_its_floor_is_named_and_one_that_was_not_measured_too() {
+        check(&table(1.0)).unwrap();
+        let slow = check(&table(0.1)).unwrap_err().to_string();
+        assert!(slow.contains("(d) mTLS at 64 in flight has the ratio 0.10, and 0.4"));
+        assert_eq!(slow.lines().count(), 1 + FLOORS.len());
+        check(&table(f64::NAN)).unwrap_err();
+        check(&Table::default()).unwrap_err();
+    }
+}
