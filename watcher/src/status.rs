@@ -402,7 +402,7 @@ mod tests {
                     "loadBalancer": {"ingress": [vip("192.0.2.1"), vip("2001:db8::1")]},
                     "conditions": [{
                         "type": CONDITION, "status": "True", "reason": "Satisfied",
-                        "message": "192.0.2.1 from pool red, 2001:db8::1 from pool red",
+                        "message": "192.0.2.1,2001:db8::1 from pool red",
                         "lastTransitionTime": NOW,
                     }],
                 },

@@ -123,7 +123,8 @@ mod tests {
               selector and labels",
             ),
         ] {
-            assert_eq!(refused(metadata, spec).as_deref(), Some(words));
+            let words = format!("{words}; correct the Service");
+            assert_eq!(refused(metadata, spec), Some(words));
         }
     }
 }
