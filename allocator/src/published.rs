@@ -67,7 +67,7 @@ impl Published {
             state: RwLock::new(state),
             revisions: watch::Sender::new(engine.revision()),
             revised: Notify::new(),
-            streams: Arc::new(Streams::new(engine.revision())),
+            streams: Arc::new(Streams::default()),
             decommissioned,
             contacts: Contacts::default(),
             began: now,

@@ -1,13 +1,17 @@
-//! The open Watch streams, by cluster. What is told is put into a bounded buffer
-//! of each stream; a stream whose reader lets it fill up is cut off, and whoever
-//! reads it has to open another one.
+//! The open Watch streams: the sessions of watchers, by cluster. Of the replicas that
+//! serve the same Services one acts, the one whose session has been open longest.
+//!
+//! What is told is put into a bounded buffer of each stream; a stream whose reader lets
+//! it fill up is cut off, and whoever reads it has to open another one.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::engine::{ClusterName, Family, Identity, PoolName, Refusal, Revision, ServiceKey, Uid};
+use crate::engine::{
+    ClusterName, Family, Identity, PoolName, Refusal, Revision, ServiceKey, Timestamp, Uid,
+};
 
 /// Messages that a reader may be behind.
 const BUFFER: usize = 1024;
@@ -24,9 +28,11 @@ const VACANT: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooMany;
 
-/// Something that may let waiting Services be served.
+/// What a watcher should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
+    /// Its replica, which stood by, acts from now on. That belongs to no revision.
+    Acting,
     /// Addresses became free, and these Services should ask for them.
     Freed {
         pool: PoolName,
@@ -51,14 +57,42 @@ pub struct Message {
     pub told: Told,
 }
 
+/// A process that may act for its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replica {
+    /// No other process has it.
+    pub name: String,
+    /// Those that serve the same Services are replicas of each other.
+    pub serves: String,
+}
+
+/// Who opens a stream.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    pub cluster: ClusterName,
+    /// Of the cluster, where it was told.
+    pub uid: Option<Uid>,
+    /// Nothing where the caller only listens.
+    pub replica: Option<Replica>,
+    pub now: Timestamp,
+}
+
 /// A new stream.
 #[derive(Debug)]
 pub struct Stream {
     pub messages: mpsc::Receiver<Message>,
     /// To be kept for as long as the stream is open.
     pub presence: Presence,
-    /// Nothing was told to anybody since the revision that was asked about.
-    pub resumed: bool,
+    /// Whether its replica acts.
+    pub acting: bool,
+}
+
+/// An open stream, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    pub replica: Option<Replica>,
+    pub since: Timestamp,
+    pub acting: bool,
 }
 
 /// See the module.
@@ -68,20 +102,25 @@ pub struct Streams {
     began: Instant,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
-    by_cluster: BTreeMap<ClusterName, Vec<Open>>,
+    by_cluster: BTreeMap<ClusterName, Open>,
     /// When a stream of a cluster was last closed, as long as that is not long ago.
     closed: BTreeMap<ClusterName, Instant>,
-    /// Streams that have seen this revision have missed nothing.
-    last_told: Revision,
+    /// Of the stream that was opened last.
+    number: u64,
 }
 
+/// The streams of a cluster, in the order in which they were opened.
+#[derive(Debug, Default)]
+struct Open(Vec<One>);
+
 #[derive(Debug)]
-struct Open {
+struct One {
+    number: u64,
     sender: mpsc::Sender<Message>,
-    /// Of the cluster, where it was told.
     uid: Option<Uid>,
+    session: Session,
 }
 
 /// Of an open stream; dropped with it.
@@ -89,6 +128,7 @@ struct Open {
 pub struct Presence {
     streams: Arc<Streams>,
     cluster: ClusterName,
+    number: u64,
 }
 
 impl Drop for Presence {
@@ -97,68 +137,134 @@ impl Drop for Presence {
         let mut state = self.streams.state.lock();
         state.closed.retain(|_, at| now - *at < VACANT);
         state.closed.insert(self.cluster.clone(), now);
+        state.keep(&self.cluster, |one| one.number != self.number);
+    }
+}
+
+impl One {
+    /// Where there is no room for it the stream ends, and its reader opens another one.
+    fn tell(&self, message: Message) -> bool {
+        self.sender.try_send(message).is_ok()
+    }
+}
+
+impl Open {
+    /// Ends the others; of the replicas of one that acted, another one does.
+    fn keep(&mut self, keeps: impl FnMut(&One) -> bool) {
+        self.0.retain(keeps);
+        while let Some(index) = self.successor() {
+            let one = &mut self.0[index];
+            one.session.acting = true;
+            if !one.tell(Message {
+                revision: Revision(0),
+                told: Told::Acting,
+            }) {
+                self.0.remove(index);
+            }
+        }
+    }
+
+    /// The first stream of replicas none of which acts.
+    fn successor(&self) -> Option<usize> {
+        self.0.iter().position(|one| {
+            let replica = one.session.replica.as_ref();
+            replica.is_some_and(|replica| !self.acts_for(&replica.serves))
+        })
+    }
+
+    fn acts_for(&self, serves: &str) -> bool {
+        let acting = self.0.iter().filter(|one| one.session.acting);
+        let mut replicas = acting.filter_map(|one| one.session.replica.as_ref());
+        replicas.any(|replica| replica.serves == serves)
+    }
+
+    /// Says whether the replica of the new stream acts: it takes the role of its earlier
+    /// stream, or acts where nobody does.
+    fn enters(&mut self, replica: Option<&Replica>) -> bool {
+        let Some(replica) = replica else { return false };
+        self.0
+            .retain(|one| one.session.replica.as_ref() != Some(replica));
+        !self.acts_for(&replica.serves)
     }
 }
 
 impl State {
-    fn open_streams(&self, cluster: &ClusterName) -> usize {
-        let streams = self.by_cluster.get(cluster).into_iter().flatten();
-        streams.filter(|of| !of.sender.is_closed()).count()
+    fn keep(&mut self, cluster: &ClusterName, keeps: impl FnMut(&One) -> bool) {
+        let Some(open) = self.by_cluster.get_mut(cluster) else {
+            return;
+        };
+        open.keep(keeps);
+        if open.0.is_empty() {
+            self.by_cluster.remove(cluster);
+        }
+    }
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            began: Instant::now(),
+        }
     }
 }
 
 impl Streams {
-    /// Nobody can have missed nothing that saw an earlier process: what that told
-    /// last is not known.
-    pub fn new(revision: Revision) -> Self {
-        Self {
-            state: Mutex::new(State {
-                by_cluster: BTreeMap::new(),
-                closed: BTreeMap::new(),
-                last_told: revision.next(),
-            }),
-            began: Instant::now(),
-        }
-    }
-
-    /// Opens a stream, of the cluster with this uid.
+    /// Opens a stream.
     ///
     /// # Errors
     /// If there are too many.
-    pub fn open(
-        self: &Arc<Self>,
-        cluster: ClusterName,
-        uid: Option<Uid>,
-        seen: Option<Revision>,
-    ) -> Result<Stream, TooMany> {
+    pub fn open(self: &Arc<Self>, opening: Opening) -> Result<Stream, TooMany> {
+        let Opening {
+            cluster,
+            uid,
+            replica,
+            now,
+        } = opening;
         let (sender, messages) = mpsc::channel(BUFFER);
         let mut state = self.state.lock();
-        // Where nothing is told for long, readers come and go all the same.
-        state.by_cluster.retain(|_, streams| {
-            streams.retain(|stream| !stream.sender.is_closed());
-            !streams.is_empty()
-        });
-        let open: usize = state.by_cluster.values().map(Vec::len).sum();
-        let of_cluster = state.by_cluster.get(&cluster).map_or(0, Vec::len);
-        if open >= MAX_OPEN || of_cluster >= MAX_OF_CLUSTER {
+        let all: usize = state.by_cluster.values().map(|open| open.0.len()).sum();
+        let of_cluster = state.by_cluster.get(&cluster).map_or(0, |open| open.0.len());
+        if all >= MAX_OPEN || of_cluster >= MAX_OF_CLUSTER {
             return Err(TooMany);
         }
-        let streams = state.by_cluster.entry(cluster.clone()).or_default();
-        streams.push(Open { sender, uid });
+        state.number += 1;
+        let number = state.number;
+        let open = state.by_cluster.entry(cluster.clone()).or_default();
+        let acting = open.enters(replica.as_ref());
+        open.0.push(One {
+            number,
+            sender,
+            uid,
+            session: Session {
+                replica,
+                since: now,
+                acting,
+            },
+        });
         Ok(Stream {
             messages,
             presence: Presence {
                 streams: Arc::clone(self),
                 cluster,
+                number,
             },
-            resumed: seen.is_some_and(|seen| seen >= state.last_told),
+            acting,
         })
+    }
+
+    /// The open streams of a cluster.
+    pub fn sessions(&self, cluster: &ClusterName) -> Vec<Session> {
+        let state = self.state.lock();
+        let open = state.by_cluster.get(cluster).into_iter();
+        let open = open.flat_map(|open| &open.0);
+        open.map(|one| one.session.clone()).collect()
     }
 
     /// How many streams of a cluster are open.
     pub fn count(&self, cluster: &ClusterName) -> usize {
         let state = self.state.lock();
-        state.open_streams(cluster)
+        state.by_cluster.get(cluster).map_or(0, |open| open.0.len())
     }
 
     /// Whether no stream of a cluster has been open for a while.
@@ -166,31 +272,26 @@ impl Streams {
         let now = Instant::now();
         let state = self.state.lock();
         let last = state.closed.get(cluster).copied();
-        state.open_streams(cluster) == 0 && now - last.unwrap_or(self.began) >= VACANT
+        !state.by_cluster.contains_key(cluster) && now - last.unwrap_or(self.began) >= VACANT
     }
 
     /// Ends the streams of clusters that had the name before this one.
     pub fn end_others(&self, cluster: &ClusterName, owner: &Identity, revision: Revision) {
+        let is_other = |one: &One| one.uid.as_ref().is_some_and(|uid| *uid != owner.uid);
         let mut state = self.state.lock();
-        let Some(streams) = state.by_cluster.get_mut(cluster) else {
-            return;
-        };
-        streams.retain(|Open { sender, uid }| {
-            let Some(uid) = uid.as_ref().filter(|uid| **uid != owner.uid) else {
-                return true;
-            };
-            let refusal = Refusal::ClusterNameInUse {
-                cluster: cluster.clone(),
-                uid: uid.clone(),
-                owner: owner.clone(),
-            };
-            // Where there is no room for it the stream is cut, which is as good.
-            let _ = sender.try_send(Message {
+        let others = state.by_cluster.get(cluster).into_iter();
+        for one in others.flat_map(|open| &open.0).filter(|one| is_other(one)) {
+            let Some(uid) = one.uid.clone() else { continue };
+            one.tell(Message {
                 revision,
-                told: Told::Ended(Box::new(refusal)),
+                told: Told::Ended(Box::new(Refusal::ClusterNameInUse {
+                    cluster: cluster.clone(),
+                    uid,
+                    owner: owner.clone(),
+                })),
             });
-            false
-        });
+        }
+        state.keep(cluster, |one| !is_other(one));
     }
 
     /// Every cluster that has an open stream, in the order of names.
@@ -201,25 +302,15 @@ impl Streams {
     /// Tells all streams of a cluster. `false` if there are none.
     pub fn tell(&self, cluster: &ClusterName, message: &Message) -> bool {
         let mut state = self.state.lock();
-        state.last_told = message.revision;
-        let Some(streams) = state.by_cluster.get_mut(cluster) else {
-            return false;
-        };
-        streams.retain(|stream| stream.sender.try_send(message.clone()).is_ok());
-        let heard = !streams.is_empty();
-        if !heard {
-            state.by_cluster.remove(cluster);
-        }
-        heard
+        state.keep(cluster, |one| one.tell(message.clone()));
+        state.by_cluster.contains_key(cluster)
     }
 
     /// Tells everybody.
     pub fn tell_all(&self, message: &Message) {
-        let mut state = self.state.lock();
-        state.last_told = message.revision;
-        state.by_cluster.retain(|_, streams| {
-            streams.retain(|stream| stream.sender.try_send(message.clone()).is_ok());
-            !streams.is_empty()
+        self.state.lock().by_cluster.retain(|_, open| {
+            open.keep(|one| one.tell(message.clone()));
+            !open.0.is_empty()
         });
     }
 }
@@ -239,61 +330,118 @@ mod tests {
         }
     }
 
+    fn opening(name: &str, replica: Option<(&str, &str)>) -> Opening {
+        Opening {
+            cluster: cluster(name),
+            uid: None,
+            replica: replica.map(|(name, serves)| Replica {
+                name: name.to_owned(),
+                serves: serves.to_owned(),
+            }),
+            now: Timestamp(0),
+        }
+    }
+
+    fn listens(name: &str) -> Opening {
+        opening(name, None)
+    }
+
+    /// The names of those that act.
+    fn acting(streams: &Streams) -> Vec<String> {
+        let sessions = streams.sessions(&cluster("a"));
+        let acting = sessions.into_iter().filter(|session| session.acting);
+        acting.map(|session| session.replica.unwrap().name).collect()
+    }
+
     #[test]
     fn a_reader_that_falls_behind_is_cut_off_and_others_are_not() {
-        let streams = Arc::new(Streams::new(Revision(0)));
-        let mut slow = streams.open(cluster("a"), None, None).unwrap().messages;
-        let mut quick = streams.open(cluster("a"), None, None).unwrap().messages;
+        let streams = Arc::new(Streams::default());
+        let mut slow = streams.open(listens("a")).unwrap();
+        let mut quick = streams.open(listens("a")).unwrap();
         for revision in 0..=BUFFER as i64 {
             assert!(streams.tell(&cluster("a"), &at(revision)));
-            assert_eq!(quick.try_recv(), Ok(at(revision)));
+            assert_eq!(quick.messages.try_recv(), Ok(at(revision)));
         }
         assert_eq!(streams.count(&cluster("a")), 1);
         for revision in 0..BUFFER as i64 {
-            assert_eq!(slow.try_recv(), Ok(at(revision)));
+            assert_eq!(slow.messages.try_recv(), Ok(at(revision)));
         }
         assert_eq!(
-            slow.try_recv(),
+            slow.messages.try_recv(),
             Err(mpsc::error::TryRecvError::Disconnected)
         );
     }
 
     #[test]
-    fn a_stream_is_resumed_when_nothing_was_told_since_in_this_process() {
-        let streams = Arc::new(Streams::new(Revision(7)));
-        assert!(!streams.open(cluster("a"), None, None).unwrap().resumed);
-        assert!(
-            !streams
-                .open(cluster("a"), None, Some(Revision(7)))
-                .unwrap()
-                .resumed
+    fn the_replica_whose_session_has_been_open_longest_acts_and_is_told_when_it_begins_to() {
+        let streams = Arc::new(Streams::default());
+        let open = |name| streams.open(opening("a", Some((name, "all")))).unwrap();
+        let _listener = streams.open(listens("a")).unwrap();
+        let (first, mut second, mut third) = (open("first"), open("second"), open("third"));
+        assert_eq!([first.acting, second.acting, third.acting], [true, false, false]);
+        drop(first);
+        assert_eq!(second.messages.try_recv().unwrap().told, Told::Acting);
+        assert_eq!(acting(&streams), ["second"]);
+        let again = open("first");
+        assert!(!again.acting, "there is a newer one");
+        drop(second);
+        assert_eq!(third.messages.try_recv().unwrap().told, Told::Acting);
+        assert_eq!(acting(&streams), ["third"]);
+    }
+
+    #[test]
+    fn one_that_is_cut_off_acts_no_more_and_another_one_does() {
+        let streams = Arc::new(Streams::default());
+        let open = |name| streams.open(opening("a", Some((name, "all")))).unwrap();
+        let _slow = open("slow");
+        let mut quick = open("quick");
+        for revision in 0..BUFFER as i64 {
+            streams.tell_all(&at(revision));
+            assert_eq!(quick.messages.try_recv(), Ok(at(revision)));
+        }
+        streams.tell(&cluster("a"), &at(9));
+        assert_eq!(quick.messages.try_recv(), Ok(at(9)));
+        assert_eq!(quick.messages.try_recv().unwrap().told, Told::Acting);
+        assert_eq!(acting(&streams), ["quick"]);
+    }
+
+    #[test]
+    fn a_second_session_of_a_replica_ends_its_first_one_and_takes_its_role() {
+        let streams = Arc::new(Streams::default());
+        let open = |name| streams.open(opening("a", Some((name, "all")))).unwrap();
+        let mut first = open("first");
+        let mut second = open("second");
+        assert!(open("first").acting, "its role is its own");
+        assert_eq!(
+            first.messages.try_recv(),
+            Err(mpsc::error::TryRecvError::Disconnected)
         );
-        streams.tell_all(&at(9));
-        assert!(
-            !streams
-                .open(cluster("a"), None, Some(Revision(8)))
-                .unwrap()
-                .resumed
-        );
-        assert!(
-            streams
-                .open(cluster("a"), None, Some(Revision(9)))
-                .unwrap()
-                .resumed
-        );
-        assert!(!streams.tell(&cluster("b"), &at(12)), "nobody listens");
-        assert!(
-            !streams
-                .open(cluster("b"), None, Some(Revision(9)))
-                .unwrap()
-                .resumed
-        );
+        // The new session of the first one was dropped at once.
+        assert_eq!(second.messages.try_recv().unwrap().told, Told::Acting);
+        drop(first);
+        assert_eq!(acting(&streams), ["second"], "what ended before changes nothing");
+    }
+
+    #[test]
+    fn of_those_that_serve_other_services_or_another_cluster_each_acts() {
+        let streams = Arc::new(Streams::default());
+        let open = |cluster, name, serves| {
+            let opened = streams.open(opening(cluster, Some((name, serves))));
+            opened.unwrap()
+        };
+        let all = [
+            open("a", "r1", "class x"),
+            open("a", "r2", "class y"),
+            open("b", "r3", "class x"),
+        ];
+        assert!(all.iter().all(|stream| stream.acting));
+        assert!(!streams.open(listens("c")).unwrap().acting, "it only listens");
     }
 
     #[test]
     fn one_cluster_cannot_have_all_the_streams_and_closed_ones_do_not_count() {
-        let streams = Arc::new(Streams::new(Revision(0)));
-        let open = |name: &str| streams.open(cluster(name), None, None);
+        let streams = Arc::new(Streams::default());
+        let open = |name: &str| streams.open(listens(name));
         let all: Vec<_> = (0..MAX_OF_CLUSTER).map(|_| open("a").unwrap()).collect();
         assert_eq!(open("a").unwrap_err(), TooMany);
         open("b").unwrap();

@@ -16,10 +16,14 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{leadership::Leadership, ledger::Ledger, metrics::Metrics, queue::Queue};
+use crate::{
+    ledger::Ledger,
+    metrics::Metrics,
+    queue::Queue,
+    session::role::{Role, RoleKeeper},
+};
 
 const ALLOCATOR: &str = "allocator-answered";
-const ELECTION: &str = "leader-election";
 
 /// What must have happened once before the watcher counts as ready. It stays
 /// ready when the allocator goes away: held addresses are as good as before.
@@ -30,12 +34,9 @@ pub struct Health {
     namespaces_error: Mutex<String>,
     services_listed: AtomicBool,
     allocator_answered: AtomicBool,
-    election_works: AtomicBool,
     was_ready: AtomicBool,
     /// Why the allocator does not serve this cluster.
     cluster_refused: Mutex<Option<String>>,
-    /// Why not.
-    election_error: Mutex<String>,
     /// Why statuses cannot be written, if nothing but a missing right is to blame.
     status_error: Mutex<Option<String>>,
 }
@@ -66,16 +67,6 @@ impl Health {
         *self.cluster_refused.lock() = why;
     }
 
-    /// It is known whether this replica leads.
-    pub fn election_works(&self) {
-        self.election_works.store(true, Ordering::Relaxed);
-    }
-
-    /// The lease cannot be reached, for this reason.
-    pub fn election_broken(&self, error: String) {
-        *self.election_error.lock() = error;
-    }
-
     /// A status was written.
     pub fn status_written(&self) {
         *self.status_error.lock() = None;
@@ -86,7 +77,7 @@ impl Health {
         *self.status_error.lock() = Some(format!("cannot write services/status: {error}"));
     }
 
-    fn checks(&self) -> [(&'static str, bool); 4] {
+    fn checks(&self) -> [(&'static str, bool); 3] {
         [
             (
                 "namespaces-listed",
@@ -97,7 +88,6 @@ impl Health {
                 self.services_listed.load(Ordering::Relaxed),
             ),
             (ALLOCATOR, self.allocator_answered.load(Ordering::Relaxed)),
-            (ELECTION, self.election_works.load(Ordering::Relaxed)),
         ]
     }
 }
@@ -107,7 +97,7 @@ pub struct Admin {
     /// For `/readyz`.
     pub health: Arc<Health>,
     /// For both.
-    pub leadership: Arc<Leadership>,
+    pub role: Arc<RoleKeeper>,
     /// Why the certificate files as they are now are not in force, with TLS.
     pub certificates_problem: Option<watch::Receiver<Option<String>>>,
     /// For `/metrics`.
@@ -134,7 +124,7 @@ impl Admin {
 
 async fn readyz(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> impl IntoResponse {
     let verbose = query.is_some_and(|query| query.split('&').any(|q| q.starts_with("verbose")));
-    let (ready, mut text) = report(&admin.health, admin.leadership.leads(), verbose);
+    let (ready, mut text) = report(&admin.health, admin.role.get(), verbose);
     if let Some(problem) = admin.certificates_problem.as_ref().filter(|_| verbose) {
         text = certificates(problem.borrow().as_deref()) + &text;
     }
@@ -154,45 +144,40 @@ fn certificates(problem: Option<&str>) -> String {
     )
 }
 
-fn report(health: &Health, leads: bool, verbose: bool) -> (bool, String) {
+fn report(health: &Health, role: Role, verbose: bool) -> (bool, String) {
     let mut checks = health.checks();
     for (name, ok) in &mut checks {
-        // Who stands by asks nobody for anything, and is ready to.
-        let stands_by = !leads && health.election_works.load(Ordering::Relaxed);
-        let was_ready = health.was_ready.load(Ordering::Relaxed);
-        *ok |= *name == ALLOCATOR && (stands_by || was_ready);
+        *ok |= *name == ALLOCATOR && health.was_ready.load(Ordering::Relaxed);
     }
     // Not for a while, as an allocator that is away: until somebody has decided.
     let refused = health.cluster_refused.lock().clone();
     // Who stands by does not write.
-    let forbidden = health.status_error.lock().clone().filter(|_| leads);
+    let writes = role != Role::Standby;
+    let forbidden = health.status_error.lock().clone().filter(|_| writes);
     let works = refused.is_none() && forbidden.is_none();
     let ready = works && checks.iter().all(|(_, ok)| *ok);
     health.was_ready.fetch_or(ready, Ordering::Relaxed);
     let mut text = String::new();
     for (name, ok) in checks.iter().filter(|(_, ok)| verbose || !ok) {
-        let (sign, word) = match (*ok, *name == ELECTION, leads) {
-            (false, _, _) => ('-', "not yet"),
-            (true, false, _) => ('+', "ok"),
-            (true, true, true) => ('+', "leading"),
-            (true, true, false) => ('+', "standby"),
-        };
+        let (sign, word) = if *ok { ('+', "ok") } else { ('-', "not yet") };
         text += &format!("[{sign}]{name} {word}\n");
+    }
+    if verbose {
+        text += match role {
+            Role::Acting => "[+]session acting\n",
+            Role::Standby => "[+]session standby\n",
+            Role::Alone => "[-]session none\n",
+        };
     }
     match &forbidden {
         Some(error) => text += &format!("[-]status-writable failed: {error}\n"),
         None if verbose => text += "[+]status-writable ok\n",
         None => {}
     }
-    for (works, error) in [
-        (&health.namespaces_listed, &health.namespaces_error),
-        (&health.election_works, &health.election_error),
-    ] {
-        let error = error.lock();
-        if !works.load(Ordering::Relaxed) && !error.is_empty() {
-            text += &error;
-            text += "\n";
-        }
+    let error = health.namespaces_error.lock();
+    if !health.namespaces_listed.load(Ordering::Relaxed) && !error.is_empty() {
+        text += &error;
+        text += "\n";
     }
     if let Some(refused) = refused {
         text += &format!("[-]cluster-accepted refused\n{refused}\n");
@@ -203,7 +188,7 @@ fn report(health: &Health, leads: bool, verbose: bool) -> (bool, String) {
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
     let Admin {
-        leadership,
+        role,
         metrics,
         registry,
         queue,
@@ -214,7 +199,7 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
         registry,
         queue.depth(),
         &ledger.census(),
-        leadership.leads(),
+        role.acts(),
     );
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(CONTENT_TYPE, kind)], text)
@@ -225,46 +210,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn readiness_waits_for_lists_allocator_and_lease_and_says_for_which() {
+    fn readiness_waits_for_lists_and_allocator_and_says_for_which() {
         let health = Health::default();
-        assert!(!report(&health, false, false).0);
+        assert!(!report(&health, Role::Standby, false).0);
         health.namespaces_broken("cannot watch Namespaces: forbidden".into());
-        let (ready, text) = report(&health, false, false);
+        let (ready, text) = report(&health, Role::Standby, false);
         assert!(!ready && text.contains("[-]namespaces-listed not yet\n"));
         assert!(text.contains("cannot watch Namespaces: forbidden\n"));
         health.namespaces_listed();
         health.namespaces_broken("for a moment".into());
         health.services_listed();
-        health.election_broken("cannot hold the Lease a/b".into());
-        let (ready, text) = report(&health, false, false);
-        let expected = "[-]allocator-answered not yet\n[-]leader-election not yet\n\
-                        cannot hold the Lease a/b\nnot ready\n";
+        let (ready, text) = report(&health, Role::Standby, false);
+        let expected = "[-]allocator-answered not yet\nnot ready\n";
         assert_eq!((ready, text.as_str()), (false, expected));
-        health.election_works();
-        assert!(
-            !report(&health, true, false).0,
-            "who leads needs the allocator"
-        );
-        assert!(report(&health, false, false).0, "who stands by does not");
         health.allocator_answered();
-        assert_eq!(report(&health, false, false), (true, "ok\n".into()));
-        for (leads, role) in [(true, "leading"), (false, "standby")] {
+        for (role, line) in [
+            (Role::Acting, "[+]session acting"),
+            (Role::Standby, "[+]session standby"),
+            (Role::Alone, "[-]session none"),
+        ] {
+            assert_eq!(report(&health, role, false), (true, "ok\n".into()));
             let verbose = format!(
                 "[+]namespaces-listed ok\n[+]services-listed ok\n[+]allocator-answered ok\n\
-                 [+]leader-election {role}\n[+]status-writable ok\nok\n"
+                 {line}\n[+]status-writable ok\nok\n"
             );
-            assert_eq!(report(&health, leads, true), (true, verbose));
+            assert_eq!(report(&health, role, true), (true, verbose));
         }
         health.status_forbidden("forbidden: User \"u\" cannot patch".into());
         let expected = "[-]status-writable failed: cannot write services/status: forbidden: User \
                         \"u\" cannot patch\nnot ready\n";
-        assert_eq!(report(&health, true, false), (false, expected.into()));
-        assert!(
-            report(&health, false, false).0,
-            "who stands by writes nothing"
-        );
+        let acting = report(&health, Role::Acting, false);
+        assert_eq!(acting, (false, expected.into()));
+        let standby = report(&health, Role::Standby, false);
+        assert!(standby.0, "who stands by writes nothing");
         health.status_written();
-        assert!(report(&health, true, false).0);
+        assert!(report(&health, Role::Acting, false).0);
     }
 
     #[test]
@@ -273,12 +253,11 @@ mod tests {
         health.namespaces_listed();
         health.services_listed();
         health.allocator_answered();
-        health.election_works();
-        assert!(report(&health, true, false).0);
+        assert!(report(&health, Role::Alone, false).0);
         health.cluster_refused(Some("the name is in use".into()));
         let expected = "[-]cluster-accepted refused\nthe name is in use\nnot ready\n";
-        assert_eq!(report(&health, true, false), (false, expected.into()));
+        assert_eq!(report(&health, Role::Alone, false), (false, expected.into()));
         health.cluster_refused(None);
-        assert!(report(&health, true, false).0);
+        assert!(report(&health, Role::Alone, false).0);
     }
 }

@@ -32,6 +32,7 @@ use crate::{
     kube::service::Service,
     metrics::Metrics,
     reason::Refusal,
+    session::Replica,
     status,
     view::created,
     wish::{Wish, parse_address},
@@ -42,7 +43,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const SYNC_IDLE: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A dead peer is noticed after twice this.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 /// Each request names the span that it is sent in.
 type Traced = InterceptedService<Channel, fn(Request<()>) -> Result<Request<()>, Status>>;
@@ -305,13 +306,17 @@ impl Allocator {
         Ok(services)
     }
 
-    /// The stream that tells when it is worth asking again, from the revision of the
-    /// last message of an earlier one on.
-    pub async fn watch(&self, resume: i64) -> Result<Streaming<v1::WatchResponse>, Refusal> {
+    /// The stream that tells whether this replica acts, and when it is worth asking
+    /// again.
+    pub async fn watch(
+        &self,
+        replica: &Replica,
+    ) -> Result<Streaming<v1::WatchResponse>, Refusal> {
         let request = v1::WatchRequest {
             cluster: self.cluster.to_string(),
-            resume_revision: resume,
+            replica: replica.name.clone(),
             cluster_uid: self.cluster_uid(),
+            serves: replica.serves.clone(),
         };
         let mut client = self.allocations_client();
         self.call("Watch", client.watch(request)).await

@@ -61,22 +61,6 @@ pub struct Args {
     )]
     pub annotation_aliases: Vec<Peer>,
 
-    /// Agree by a Lease with the other replicas of this watcher on who acts. false:
-    /// there is only this one.
-    #[arg(long, env = "LB_WATCHER_LEADER_ELECT", value_name = "BOOL", default_value_t = true,
-          default_missing_value = "true", num_args = 0..=1, require_equals = true,
-          action = clap::ArgAction::Set)]
-    pub leader_elect: bool,
-
-    /// The namespace of the Lease. Default: that of the Pod, or kube-system where
-    /// lb-watcher runs outside of the cluster.
-    #[arg(
-        long,
-        env = "LB_WATCHER_LEADER_ELECT_LEASE_NAMESPACE",
-        value_name = "NAMESPACE"
-    )]
-    pub leader_elect_lease_namespace: Option<String>,
-
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(
         long,
@@ -110,7 +94,7 @@ pub struct Args {
     )]
     pub log_filter: String,
 
-    /// The name of this process in Events and in the Lease.
+    /// The name of this process in Events and in its session.
     #[arg(
         long,
         env = "HOSTNAME",
@@ -325,8 +309,6 @@ mod tests {
             &["--allocator", "ftp://x"],
             &["--concurrency", "0"],
             &["--concurrency", "257"],
-            &["--leader-elect=maybe"],
-            &["--leader-elect", "false"],
             &["--log-format", "xml"],
             &["--annotation-aliases", "metallb,openelb"],
         ] {
@@ -351,18 +333,6 @@ mod tests {
             &["--concurrency", "256"],
         ] {
             assert!(parse(good).is_ok(), "{good:?}");
-        }
-    }
-
-    #[test]
-    fn replicas_are_reckoned_with_unless_told_otherwise() {
-        for (args, elects) in [
-            (&[][..], true),
-            (&["--leader-elect"], true),
-            (&["--leader-elect=true"], true),
-            (&["--leader-elect=false"], false),
-        ] {
-            assert_eq!(parse(args).unwrap().leader_elect, elects, "{args:?}");
         }
     }
 

@@ -13,21 +13,25 @@ use std::{
 };
 
 use futures::{Stream, StreamExt, stream};
-use kube::{Api, Client, api::ListParams};
+use kube::{Api, Client, Error, api::ListParams};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::{kube::service::Service, observed::Observed, service_api::chain};
 
 /// How often the API server is asked for its version.
-const EVERY: Duration = Duration::from_secs(15);
-const DEADLINE: Duration = Duration::from_secs(10);
+const EVERY: Duration = Duration::from_secs(4);
+const DEADLINE: Duration = Duration::from_secs(3);
+/// The same, after it left a question unanswered.
+const SILENT: Duration = Duration::from_secs(1);
 
 /// The version that the API server has reached, and how often it went back.
 #[derive(Debug, Default)]
 pub struct History {
     newest: AtomicU64,
     breaks: Observed<u64>,
+    /// How many questions in a row the API server has left unanswered.
+    silent: Observed<u32>,
 }
 
 impl History {
@@ -65,6 +69,16 @@ impl History {
         ))
     }
 
+    /// Whether the API server answered the last time.
+    pub fn answers(&self) -> bool {
+        self.silent.get() == 0
+    }
+
+    /// Ends once the API server has left so many questions in a row unanswered.
+    pub async fn silent(&self, times: u32) {
+        self.silent.wait_for(|silent| *silent >= times).await;
+    }
+
     /// Looks for ever.
     pub async fn watch(self: Arc<Self>, client: Client) {
         let services = Api::<Service>::all(client);
@@ -73,16 +87,29 @@ impl History {
             let before = self.newest.load(Ordering::Acquire);
             // The most recent version, not one of a cache.
             let params = ListParams::default().limit(1);
-            match timeout(DEADLINE, services.list(&params)).await {
+            let answer = timeout(DEADLINE, services.list(&params)).await;
+            let answers = match answer {
                 Ok(Ok(list)) => {
                     let version = list.metadata.resource_version;
                     self.judge(before, version.and_then(|version| version.parse().ok()));
+                    true
                 }
                 // The watches tell of it.
-                Ok(Err(error)) => debug!("the version is not known: {}", chain(&error)),
-                Err(_) => debug!("the version is not known: no answer in time"),
+                Ok(Err(error)) => {
+                    debug!("the version is not known: {}", chain(&error));
+                    matches!(error, Error::Api(_))
+                }
+                Err(_) => {
+                    debug!("the version is not known: no answer in time");
+                    false
+                }
+            };
+            if answers {
+                self.silent.update(|silent| *silent = 0);
+            } else {
+                self.silent.update(|silent| *silent = silent.saturating_add(1));
             }
-            tokio::time::sleep(EVERY).await;
+            tokio::time::sleep(if answers { EVERY } else { SILENT }).await;
         }
     }
 

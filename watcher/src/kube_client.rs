@@ -93,8 +93,3 @@ fn own_cluster(config: &Config) -> Option<Config> {
     let own = Config::incluster().ok()?;
     (own.cluster_url == config.cluster_url).then_some(own)
 }
-
-/// The Pod's namespace where the cluster is the Pod's own.
-pub fn own_namespace(config: &Config) -> String {
-    own_cluster(config).map_or_else(|| "kube-system".to_owned(), |own| own.default_namespace)
-}

@@ -5,7 +5,7 @@
 //!   API server                                             lb-allocator
 //!       │ watch                                  Watch stream │   ▲ Acquire
 //!       ▼                                                     ▼   │ Release
-//! service_watch ──► service_store                announcements    │
+//! service_watch ──► service_store                   session       │
 //!       │ keys           │                            │ keys      │
 //!       ▼                ▼                            ▼           │
 //!     queue ─────────► sync, one Service at a time ◄─ queue       │
@@ -23,8 +23,8 @@
 //! namespaces, which are part of each wish; when they change, the namespace's
 //! Services are queued.
 //!
-//! Of several replicas only one acts: [`election`] says which, by a [`lease`], and
-//! [`leadership`] sees to it that queue, workers and the stream rest elsewhere.
+//! Of several replicas only one acts: the allocator says on the [`session`] which, and
+//! [`session::role`] sees to it that queue and workers rest elsewhere.
 //!
 //! Start reading at [`sync`]; [`wish`] (with [`annotations`] and [`sharing`]),
 //! [`grant`], [`view`] and [`status`] are its pure parts. [`queue`] says who is looked
@@ -35,13 +35,11 @@
 pub mod admin;
 pub mod allocator;
 pub mod annotations;
-pub mod announcements;
 pub mod args;
 pub mod bearer;
 pub mod claim;
 pub mod cluster_sync;
 pub mod decision_log;
-pub mod election;
 pub mod events;
 pub mod excerpt;
 pub mod grant;
@@ -49,11 +47,7 @@ pub mod history;
 pub mod key;
 pub mod kube;
 pub mod kube_client;
-pub mod leadership;
-pub mod lease;
-pub mod lease_name;
 pub mod ledger;
-pub mod link;
 pub mod logging;
 pub mod metrics;
 pub mod names;
@@ -69,6 +63,7 @@ pub mod scope;
 pub mod service_api;
 pub mod service_store;
 pub mod service_watch;
+pub mod session;
 pub mod sharing;
 pub mod status;
 pub mod status_writer;

@@ -35,7 +35,7 @@ pub struct Metrics {
     allocator_up: Gauge,
     refused: Gauge,
     last_sync: Gauge,
-    leader: Gauge,
+    acting: Gauge,
 }
 
 /// How a sync ended.
@@ -54,7 +54,7 @@ struct Cause {
 /// A call to the API server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ApiCall {
-    /// `patch_status`, `create_event`, `get_lease`, `create_lease` or `update_lease`.
+    /// `patch_status` or `create_event`.
     pub kind: &'static str,
     /// The HTTP status; 0 where there was no answer.
     pub code: u16,
@@ -120,7 +120,7 @@ impl Metrics {
             allocator_up: Gauge::default(),
             refused: Gauge::default(),
             last_sync: Gauge::default(),
-            leader: Gauge::default(),
+            acting: Gauge::default(),
         };
         let mut registry = Registry::with_prefix("lb_watcher");
         metrics.register(&mut registry);
@@ -156,7 +156,7 @@ impl Metrics {
             allocator_up,
             refused,
             last_sync,
-            leader,
+            acting,
         } = self.clone();
         registry.register("syncs", "Services looked at, by how it ended", syncs);
         registry.register_with_unit(
@@ -215,7 +215,7 @@ impl Metrics {
         );
         registry.register(
             "allocator_stream_up",
-            "1 while lb-allocator tells of changes",
+            "1 while there is a session with lb-allocator, which a standby has too",
             allocator_up,
         );
         registry.register(
@@ -229,9 +229,9 @@ impl Metrics {
             last_sync,
         );
         registry.register(
-            "leader",
-            "1 while this replica acts, 0 while it stands by",
-            leader,
+            "acting",
+            "1 while this replica acts, or did when its session ended; 0 while it stands by",
+            acting,
         );
     }
 
@@ -271,7 +271,7 @@ impl Metrics {
         self.events_dropped.inc();
     }
 
-    /// Whether the allocator tells of changes.
+    /// Whether there is a session.
     pub fn allocator_up(&self, up: bool) {
         self.allocator_up.set(i64::from(up));
     }
@@ -287,9 +287,9 @@ impl Metrics {
         registry: &Registry,
         depth: usize,
         census: &Census,
-        leads: bool,
+        acts: bool,
     ) -> String {
-        self.leader.set(i64::from(leads));
+        self.acting.set(i64::from(acts));
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.queue_depth.set(count(depth));
         self.held.set(count(census.held));

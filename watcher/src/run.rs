@@ -15,9 +15,7 @@ use crate::{
     admin::Admin,
     allocator::Allocator,
     args::{Args, time_zone},
-    election::Place,
     kube_client,
-    lease_name::lease_name,
     logging,
     metrics::Metrics,
     scope::ClassRule,
@@ -42,8 +40,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         load_balancer_class,
         handle_unclassed,
         annotation_aliases,
-        leader_elect,
-        leader_elect_lease_namespace,
         admin_listen,
         concurrency,
         log_format,
@@ -64,11 +60,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let stop_signal = stop_signal()?;
     let config = kube_client::config(kubeconfig, context).await?;
     info!(cluster = cluster.0, api_server = %config.cluster_url, allocator = allocator.text, "starting");
-    let place = Place {
-        namespace: leader_elect_lease_namespace
-            .unwrap_or_else(|| kube_client::own_namespace(&config)),
-        name: lease_name(&cluster, load_balancer_class.as_ref(), handle_unclassed),
-    };
     let client = kube_client::client(config).context("cannot make a Kubernetes client")?;
     let listener = TcpListener::bind(admin_listen)
         .await
@@ -86,7 +77,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let setup = Setup {
         rule: ClassRule::new(load_balancer_class.map(|class| class.0), handle_unclassed),
         peers: annotation_aliases,
-        lease: leader_elect.then_some(place),
         concurrency,
         instance,
     };
@@ -99,7 +89,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut tasks = Tasks::start(setup, client, allocator, metrics.clone(), decisions);
     let admin = Admin {
         health: tasks.health.clone(),
-        leadership: tasks.leadership.clone(),
+        role: tasks.role.clone(),
         certificates_problem: certificates.as_ref().map(Reloading::problem),
         metrics,
         registry,

@@ -28,6 +28,15 @@ impl ClassRule {
         Self { class, unclassed }
     }
 
+    /// In words. Watchers of a cluster that serve the same are replicas of each other.
+    pub fn serves(&self) -> String {
+        match (&self.class, self.unclassed) {
+            (None, _) => "no class".to_owned(),
+            (Some(class), false) => format!("class {class}"),
+            (Some(class), true) => format!("class {class}, no class"),
+        }
+    }
+
     /// Whose this Service is.
     pub fn scope(&self, service: &Service) -> Scope {
         let spec = service.spec.as_ref();

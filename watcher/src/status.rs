@@ -85,6 +85,13 @@ impl Verdict {
         }
     }
 
+    /// Whether a condition says just this.
+    pub fn is_said_by(&self, condition: &Condition) -> bool {
+        condition.status == self.status()
+            && condition.reason == self.reason
+            && condition.message == self.message
+    }
+
     fn status(&self) -> &'static str {
         if self.satisfied { "True" } else { "False" }
     }
@@ -170,9 +177,7 @@ pub fn patch(service: &Service, desired: &Desired, now: Timestamp) -> Option<Val
     };
     let verdict = &desired.verdict;
     let before = condition(service);
-    let same_words = before.is_some_and(|c| {
-        c.status == verdict.status() && c.reason == verdict.reason && c.message == verdict.message
-    });
+    let same_words = before.is_some_and(|c| verdict.is_said_by(c));
     if list.is_none() && same_words {
         return None;
     }

@@ -1,6 +1,7 @@
 //! Looking at one Service: what it should have, asking for it, writing it down.
 
 mod takeover;
+mod without_session;
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,13 +19,13 @@ use crate::{
     key::Key,
     kube::service::Service,
     ledger::{Ledger, Record, Waiting},
-    link::{Link, ToldOnce},
     namespace_store::NamespaceStore,
     news::News,
     queue::{Job, Next},
     reason::{Refusal, Retry},
     scope::Scope,
     service_store::ServiceStore,
+    session::link::{Link, ToldOnce},
     status::{self, Desired},
     status_writer::{StatusWriter, Written},
     view::View,
@@ -116,6 +117,9 @@ impl Syncer {
             self.ledger.waits_no_more(view.key);
             return Next::Done;
         }
+        if let Some((away, refusal)) = self.away() {
+            return self.without_session(view, away, &refusal).await;
+        }
         if let Some(manager) = view.foreign()
             && !self.store.rule().names_us(view.service)
         {
@@ -206,6 +210,10 @@ impl Syncer {
     }
 
     async fn refuse(&self, view: &View<'_>, refusal: &Refusal, failures: u32) -> Next {
+        // It may have been lost since the allocator was asked.
+        if let Some((away, refusal)) = self.away() {
+            return self.without_session(view, away, &refusal).await;
+        }
         let mut waiting = view.waiting();
         if refusal.takes_off {
             waiting.pending = true;
@@ -280,7 +288,7 @@ impl Syncer {
         let Refusal {
             reason, message, ..
         } = refusal;
-        let away = matches!(*self.link.borrow(), Link::Down(_) | Link::Connecting);
+        let away = matches!(*self.link.borrow(), Link::Down { .. } | Link::Connecting);
         match refusal.retry {
             Retry::Seldom => error!(%reason, "{what}: {message}"),
             Retry::Soon if away => debug!(%reason, "{what}: {message}"),

@@ -10,22 +10,17 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::{
     admin::Health,
     allocator::Allocator,
     annotations::Peer,
-    announcements::Announcements,
     cluster_sync::ClusterSync,
     decision_log::DecisionLog,
-    election::{Election, Place},
     events,
     history::History,
-    leadership::Leadership,
-    lease::Candidate,
     ledger::Ledger,
-    link::{Link, ToldOnce},
     metrics::Metrics,
     namespace_store::NamespaceStore,
     namespace_watch::NamespaceWatch,
@@ -36,13 +31,18 @@ use crate::{
     service_api::ServiceApi,
     service_store::ServiceStore,
     service_watch::ServiceWatch,
+    session::{
+        Replica, Session,
+        link::{Link, ToldOnce},
+        role::RoleKeeper,
+    },
     status_writer::StatusWriter,
     sync::Syncer,
 };
 
 /// How long what is under way may take once the end was asked for.
 const GRACE: Duration = Duration::from_secs(10);
-/// How long Events may still be sent, and the lease released, after that.
+/// How long Events may still be sent after that.
 const FAREWELL: Duration = Duration::from_secs(3);
 
 /// What tells one watcher from another.
@@ -52,11 +52,9 @@ pub struct Setup {
     pub rule: ClassRule,
     /// Whose annotations are read besides our own.
     pub peers: Vec<Peer>,
-    /// By which Lease replicas agree on who acts; nothing where there are none.
-    pub lease: Option<Place>,
     /// How many Services are worked on at a time.
     pub concurrency: u16,
-    /// The name of this process in Events.
+    /// The name of this process in Events and, with a number, in its session.
     pub instance: String,
 }
 
@@ -70,11 +68,11 @@ pub struct Tasks {
     /// What is known of each Service.
     pub ledger: Arc<Ledger>,
     /// Whether this process acts.
-    pub leadership: Arc<Leadership>,
+    pub role: Arc<RoleKeeper>,
     stop: CancellationToken,
     /// Those that work.
     running: Running,
-    resign: CancellationToken,
+    end_session: CancellationToken,
     /// Those that end after them.
     last: Running,
     /// Keeps open what the last Events come by, whichever of the others ends.
@@ -93,10 +91,13 @@ impl Tasks {
         let Setup {
             rule,
             peers,
-            lease,
             concurrency,
             instance,
         } = setup;
+        let replica = Replica {
+            name: format!("{instance}_{:016x}", fastrand::u64(..)),
+            serves: rule.serves(),
+        };
         let store = Arc::new(ServiceStore::new(rule));
         let namespaces = Arc::new(NamespaceStore::default());
         let ledger = Arc::new(Ledger::default());
@@ -105,10 +106,9 @@ impl Tasks {
             Arc::new(Queue::new(move |key| store.turn(key)))
         };
         let health = Arc::new(Health::default());
-        let leadership = Arc::new(Leadership::default());
+        let role = Arc::new(RoleKeeper::default());
         queue.stand_by();
         let api = ServiceApi::new(client.clone(), metrics.clone());
-        let identity = format!("{instance}_{:016x}", fastrand::u64(..));
         let (events, sender) = events::channel(client.clone(), instance, metrics.clone());
         let (link_sender, link) = watch::channel(Link::Connecting);
         let lists = Arc::new(Observed::default());
@@ -136,7 +136,7 @@ impl Tasks {
         let stop = CancellationToken::new();
         let mut running = Running::default();
         let mut last = Running::default();
-        let announcements = Announcements {
+        let session = Session {
             cluster: ClusterSync {
                 allocator: allocator.clone(),
                 store: store.clone(),
@@ -145,7 +145,10 @@ impl Tasks {
                 ledger: ledger.clone(),
             },
             allocator: allocator.clone(),
+            replica,
+            role: role.clone(),
             lists: lists.clone(),
+            history: history.clone(),
             link: link_sender,
             ledger: ledger.clone(),
             store: store.clone(),
@@ -153,32 +156,13 @@ impl Tasks {
             health: health.clone(),
             metrics: metrics.clone(),
         };
-        let announcements = in_each_term(leadership.clone(), move || announcements.clone().run());
-        running.spawn("announcements", until(stop.clone(), announcements));
-        let election = Election {
-            leadership: leadership.clone(),
-            store: store.clone(),
-            ledger: ledger.clone(),
-            queue: queue.clone(),
-            health: health.clone(),
+        let end_session = CancellationToken::new();
+        last.spawn("session", until(end_session.clone(), session.run()));
+        let beat = {
+            let role = role.clone();
+            async move { role.beat().await }
         };
-        let resign = CancellationToken::new();
-        match lease {
-            Some(place) => {
-                let Place { namespace, name } = &place;
-                info!(namespace, name, identity, "standing for election");
-                let candidate = Candidate::new(
-                    client.clone(),
-                    metrics.clone(),
-                    namespace,
-                    name.clone(),
-                    identity,
-                );
-                let election = election.run(candidate, place, lists.clone(), resign.clone());
-                last.spawn("election", election);
-            }
-            None => election.unopposed(),
-        }
+        running.spawn("beat", until(stop.clone(), beat));
         let namespace_watch = NamespaceWatch {
             namespaces,
             services: store.clone(),
@@ -210,7 +194,7 @@ impl Tasks {
         last.spawn("events", sender.run(queue.busy()));
         for _ in 0..concurrency {
             let (queue, syncer, metrics) = (queue.clone(), syncer.clone(), metrics.clone());
-            let worker = in_each_term(leadership.clone(), move || {
+            let worker = in_each_term(role.clone(), move || {
                 work(queue.clone(), syncer.clone(), metrics.clone())
             });
             running.spawn("worker", worker);
@@ -219,10 +203,10 @@ impl Tasks {
             health,
             queue,
             ledger,
-            leadership,
+            role,
             stop,
             running,
-            resign,
+            end_session,
             last,
             news,
         }
@@ -243,25 +227,25 @@ impl Tasks {
     pub async fn stop(self) -> Result<(), TaskError> {
         let Self {
             queue,
-            leadership,
+            role,
             stop,
             mut running,
-            resign,
+            end_session,
             mut last,
             news,
             ..
         } = self;
         stop.cancel();
         queue.close();
-        leadership.retire();
+        role.retire();
         let stopped = timeout(GRACE, running.all_ended()).await;
         let stopped = stopped.unwrap_or_else(|_| {
             warn!("gave up on what was still under way; it is taken up at the next start");
             Ok(())
         });
         drop(running);
-        // What is told now was done while this replica led.
-        resign.cancel();
+        // What is told now was done while this replica acted.
+        end_session.cancel();
         drop(news);
         // The rest is lost after that.
         let farewell = timeout(FAREWELL, last.all_ended()).await;
@@ -274,8 +258,8 @@ async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
     stop.run_until_cancelled(work).await.unwrap_or_default();
 }
 
-async fn in_each_term<F: Future<Output = ()>>(leadership: Arc<Leadership>, start: impl Fn() -> F) {
-    leadership.each_term(start).await;
+async fn in_each_term<F: Future<Output = ()>>(role: Arc<RoleKeeper>, start: impl Fn() -> F) {
+    role.each_term(start).await;
 }
 
 /// One worker.

@@ -18,7 +18,7 @@ use crate::{
     engine::{Acquire, Attach, Claim, ClusterName, Command, Family, Refusal, Reply, Revision},
     mark::{Marks, Shown},
     published::Published,
-    streams::{self, Told},
+    streams::{self, Opening, Told},
     writer::{Answer, WriteError, Writer},
 };
 
@@ -219,22 +219,29 @@ impl AllocatorService for Allocator {
         let (caller, request) = self.gate.enter(request);
         let v1::WatchRequest {
             cluster,
-            resume_revision,
+            replica,
             cluster_uid,
+            serves,
         } = request;
         let cluster = request::cluster("cluster", &cluster)?;
         self.gate
             .admit(&caller, Rpc::Watch, Target::Cluster(&cluster))?;
         let claim = request::claim(&cluster, &cluster_uid)?;
+        let replica = request::replica(replica, serves)?;
         let attach = Command::Attach(Attach {
             is_vacant: self.published.streams().is_vacant(&cluster),
             cluster: cluster.clone(),
         });
         self.submit(claim.clone(), attach).await?;
-        let seen = Some(Revision(resume_revision)).filter(|seen| seen.0 > 0);
         let uid = claim.as_ref().map(|claim| claim.uid.clone());
         // Opened before the revision is read: nothing falls between the two.
-        let opened = self.published.streams().open(cluster, uid, seen);
+        let opening = Opening {
+            cluster,
+            uid,
+            replica,
+            now: self.writer.now(),
+        };
+        let opened = self.published.streams().open(opening);
         let opened = opened.map_err(fault::too_many_streams)?;
         if let Some(claim) = &claim {
             self.still_has_its_name(claim)?;
@@ -242,20 +249,17 @@ impl AllocatorService for Allocator {
         let streams::Stream {
             messages,
             presence,
-            resumed,
+            acting,
         } = opened;
         let revision = self.published.read().revision();
         let progress = self.progress(revision);
-        // Who saw more than there is saw another database: this one is new or
-        // restored, and all was missed.
-        let resumed = resumed && seen.is_some_and(|seen| seen <= revision);
         let mark = self.marks.of(revision);
-        let started = v1::watch_response::Started { resumed, mark };
+        let started = v1::watch_response::Started { acting, mark };
         let started = stream::once(async move { Ok(message(revision, Message::Started(started))) });
         let published = Arc::clone(&self.published);
         let told = ReceiverStream::new(messages).map(move |message| {
             let _open = &presence;
-            tell(message).map_err(|refusal| refused(&published, &refusal, true))
+            tell(&published, message).map_err(|refusal| refused(&published, &refusal, true))
         });
         // The buffer ends only when it was full.
         let cut = stream::once(async { Err(fault::slow_consumer()) });
@@ -293,8 +297,11 @@ impl Allocator {
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Why the stream ends, where it does.
-fn tell(message: streams::Message) -> Result<v1::WatchResponse, Box<Refusal>> {
-    let streams::Message { revision, told } = message;
+fn tell(
+    published: &Published,
+    message: streams::Message,
+) -> Result<v1::WatchResponse, Box<Refusal>> {
+    let streams::Message { mut revision, told } = message;
     let event = match told {
         Told::Freed { pool, family, keys } => Message::Freed(v1::watch_response::Freed {
             pool: pool.to_string(),
@@ -304,6 +311,10 @@ fn tell(message: streams::Message) -> Result<v1::WatchResponse, Box<Refusal>> {
         Told::AskAgain(keys) => Message::AskAgain(v1::watch_response::AskAgain {
             services: keys.iter().map(|key| convert::service_key(key)).collect(),
         }),
+        Told::Acting => {
+            revision = published.read().revision();
+            Message::Acting(v1::watch_response::Acting {})
+        }
         Told::PoolsChanged => Message::PoolsChanged(v1::watch_response::PoolsChanged {}),
         Told::Reloaded => Message::Lagged(v1::watch_response::Lagged {}),
         Told::Ended(refusal) => return Err(refusal),

@@ -11,6 +11,7 @@ use crate::{
     },
     published::State,
     store::{DenialRow, HistoryKind, HistoryRow},
+    streams::Session,
 };
 
 pub const fn family(family: Family) -> v1::IpFamily {
@@ -177,6 +178,21 @@ pub fn pools(state: &State) -> Vec<v1::Pool> {
         }
     });
     shown.collect()
+}
+
+pub fn session(session: Session) -> v1::Session {
+    let Session {
+        replica,
+        since,
+        acting,
+    } = session;
+    let (replica, serves) = replica.map_or_else(Default::default, |of| (of.name, of.serves));
+    v1::Session {
+        replica,
+        serves,
+        since: Some(timestamp(since)),
+        acting,
+    }
 }
 
 pub fn refused_cluster(refused: &Refused) -> v1::RefusedCluster {

@@ -70,7 +70,7 @@ const MAX_GIVEN_UP: usize = MAX_STREAMS as usize;
 /// holds nothing up; of a Sync, each message. Streams are bounded only until they begin.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// A peer that does not answer a ping for this long is gone.
-const KEEPALIVE: Duration = Duration::from_secs(10);
+const KEEPALIVE: Duration = Duration::from_secs(2);
 
 /// What the services work with.
 #[derive(Clone)]

@@ -237,7 +237,7 @@ impl PoolService for PoolReader {
                         (v1::ClusterState::Decommissioned, release_at)
                     }
                 };
-                let watchers = self.published.streams().count(&name);
+                let sessions = self.published.streams().sessions(&name);
                 let contact = self.published.contacts().of(&name);
                 let identity = self.published.read().identity(&name).cloned();
                 v1::Cluster {
@@ -246,7 +246,7 @@ impl PoolService for PoolReader {
                     last_sync: contact.synced_at.map(convert::timestamp),
                     silent: self.published.is_silent(&name, now),
                     release_at: release_at.map(convert::timestamp),
-                    watchers: u32::try_from(watchers).unwrap_or(u32::MAX),
+                    sessions: sessions.into_iter().map(convert::session).collect(),
                     name: name.to_string(),
                     uid: identity.map(|of| of.uid.to_string()).unwrap_or_default(),
                     last_heard: contact.heard_at.map(convert::timestamp),

@@ -18,6 +18,7 @@ use crate::{
         Namespace, PerFamily, Permitted, Policy, PoolName, Port, Protocol, Release, ReplaceCluster,
         Reserve, Resolve, ServiceKey, ServiceName, SharingKey, Terms, Timestamp, Uid, Winner, Wish,
     },
+    streams::Replica,
 };
 
 /// Media servers have thousands.
@@ -25,6 +26,8 @@ const MAX_PORTS: usize = 10_000;
 const MAX_LABELS: usize = 1000;
 const MAX_CURRENT: usize = 16;
 const MAX_COMMENT: usize = 1000;
+const MAX_REPLICA: usize = 128;
+const MAX_SERVES: usize = 512;
 /// How long a handover may take.
 const HANDOVER: Duration = Duration::from_secs(10 * 60);
 /// How long what a decommissioned cluster holds is kept.
@@ -42,6 +45,22 @@ pub fn claim(cluster: &ClusterName, uid: &str) -> Result<Option<Claim>, Status> 
         cluster: cluster.clone(),
         uid,
     }))
+}
+
+/// `None` where the caller only listens.
+pub fn replica(name: String, serves: String) -> Result<Option<Replica>, Status> {
+    printable("replica", &name, MAX_REPLICA)?;
+    printable("serves", &serves, MAX_SERVES)?;
+    Ok((!name.is_empty()).then_some(Replica { name, serves }))
+}
+
+fn printable(field: &str, text: &str, max: usize) -> Result<(), Status> {
+    let is_printable = |c: char| c.is_ascii_graphic() || c == ' ';
+    if text.len() > max || !text.chars().all(is_printable) {
+        let what = format!("has to be at most {max} printable ASCII characters");
+        return Err(invalid(field, what));
+    }
+    Ok(())
 }
 
 pub fn replace_cluster(request: &v1::ReplaceClusterRequest) -> Result<Command, Status> {

@@ -238,7 +238,7 @@ impl Cluster {
             eprint!("{}", String::from_utf8_lossy(&output.stdout));
             eprint!("{}", String::from_utf8_lossy(&output.stderr));
         };
-        show(&["get", "services,pods,leases", "-A", "-o", "wide"]);
+        show(&["get", "services,pods", "-A", "-o", "wide"]);
         show(&[
             "get",
             "events",

@@ -10,7 +10,7 @@ use crate::{
     watcher::{self, Watcher},
 };
 
-/// An allocator and a watcher, which has no replicas, ready.
+/// An allocator and a watcher, ready.
 #[derive(Debug)]
 pub struct Site {
     /// The `spec.loadBalancerClass` that its watcher serves.
@@ -92,7 +92,7 @@ impl Site {
     ) -> Self {
         let class = random_class();
         let allocator = Allocator::start(options).await;
-        let options = watching(watcher::Options::cluster(CLUSTER).class(&class).alone());
+        let options = watching(watcher::Options::cluster(CLUSTER).class(&class));
         let watcher = Watcher::start(control_plane, &allocator.url(), options).await;
         Self {
             class,

@@ -26,10 +26,6 @@ pub struct Options {
     pub class: Option<String>,
     /// `--handle-unclassed`.
     pub handle_unclassed: bool,
-    /// `--leader-elect`.
-    pub leader_elect: bool,
-    /// `--leader-elect-lease-namespace`.
-    pub lease_namespace: Option<String>,
     /// `--kubeconfig`; without one, that of the control plane's administrator.
     pub kubeconfig: Option<PathBuf>,
     /// `--annotation-aliases`.
@@ -50,8 +46,6 @@ impl Options {
             cluster: name.to_owned(),
             class: None,
             handle_unclassed: false,
-            leader_elect: true,
-            lease_namespace: None,
             kubeconfig: None,
             annotation_aliases: None,
             tls: None,
@@ -64,21 +58,6 @@ impl Options {
     #[must_use]
     pub fn class(mut self, class: &str) -> Self {
         self.class = Some(class.to_owned());
-        self
-    }
-
-    /// With `--leader-elect=false`: no time passes between its crash and its next
-    /// start.
-    #[must_use]
-    pub fn alone(mut self) -> Self {
-        self.leader_elect = false;
-        self
-    }
-
-    /// With its Lease in this namespace.
-    #[must_use]
-    pub fn lease_namespace(mut self, namespace: &str) -> Self {
-        self.lease_namespace = Some(namespace.to_owned());
         self
     }
 
@@ -186,12 +165,6 @@ impl Watcher {
         }
         if options.handle_unclassed {
             settings.push(("handle-unclassed", None));
-        }
-        if !options.leader_elect {
-            settings.push(("leader-elect", Some("false".to_owned())));
-        }
-        if let Some(namespace) = &options.lease_namespace {
-            settings.push(("leader-elect-lease-namespace", Some(namespace.clone())));
         }
         if let Some(peers) = &options.annotation_aliases {
             settings.push(("annotation-aliases", Some(peers.clone())));

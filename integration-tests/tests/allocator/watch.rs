@@ -13,27 +13,25 @@ use lb_proto::v1::{
 use tokio::time::timeout;
 use tonic::{Code, Streaming, transport::Endpoint};
 
-async fn open(allocator: &Allocator, cluster: &str, resume: i64) -> Streaming<WatchResponse> {
-    let request = WatchRequest {
-        cluster: cluster.to_owned(),
-        resume_revision: resume,
-        ..WatchRequest::default()
-    };
+/// A stream that has begun, and whether its replica acts.
+async fn begin(allocator: &Allocator, request: WatchRequest) -> (Streaming<WatchResponse>, bool) {
     let stream = allocator.client().await.watch(request).await;
-    stream.unwrap().into_inner()
-}
-
-/// A stream that has begun, and whether nothing was missed.
-async fn watch(
-    allocator: &Allocator,
-    cluster: &str,
-    resume: i64,
-) -> (Streaming<WatchResponse>, bool) {
-    let mut stream = open(allocator, cluster, resume).await;
+    let mut stream = stream.unwrap().into_inner();
     match next(&mut stream).await.event {
-        Some(Event::Started(started)) => (stream, started.resumed),
+        Some(Event::Started(started)) => (stream, started.acting),
         other => panic!("{other:?}"),
     }
+}
+
+/// A stream that only listens.
+async fn watch(allocator: &Allocator, cluster: &str) -> Streaming<WatchResponse> {
+    let request = WatchRequest {
+        cluster: cluster.to_owned(),
+        ..WatchRequest::default()
+    };
+    let (stream, acting) = begin(allocator, request).await;
+    assert!(!acting);
+    stream
 }
 
 /// The next message, but for those that tell how far the database has come.
@@ -62,8 +60,8 @@ async fn offered(stream: &mut Streaming<WatchResponse>) -> Vec<String> {
 async fn a_freed_address_is_offered_to_the_one_that_has_waited_longest() {
     let allocator = Allocator::start(Options::ip_list("web:192.0.2.1 mail:192.0.2.2")).await;
     let mut client = allocator.client().await;
-    let (mut one, _) = watch(&allocator, "one", 0).await;
-    let (mut two, _) = watch(&allocator, "two", 0).await;
+    let mut one = watch(&allocator, "one").await;
+    let mut two = watch(&allocator, "two").await;
     client.acquire(acquire("web", "holder")).await.unwrap();
     client.acquire(acquire("mail", "holder")).await.unwrap();
     client.acquire(acquire("mail", "other")).await.unwrap_err();
@@ -93,7 +91,7 @@ async fn an_offer_that_cannot_be_used_goes_on_at_once() {
     ))
     .await;
     let mut client = allocator.client().await;
-    let (mut stream, _) = watch(&allocator, "one", 0).await;
+    let mut stream = watch(&allocator, "one").await;
     client.acquire(acquire("a", "holder")).await.unwrap();
     client.acquire(acquire("b", "holder")).await.unwrap();
     let limited = acquire("b", "limited");
@@ -119,7 +117,7 @@ async fn one_freed_address_wakes_one_of_two_hundred_clusters() {
     let mut streams = Vec::new();
     for cluster in 0..CLUSTERS {
         let name = format!("c{cluster}");
-        streams.push(watch(&allocator, &name, 0).await.0);
+        streams.push(watch(&allocator, &name).await);
         for service in 0..WAITING {
             let request = of_cluster(&name, acquire("web", &format!("s{service}")));
             client.acquire(request).await.unwrap_err();
@@ -146,21 +144,48 @@ async fn one_freed_address_wakes_one_of_two_hundred_clusters() {
 }
 
 #[tokio::test]
-async fn a_stream_goes_on_where_an_earlier_one_ended_if_nothing_was_missed() {
-    let mut allocator = Allocator::start(Options::ip_list("web:192.0.2.1")).await;
-    let mut client = allocator.client().await;
-    client.acquire(acquire("web", "holder")).await.unwrap();
-    client.acquire(acquire("web", "waits")).await.unwrap_err();
-    let (mut stream, _) = watch(&allocator, "one", 0).await;
-    client.release(release("web", "holder")).await.unwrap();
-    let reached = next(&mut stream).await.revision;
-    drop(stream);
-    assert!(watch(&allocator, "one", reached).await.1);
-    assert!(!watch(&allocator, "one", reached - 1).await.1);
-    allocator.kill();
-    allocator.start_again().await;
-    let (_, resumed) = watch(&allocator, "one", reached).await;
-    assert!(!resumed, "what an earlier process told last is not known");
+async fn one_replica_acts_and_is_followed_by_the_one_that_has_been_there_longest() {
+    let allocator = Allocator::start(Options::ip_list("web:192.0.2.1")).await;
+    // Each has a connection of its own, as processes do.
+    let session = async |replica: &str, serves: &str| {
+        let request = WatchRequest {
+            cluster: "one".to_owned(),
+            replica: replica.to_owned(),
+            serves: serves.to_owned(),
+            ..WatchRequest::default()
+        };
+        begin(&allocator, request).await
+    };
+    let (first, first_acts) = session("first", "all").await;
+    let (mut second, second_acts) = session("second", "all").await;
+    let (_third, third_acts) = session("third", "all").await;
+    assert_eq!([first_acts, second_acts, third_acts], [true, false, false]);
+    assert!(session("of-another-class", "another class").await.1);
+    let _listener = watch(&allocator, "one").await;
+    drop(first);
+    let event = next(&mut second).await.event;
+    assert!(matches!(event, Some(Event::Acting(_))), "{event:?}");
+
+    let clusters = allocator.clusters().await;
+    let shown = clusters[0].sessions.iter().filter(|one| one.serves != "another class");
+    let shown: Vec<_> = shown.map(|one| (one.replica.as_str(), one.acting)).collect();
+    assert_eq!(shown, [("second", true), ("third", false), ("", false)]);
+    assert!(clusters[0].sessions.iter().all(|one| one.since.is_some()));
+}
+
+#[tokio::test]
+async fn what_a_replica_is_called_is_printable_and_short() {
+    let allocator = Allocator::start(Options::ip_list("web:192.0.2.1")).await;
+    for (replica, serves) in [("a\n".to_owned(), ""), ("a".repeat(129), ""), ("a".into(), "ä")] {
+        let request = WatchRequest {
+            cluster: "one".to_owned(),
+            replica,
+            serves: serves.to_owned(),
+            ..WatchRequest::default()
+        };
+        let refused = allocator.client().await.watch(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    }
 }
 
 #[tokio::test]
@@ -184,7 +209,7 @@ async fn a_reader_that_does_not_read_is_cut_off_and_told_so() {
         client.release(release("web", &holder)).await.unwrap();
         if round % 100 == 0 {
             let clusters = allocator.clusters().await;
-            if clusters.iter().all(|cluster| cluster.watchers == 0) {
+            if clusters.iter().all(|cluster| cluster.sessions.is_empty()) {
                 break;
             }
         }
@@ -207,7 +232,7 @@ async fn what_was_freed_before_the_stream_began_is_seen_by_asking_when_it_began(
     client.acquire(acquire("web", "a")).await.unwrap();
     client.acquire(acquire("web", "b")).await.unwrap_err();
     client.release(release("web", "a")).await.unwrap();
-    let _stream = watch(&allocator, "one", 0).await;
+    let _stream = watch(&allocator, "one").await;
     client.acquire(acquire("web", "b")).await.unwrap();
 }
 
@@ -226,7 +251,7 @@ async fn two_thousand_addresses_freed_at_once_do_not_cut_an_honest_stream() {
     });
     let messages = sync_of("two", held.collect());
     client.sync(futures::stream::iter(messages)).await.unwrap();
-    let (mut stream, _) = watch(&allocator, "one", 0).await;
+    let mut stream = watch(&allocator, "one").await;
     for number in 0..MANY {
         let request = acquire("web", &format!("waits{number}"));
         client.acquire(request).await.unwrap_err();
@@ -251,5 +276,5 @@ async fn two_thousand_addresses_freed_at_once_do_not_cut_an_honest_stream() {
         }
     }
     assert!(messages < 100, "{messages} messages");
-    assert_eq!(allocator.clusters().await[0].watchers, 1, "it is not cut");
+    assert_eq!(allocator.clusters().await[0].sessions.len(), 1, "it is not cut");
 }

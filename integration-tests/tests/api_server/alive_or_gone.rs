@@ -1,5 +1,5 @@
 //! A watcher whose any part has ended ends, and another one takes over: it never
-//! holds the Lease and does nothing.
+//! keeps the role of the one that acts and does nothing.
 
 use integration_tests::{
     allocator::{self, Allocator},
@@ -26,12 +26,12 @@ async fn whichever_task_ends_or_panics_the_process_ends_and_names_it() {
     let options = allocator::Options::ip_list("web:192.0.2.1").tls(server.files());
     let allocator = Allocator::start(options).await;
     for task in [
-        "announcements",
         "namespace watch",
         "service watch",
         "history watch",
         "worker",
-        "election",
+        "session",
+        "beat",
         "events",
         "admin",
         "certificates",

@@ -201,7 +201,10 @@ impl AllocatorService for Fake {
         if *refuses.borrow() == Refuses::Watch {
             return Err(Status::unimplemented("no Watch"));
         }
-        let started = stream::iter([message(Event::Started(Started::default()))]);
+        let started = stream::iter([message(Event::Started(Started {
+            acting: true,
+            ..Started::default()
+        }))]);
         let told = stream::unfold(refuses, async |mut refuses| {
             refuses.changed().await.ok()?;
             let told = match *refuses.borrow_and_update() {
@@ -225,7 +228,7 @@ async fn nobody_asks_of(refuses: Refuses, reason: &str, told: &str) {
     let (fake, url) = Fake::serve(refuses).await;
     let begun = Instant::now();
     let class = random_class();
-    let options = Options::cluster("one").class(&class).alone();
+    let options = Options::cluster("one").class(&class);
     let mut watcher = Watcher::prepare(control_plane, &url, options);
     watcher.start_unready();
     ns.create(service("s").class(&class)).await;
@@ -256,7 +259,7 @@ async fn a_reason_that_only_a_newer_allocator_knows_is_told_and_followed() {
     let ns = control_plane.namespace().await;
     let (fake, url) = Fake::serve(Refuses::Acquire).await;
     let class = random_class();
-    let options = Options::cluster("one").class(&class).alone();
+    let options = Options::cluster("one").class(&class);
     let _watcher = Watcher::start(control_plane, &url, options).await;
     ns.create(service("s").class(&class)).await;
     let condition = ns.is_pending("s", "OF_TOMORROW").await;
@@ -274,7 +277,7 @@ async fn a_stream_that_was_read_too_slowly_is_opened_again_at_once_and_nobody_el
     let ns = control_plane.namespace().await;
     let (fake, url) = Fake::serve(Refuses::Nothing).await;
     let class = random_class();
-    let options = Options::cluster("one").class(&class).alone();
+    let options = Options::cluster("one").class(&class);
     let _watcher = Watcher::start(control_plane, &url, options).await;
     ns.create(service("s").class(&class)).await;
     ns.gets("s", ["192.0.2.1"]).await;
@@ -300,7 +303,7 @@ async fn what_the_allocator_tells_is_heard_while_it_is_told_what_the_cluster_has
     fake.answers.send_replace(false);
     let begun = Instant::now();
     let class = random_class();
-    let options = Options::cluster("one").class(&class).alone();
+    let options = Options::cluster("one").class(&class);
     let mut watcher = Watcher::prepare(control_plane, &url, options);
     watcher.start_unready();
     fake.is_called("Sync", begun).await;
@@ -321,7 +324,7 @@ async fn a_service_that_has_nothing_wishes_for_nothing_in_a_sync() {
     let class = random_class();
     ns.create(service("pending").class(&class)).await;
     let begun = Instant::now();
-    let options = Options::cluster("one").class(&class).alone();
+    let options = Options::cluster("one").class(&class);
     let _watcher = Watcher::start(control_plane, &url, options).await;
     fake.is_called("Sync", begun).await;
     assert_eq!(fake.calls("Sync with a wish", begun), []);

@@ -56,7 +56,6 @@ async fn scrape() -> Scrapes {
     let class = random_class();
     let options = watcher::Options::cluster(CLUSTER)
         .class(&class)
-        .lease_namespace(&ns.to_string())
         .tls(ours.files())
         .env(endpoint, nowhere);
     let watcher = Watcher::start(control_plane, &allocator.url(), options).await;

@@ -89,7 +89,7 @@ async fn serves(control_plane: &ControlPlane, options: impl FnOnce(Options) -> O
     let ns = control_plane.namespace().await;
     let class = random_class();
     let allocator = Allocator::start(AllocatorOptions::ip_list(format!("{ns}:192.0.2.1"))).await;
-    let options = options(Options::cluster("one").class(&class).alone());
+    let options = options(Options::cluster("one").class(&class));
     let _watcher = Watcher::start(control_plane, &allocator.url(), options).await;
     ns.create(service("a").class(&class)).await;
     ns.gets("a", ["192.0.2.1"]).await;

@@ -131,7 +131,7 @@ async fn a_missing_right_to_write_is_told_as_such_in_log_readiness_event_and_met
     ]);
     account.may_everywhere(rights).await.unwrap();
     let allocator = Allocator::start(AllocatorOptions::ip_list(format!("{ns}:192.0.2.1"))).await;
-    let options = Options::cluster(CLUSTER).class(&class).alone();
+    let options = Options::cluster(CLUSTER).class(&class);
     let options = options.kubeconfig(account.kubeconfig.clone());
     let watcher = Watcher::start(&control_plane, &allocator.url(), options).await;
     let mut site = Site {

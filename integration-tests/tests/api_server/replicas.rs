@@ -1,10 +1,9 @@
-//! Replicas of one watcher: one acts, the others stand by and follow it when it
-//! ends, hangs or is cut off, and nobody sees it but in the log.
+//! Replicas of one watcher: the allocator says which one acts. The others stand by and
+//! follow it when it ends, hangs or is cut off, and nobody sees it but in the log.
 
 use std::time::{Duration, Instant};
 
 use integration_tests::{
-    account::Account,
     allocator::{Allocator, Options as AllocatorOptions},
     control_plane::ControlPlane,
     eventually::{DEADLINE, eventually, within},
@@ -14,21 +13,21 @@ use integration_tests::{
     site::{CLUSTER, random_class},
     watcher::{Options, Watcher},
 };
-use k8s_openapi::api::coordination::v1::Lease;
-use kube::{Api, api::ListParams};
 use rustix::process::Signal;
-use serde_json::{Value, json};
 
-/// All that passes until a fresh Service is served by the one that follows.
+/// All that passes until a fresh Service is served by the one that follows, on a busy
+/// machine.
 const HAND_OVER: Duration = Duration::from_secs(15);
 
-/// A leader and one that stands by.
+/// One that acts and one that stands by.
 struct Pair {
     ns: Namespace,
     allocator: Allocator,
     class: String,
-    leader: Watcher,
+    acting: Watcher,
     other: Watcher,
+    /// Between the acting one and the allocator, where it was asked for.
+    relay: Option<Relay>,
 }
 
 impl Pair {
@@ -40,7 +39,21 @@ impl Pair {
     async fn on(
         control_plane: &ControlPlane,
         addresses: usize,
-        of_leader: impl FnOnce(Options) -> Options,
+        of_acting: impl FnOnce(Options) -> Options,
+    ) -> Self {
+        Self::with(control_plane, addresses, of_acting, false).await
+    }
+
+    /// The acting one reaches the allocator by a relay.
+    async fn by_relay(control_plane: &ControlPlane, addresses: usize) -> Self {
+        Self::with(control_plane, addresses, |options| options, true).await
+    }
+
+    async fn with(
+        control_plane: &ControlPlane,
+        addresses: usize,
+        of_acting: impl FnOnce(Options) -> Options,
+        by_relay: bool,
     ) -> Self {
         let ns = control_plane.namespace().await;
         let list: Vec<_> = (1..=addresses)
@@ -49,17 +62,25 @@ impl Pair {
         let allocator = Allocator::start(AllocatorOptions::ip_list(list.join(" "))).await;
         let class = random_class();
         let options = Options::cluster(CLUSTER).class(&class);
-        let leader =
-            Watcher::start(control_plane, &allocator.url(), of_leader(options.clone())).await;
-        leads(&leader).await;
+        let mut relay = None;
+        let mut url = allocator.url();
+        if by_relay {
+            let (_, port) = url.rsplit_once(':').unwrap();
+            let started = Relay::start(port.parse().unwrap()).await.unwrap();
+            url = format!("http://127.0.0.1:{}", started.port);
+            relay = Some(started);
+        }
+        let acting = Watcher::start(control_plane, &url, of_acting(options.clone())).await;
+        acts(&acting).await;
         let other = Watcher::start(control_plane, &allocator.url(), options).await;
         stands_by(&other).await;
         Self {
             ns,
             allocator,
             class,
-            leader,
+            acting,
             other,
+            relay,
         }
     }
 
@@ -75,7 +96,7 @@ impl Pair {
         for number in 0..count {
             let name = format!("s{number}");
             self.ns.gets_any(&name).await;
-            // Events come behind the addresses; one that was not sent when its leader
+            // Events come behind the addresses; one that was not sent when the acting one
             // ended is not made good.
             self.ns.was_told(&name, ["AddressAssigned"]).await;
         }
@@ -109,7 +130,7 @@ impl Pair {
 async fn role(watcher: &Watcher) -> Result<String, String> {
     let text = watcher.admin().get("/readyz?verbose").await;
     let text = text.map_err(|error| format!("{error:#}"))?;
-    let line = text.lines().find(|line| line.contains("leader-election"));
+    let line = text.lines().find(|line| line.contains("]session "));
     Ok(line.unwrap_or_default().to_owned())
 }
 
@@ -120,7 +141,7 @@ async fn is(watcher: &Watcher, role_line: &str, metric: f64) {
             role(watcher).await?,
             watcher
                 .admin()
-                .metric("lb_watcher_leader", &[])
+                .metric("lb_watcher_acting", &[])
                 .await
                 .map_err(|error| format!("{error:#}"))?,
         );
@@ -133,12 +154,12 @@ async fn is(watcher: &Watcher, role_line: &str, metric: f64) {
     .await;
 }
 
-async fn leads(watcher: &Watcher) {
-    is(watcher, "[+]leader-election leading", 1.0).await;
+async fn acts(watcher: &Watcher) {
+    is(watcher, "[+]session acting", 1.0).await;
 }
 
 async fn stands_by(watcher: &Watcher) {
-    is(watcher, "[+]leader-election standby", 0.0).await;
+    is(watcher, "[+]session standby", 0.0).await;
 }
 
 fn decisions(watcher: &mut Watcher, ns: &Namespace) -> Vec<String> {
@@ -149,7 +170,7 @@ fn decisions(watcher: &mut Watcher, ns: &Namespace) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn only_the_leader_acts_and_writes_and_tells_each_thing_once() {
+async fn only_one_acts_and_writes_and_tells_each_thing_once() {
     let mut pair = Pair::start(30).await;
     pair.served(30).await;
     pair.ns.create(pair.service("waiting")).await;
@@ -159,7 +180,7 @@ async fn only_the_leader_acts_and_writes_and_tells_each_thing_once() {
     pair.ns.was_told("waiting", ["AllocationFailed"]).await;
 
     assert_eq!(pair.allocator.allocations().await.len(), 30);
-    assert_eq!(decisions(&mut pair.leader, &pair.ns).len(), 31);
+    assert_eq!(decisions(&mut pair.acting, &pair.ns).len(), 31);
     assert_eq!(decisions(&mut pair.other, &pair.ns), [""; 0]);
     let admin = pair.other.admin();
     let acquired = admin.metric("lb_watcher_allocator_rpcs_total", &[("method", "Acquire")]);
@@ -167,7 +188,7 @@ async fn only_the_leader_acts_and_writes_and_tells_each_thing_once() {
 }
 
 #[tokio::test]
-async fn a_killed_leader_is_followed_in_time_and_what_is_right_stays_untouched() {
+async fn one_that_is_killed_is_followed_at_once_and_what_is_right_stays_untouched() {
     let mut pair = Pair::start(10).await;
     pair.served(9).await;
     pair.ns.create(pair.service("goes")).await;
@@ -176,17 +197,17 @@ async fn a_killed_leader_is_followed_in_time_and_what_is_right_stays_untouched()
     pair.ns.is_pending("waits", "POOL_EXHAUSTED").await;
     pair.ns.was_told("waits", ["AllocationFailed"]).await;
 
-    pair.leader.kill();
+    pair.acting.kill();
     // Nobody saw it go.
     pair.ns.delete("goes").await;
-    let freed = within(HAND_OVER, async || {
+    let freed = within(Duration::from_secs(5), async || {
         match addresses(&pair.ns.get("waits").await).len() {
             1 => Ok(()),
             none => Err(none),
         }
     });
     freed.await.unwrap();
-    leads(&pair.other).await;
+    acts(&pair.other).await;
     pair.are_as_served(9).await;
     pair.ns
         .was_told("waits", ["AllocationFailed", "AddressAssigned"])
@@ -194,8 +215,8 @@ async fn a_killed_leader_is_followed_in_time_and_what_is_right_stays_untouched()
     assert_eq!(pair.allocator.allocations().await.len(), 10);
 
     // And the other way round.
-    pair.leader.start_again().await;
-    stands_by(&pair.leader).await;
+    pair.acting.start_again().await;
+    stands_by(&pair.acting).await;
     pair.ns.delete("waits").await;
     eventually(DEADLINE, "one address is free", async || {
         match pair.allocator.allocations().await.len() {
@@ -205,7 +226,7 @@ async fn a_killed_leader_is_followed_in_time_and_what_is_right_stays_untouched()
     })
     .await;
     pair.other.kill();
-    pair.serves("fresh", HAND_OVER).await;
+    pair.serves("fresh", Duration::from_secs(5)).await;
     pair.are_as_served(9).await;
     pair.ns.was_written("fresh", 1).await;
     pair.ns.was_told("fresh", ["AddressAssigned"]).await;
@@ -215,7 +236,7 @@ async fn a_killed_leader_is_followed_in_time_and_what_is_right_stays_untouched()
 async fn on_sigterm_the_other_follows_at_once() {
     let mut pair = Pair::start(5).await;
     pair.served(4).await;
-    let status = pair.leader.terminate(Duration::from_secs(5)).await;
+    let status = pair.acting.terminate(Duration::from_secs(5)).await;
     assert!(status.success(), "{status}");
     pair.serves("fresh", Duration::from_secs(3)).await;
     pair.are_as_served(4).await;
@@ -233,7 +254,7 @@ async fn a_hand_over_amid_creations_writes_each_status_once_and_repeats_no_event
     };
     let hand_over = async {
         ns.sees("the first is there", "s20", |_| true).await;
-        pair.leader.terminate(Duration::from_secs(10)).await
+        pair.acting.terminate(Duration::from_secs(10)).await
     };
     let ((), status) = tokio::join!(creations, hand_over);
     assert!(status.success(), "{status}");
@@ -252,7 +273,7 @@ async fn a_hand_over_amid_creations_writes_each_status_once_and_repeats_no_event
     }
     eventually(DEADLINE, "both logged, each decision once", async || {
         let told = [
-            decisions(&mut pair.leader, ns).len(),
+            decisions(&mut pair.acting, ns).len(),
             decisions(&mut pair.other, ns).len(),
         ];
         match told {
@@ -264,10 +285,9 @@ async fn a_hand_over_amid_creations_writes_each_status_once_and_repeats_no_event
     .await;
 }
 
-/// Stopped while it waits for the allocator's answer, it has it at hand when it
-/// goes on.
+/// Stopped while it waits for the allocator's answer, it has it at hand when it goes on.
 #[tokio::test]
-async fn a_leader_that_was_stopped_does_no_harm_when_it_goes_on() {
+async fn one_that_was_stopped_does_no_harm_when_it_goes_on() {
     // Its workers wait for the allocator: other tests' Services may not keep them busy.
     let control_plane = ControlPlane::start("stopped").await.unwrap();
     let mut pair = Pair::on(&control_plane, 6, |options| options).await;
@@ -276,10 +296,10 @@ async fn a_leader_that_was_stopped_does_no_harm_when_it_goes_on() {
     for name in ["under-way", "also-under-way"] {
         pair.ns.create(pair.service(name)).await;
     }
-    // It is refused without the allocator, and after its turn the others had theirs.
+    // Refused here without the allocator: after its turn the others had theirs.
     pair.ns.create(pair.service("last").ips("nonsense")).await;
     let before = eventually(DEADLINE, "it is told of the last", async || {
-        let lines = decisions(&mut pair.leader, &pair.ns);
+        let lines = decisions(&mut pair.acting, &pair.ns);
         let told = lines.iter().any(|line| line.contains("service:last "));
         if told {
             Ok(lines)
@@ -288,8 +308,9 @@ async fn a_leader_that_was_stopped_does_no_harm_when_it_goes_on() {
         }
     })
     .await;
-    pair.leader.process().stop().await;
+    pair.acting.process().stop().await;
     pair.allocator.process().signal(Signal::CONT);
+    let begin = Instant::now();
     for name in ["under-way", "also-under-way"] {
         let what = format!("{name} is served by the other");
         eventually(HAND_OVER, what, async || {
@@ -300,12 +321,13 @@ async fn a_leader_that_was_stopped_does_no_harm_when_it_goes_on() {
         })
         .await;
     }
+    println!("one that was frozen was followed after {:?}", begin.elapsed());
     pair.ns.delete("s3").await;
     pair.serves("fresh", DEADLINE).await;
 
-    pair.leader.process().signal(Signal::CONT);
-    stands_by(&pair.leader).await;
-    leads(&pair.other).await;
+    pair.acting.process().signal(Signal::CONT);
+    stands_by(&pair.acting).await;
+    acts(&pair.other).await;
     pair.ns.delete("fresh").await;
     pair.serves("afterwards", DEADLINE).await;
     pair.are_as_served(3).await;
@@ -313,37 +335,23 @@ async fn a_leader_that_was_stopped_does_no_harm_when_it_goes_on() {
         pair.ns.was_written(name, 1).await;
         pair.ns.was_told(name, ["AddressAssigned"]).await;
     }
-    assert_eq!(decisions(&mut pair.leader, &pair.ns), before);
+    assert_eq!(decisions(&mut pair.acting, &pair.ns), before);
     assert_eq!(pair.allocator.allocations().await.len(), 6);
 }
 
 #[tokio::test]
-async fn a_leader_that_is_cut_off_stands_by_before_the_other_follows() {
+async fn one_that_does_not_reach_the_api_server_leaves_its_role_to_one_that_does() {
     let control_plane = ControlPlane::shared().await;
     let relay = Relay::start(control_plane.port()).await.unwrap();
     let kubeconfig = control_plane.kubeconfig_by(relay.port);
     let pair = Pair::on(control_plane, 5, |options| options.kubeconfig(kubeconfig)).await;
     pair.served(3).await;
     relay.cut();
-    let both = async {
-        loop {
-            // Asked in this order, so that a change in between is no overlap.
-            let lead = (
-                role(&pair.other).await.unwrap().contains("leading"),
-                role(&pair.leader).await.unwrap().contains("leading"),
-            );
-            assert_ne!(lead, (true, true), "both lead");
-            if lead.0 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let served = pair.serves("fresh", HAND_OVER);
-    tokio::join!(both, served);
+    pair.serves("fresh", HAND_OVER + HAND_OVER).await;
+    acts(&pair.other).await;
+    stands_by(&pair.acting).await;
 
     relay.mend();
-    stands_by(&pair.leader).await;
     pair.serves("afterwards", DEADLINE).await;
     pair.are_as_served(3).await;
     for name in ["fresh", "afterwards"] {
@@ -353,7 +361,7 @@ async fn a_leader_that_is_cut_off_stands_by_before_the_other_follows() {
 }
 
 #[tokio::test]
-async fn one_that_was_cut_off_alone_leads_again_and_writes_nothing_that_is_right() {
+async fn one_that_was_cut_off_from_the_api_server_alone_goes_on_and_writes_nothing_that_is_right() {
     let control_plane = ControlPlane::shared().await;
     let relay = Relay::start(control_plane.port()).await.unwrap();
     let kubeconfig = control_plane.kubeconfig_by(relay.port);
@@ -361,12 +369,133 @@ async fn one_that_was_cut_off_alone_leads_again_and_writes_nothing_that_is_right
     pair.other.kill();
     pair.served(3).await;
     relay.cut();
-    stands_by(&pair.leader).await;
+    eventually(DEADLINE, "it lets others act", async || {
+        let errors = pair.acting.process().errors();
+        match errors.contains("the API server does not answer") {
+            true => Ok(()),
+            false => Err(errors),
+        }
+    })
+    .await;
     relay.mend();
-    leads(&pair.leader).await;
+    acts(&pair.acting).await;
     pair.serves("afterwards", DEADLINE).await;
     pair.are_as_served(3).await;
     pair.ns.was_told("afterwards", ["AddressAssigned"]).await;
+}
+
+/// Its network to the allocator breaks, that of the other one does not.
+#[tokio::test]
+async fn one_that_lost_the_allocator_is_followed_and_puts_back_only_what_it_was_granted() {
+    let control_plane = ControlPlane::shared().await;
+    let mut pair = Pair::by_relay(control_plane, 4).await;
+    let relay = pair.relay.take().unwrap();
+    pair.served(2).await;
+    relay.cut();
+    acts(&pair.other).await;
+    pair.serves("fresh", HAND_OVER).await;
+    is(&pair.acting, "[-]session none", 1.0).await;
+    // Both may put it back, and one of the two does.
+    let address = addresses(&pair.ns.get("s0").await);
+    pair.ns.clear_status("s0").await;
+    let put_back = format!("s0 shows {address:?} again");
+    eventually(DEADLINE, put_back, async || {
+        let shown = addresses(&pair.ns.get("s0").await);
+        if shown == address { Ok(()) } else { Err(format!("{shown:?}")) }
+    })
+    .await;
+    // What the other one decided meanwhile stays: an address that is asked for.
+    pair.ns.annotate("s1", "lb-allocator.io/ips", Some("192.0.2.4")).await;
+    pair.ns.gets("s1", ["192.0.2.4"]).await;
+    let told = decisions(&mut pair.acting, &pair.ns).len();
+
+    relay.mend();
+    stands_by(&pair.acting).await;
+    acts(&pair.other).await;
+    pair.ns.gets("s1", ["192.0.2.4"]).await;
+    assert_eq!(decisions(&mut pair.acting, &pair.ns).len(), told);
+    pair.ns.was_written("fresh", 1).await;
+}
+
+#[tokio::test]
+async fn without_an_allocator_who_acted_puts_back_and_who_waits_is_told_once() {
+    let control_plane = ControlPlane::shared().await;
+    let mut pair = Pair::on(control_plane, 3, |options| options).await;
+    pair.served(2).await;
+    pair.allocator.kill();
+    pair.ns.create(pair.service("waits")).await;
+    let address = addresses(&pair.ns.get("s0").await);
+    pair.ns.clear_status("s0").await;
+    eventually(DEADLINE, "s0 shows its address again", async || {
+        let shown = addresses(&pair.ns.get("s0").await);
+        if shown == address { Ok(()) } else { Err(format!("{shown:?}")) }
+    })
+    .await;
+    pair.ns.is_pending("waits", "ALLOCATOR_UNAVAILABLE").await;
+    pair.ns.was_told("waits", ["AllocationFailed"]).await;
+
+    // The one that is left was a standby: it tells as well.
+    pair.acting.kill();
+    pair.ns.create(pair.service("waits-too")).await;
+    pair.ns.is_pending("waits-too", "ALLOCATOR_UNAVAILABLE").await;
+    pair.allocator.start_again().await;
+    acts(&pair.other).await;
+    pair.ns.gets_any("waits").await;
+    pair.ns.was_written("s1", 1).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_finds_another_one_acting_when_the_allocator_is_back_stands_by() {
+    let control_plane = ControlPlane::shared().await;
+    let mut pair = Pair::on(control_plane, 3, |options| options).await;
+    pair.served(2).await;
+    for _ in 0..3 {
+        pair.allocator.kill();
+        pair.allocator.start_again().await;
+        eventually(DEADLINE, "one acts and one stands by", async || {
+            let mut roles = [role(&pair.acting).await?, role(&pair.other).await?];
+            roles.sort_unstable();
+            match roles.each_ref().map(String::as_str) {
+                ["[+]session acting", "[+]session standby"] => Ok(()),
+                _ => Err(format!("{roles:?}")),
+            }
+        })
+        .await;
+    }
+    pair.serves("fresh", HAND_OVER).await;
+    pair.are_as_served(2).await;
+    pair.ns.was_written("fresh", 1).await;
+}
+
+#[tokio::test]
+async fn at_rest_nothing_is_written_to_the_api_server() {
+    let control_plane = ControlPlane::start("at-rest").await.unwrap();
+    let pair = Pair::on(&control_plane, 3, |options| options).await;
+    pair.served(2).await;
+    let writes = || {
+        let log = std::fs::read_to_string(control_plane.audit_log()).unwrap();
+        let writes = log.lines().filter(|line| {
+            let by_watcher = line.contains("\"userAgent\":\"lb-watcher");
+            let reads = ["get", "list", "watch"].map(|verb| format!("\"verb\":\"{verb}\""));
+            by_watcher && !reads.iter().any(|read| line.contains(read.as_str()))
+        });
+        writes.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = writes();
+    assert!(!before.is_empty(), "it is seen that they write");
+    // Long enough for a few of the questions by which the API server is watched.
+    let asked = || {
+        let log = std::fs::read_to_string(control_plane.audit_log()).unwrap();
+        let asks = |line: &&str| line.contains("lb-watcher") && line.contains("limit=1");
+        log.lines().filter(asks).count()
+    };
+    let begin = asked();
+    eventually(DEADLINE, "some time has passed", async || {
+        let passed = asked() - begin;
+        if passed >= 6 { Ok(()) } else { Err(passed) }
+    })
+    .await;
+    assert_eq!(writes(), before);
 }
 
 #[tokio::test]
@@ -383,108 +512,9 @@ async fn watchers_that_serve_different_classes_are_no_replicas_of_each_other() {
         watchers.push(watcher);
     }
     for (watcher, class) in watchers.iter().zip(&classes) {
-        leads(watcher).await;
+        acts(watcher).await;
         let name = class.split_once('/').unwrap().1;
         ns.create(service(name).class(class)).await;
         ns.gets_any(name).await;
     }
-}
-
-#[tokio::test]
-async fn the_lease_is_where_it_was_told_to_be_and_is_free_after_sigterm() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let allocator = Allocator::start(AllocatorOptions::ip_list(format!("{ns}:192.0.2.1"))).await;
-    let leases: Api<Lease> = Api::namespaced(control_plane.client().await, &ns.to_string());
-    let class = random_class();
-    let options = Options::cluster(CLUSTER).class(&class);
-    let nowhere = options.clone().lease_namespace("nowhere");
-    let mut nowhere = Watcher::prepare(control_plane, &allocator.url(), nowhere);
-    nowhere.start_unready();
-    let process = nowhere.process();
-    eventually(DEADLINE, "it says what to do", async || {
-        let errors = process.errors();
-        if errors.contains("--leader-elect-lease-namespace") {
-            Ok(())
-        } else {
-            Err(errors)
-        }
-    })
-    .await;
-
-    let options = options.lease_namespace(&ns.to_string());
-    let mut watcher = Watcher::start(control_plane, &allocator.url(), options).await;
-    leads(&watcher).await;
-    let holder = async || {
-        let all = leases.list(&ListParams::default()).await.unwrap().items;
-        let [lease] = &all[..] else {
-            panic!("{all:?}");
-        };
-        let spec = lease.spec.clone().unwrap();
-        (spec.holder_identity.unwrap(), spec.lease_duration_seconds)
-    };
-    let (name, duration) = holder().await;
-    assert!(name.starts_with("lb-watcher_"), "{name}");
-    assert_eq!(duration, Some(10));
-    watcher.terminate(Duration::from_secs(5)).await;
-    assert_eq!(holder().await, (String::new(), Some(1)));
-}
-
-/// What a watcher needs beside the lease.
-fn rights() -> Value {
-    json!([
-        {"apiGroups": [""], "resources": ["services"], "verbs": ["list", "watch"]},
-        {"apiGroups": [""], "resources": ["services/status"], "verbs": ["patch"]},
-        {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list", "watch"]},
-        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
-    ])
-}
-
-#[tokio::test]
-async fn without_the_right_to_leases_it_says_what_is_missing_and_goes_on_once_it_has_it() {
-    let control_plane = ControlPlane::shared().await;
-    let ns = control_plane.namespace().await;
-    let allocator = Allocator::start(AllocatorOptions::ip_list(format!("{ns}:192.0.2.1"))).await;
-    let account = Account::new(control_plane, &ns.to_string()).await.unwrap();
-    account.may_everywhere(rights()).await.unwrap();
-    let class = random_class();
-    let options = Options::cluster(CLUSTER)
-        .class(&class)
-        .kubeconfig(account.kubeconfig.clone());
-    let mut watcher = Watcher::prepare(control_plane, &allocator.url(), options);
-    watcher.start_unready();
-    ns.create(service("a").class(&class)).await;
-
-    let parts = [
-        "Role in namespace kube-system",
-        "get, create and update on leases of coordination.k8s.io",
-        "--leader-elect=false",
-    ];
-    let admin = watcher.admin();
-    eventually(
-        DEADLINE,
-        "the page says what is missing",
-        async || match admin.get("/readyz").await {
-            Err(page) if parts.iter().all(|part| page.to_string().contains(part)) => Ok(()),
-            page => Err(format!("{page:?}")),
-        },
-    )
-    .await;
-    let process = watcher.process();
-    eventually(DEADLINE, "the log says it, once", async || {
-        let errors = process.errors();
-        let told = errors.lines().filter(|line| line.contains(parts[1]));
-        match told.count() {
-            1 => Ok(()),
-            _ => Err(errors),
-        }
-    })
-    .await;
-    assert_eq!(ns.status_writes("a"), []);
-
-    let lease = json!([{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"],
-                        "verbs": ["get", "create", "update"]}]);
-    account.may_in("kube-system", lease).await.unwrap();
-    ns.gets("a", ["192.0.2.1"]).await;
-    leads(&watcher).await;
 }

@@ -53,7 +53,6 @@ impl Traced {
         let allocator = Allocator::start(options).await;
         let options = watcher::Options::cluster(CLUSTER)
             .class(&class)
-            .alone()
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
             .env("OTEL_BSP_SCHEDULE_DELAY", &delay);
         let watcher = Watcher::start(control_plane, &allocator.url(), options).await;

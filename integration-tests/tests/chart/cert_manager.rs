@@ -46,7 +46,7 @@ async fn a_watcher_and_an_administrator_are_who_cert_manager_is_told_they_are() 
         ("prod-us", "lb-watcher-tls-prod-us", &other, &there),
     ] {
         let (class, files) = (random_class(), secret(name));
-        let options = Options::cluster(cluster).class(&class).alone();
+        let options = Options::cluster(cluster).class(&class);
         let _watcher =
             Watcher::start(control_plane, &allocator.url(), options.tls(files.files())).await;
         ns.create(service(cluster).class(&class)).await;

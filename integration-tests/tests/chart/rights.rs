@@ -132,7 +132,6 @@ async fn the_watcher_uses_each_of_its_rights_and_needs_no_other() {
     let options = Options::cluster("prod-eu")
         .class(&class)
         .tls(client.files())
-        .lease_namespace(namespace)
         .kubeconfig(watcher);
     let mut first = Watcher::start(control_plane, &allocator.url(), options.clone()).await;
     is(&first, "leading").await;

@@ -20,18 +20,20 @@ pub async fn the_allocator_is_deleted(pair: &Pair) {
     pair.rolled_out("a", "lb-allocator").await;
 }
 
-/// The one of two that leads: the other one takes over.
-pub async fn a_leader_is_deleted(pair: &Pair) {
+/// The one of two that acts: the other one takes over.
+pub async fn the_acting_watcher_is_deleted(pair: &Pair) {
     for (name, cluster) in &pair.clusters {
-        let leader = leader(cluster).await;
-        let (pod, _) = leader.rsplit_once('_').unwrap();
+        let before = acting(cluster).await;
+        let [pod] = &before[..] else {
+            panic!("{before:?} act in {name}")
+        };
         let delete = ["-n", NAMESPACE, "delete", "pod", pod];
         cluster.kubectl(delete).gives().await;
-        let what = format!("another watcher of {name} than {pod} leads");
+        let what = format!("another watcher of {name} than {pod} acts");
         eventually(DEADLINE, what, async || {
-            let now = self::leader(cluster).await;
-            let other = !now.is_empty() && now != leader;
-            other.then_some(()).ok_or(now)
+            let now = acting(cluster).await;
+            let other = now.iter().any(|now| now != pod);
+            other.then_some(()).ok_or(now.join(" "))
         })
         .await;
         pair.rolled_out(name, "lb-watcher").await;
@@ -60,16 +62,15 @@ pub async fn the_releases_are_upgraded(pair: &Pair) {
 }
 
 /// Nothing stays but what is to outlive a release: who has which address, the CA that
-/// other clusters trust, what was copied to `b` by hand, and the Leases.
+/// other clusters trust, and what was copied to `b` by hand.
 pub async fn the_releases_are_uninstalled(pair: &Pair) {
     for (name, cluster) in &pair.clusters {
         let uninstall = ["uninstall", "lb", "--namespace", NAMESPACE, "--wait"];
         cluster.helm(uninstall).gives().await;
-        let mut stay = match *name {
+        let stay = match *name {
             "a" => vec!["persistentvolumeclaim/lb-allocator", "secret/lb-ca"],
             _ => vec!["secret/lb-watcher-tls-b"],
         };
-        stay.push("lease.coordination.k8s.io/lb-watcher-");
         let what = format!("nothing is left in {name} but {stay:?}");
         let left = eventually(DEADLINE, what, async || {
             let left = everything(cluster).await;
@@ -94,21 +95,20 @@ pub async fn the_releases_are_uninstalled(pair: &Pair) {
     }
 }
 
-/// The Lease is where the Pods are, which no other test has.
-pub async fn leases_are_in_the_namespace_of_the_pods(pair: &Pair) {
-    for cluster in pair.clusters.values() {
-        assert_ne!(leader(cluster).await, "");
-        let others = ["-n", "kube-system", "get", "leases", "--output=name"];
-        let others = cluster.kubectl(others).gives().await;
-        assert!(!others.contains("lb-watcher"), "{others}");
+/// The Pods of watchers that say in their log that they act.
+async fn acting(cluster: &Cluster) -> Vec<String> {
+    let name = "app.kubernetes.io/name=lb-watcher";
+    let pods = ["-n", NAMESPACE, "get", "pods", "--selector", name];
+    let pods = cluster.kubectl(pods).args(["--output=name"]).gives().await;
+    let mut acting = Vec::new();
+    for pod in pods.lines().filter_map(|pod| pod.strip_prefix("pod/")) {
+        let log = cluster.kubectl(["-n", NAMESPACE, "logs", pod]).gives().await;
+        let said = |word| log.rfind(word);
+        if said("this replica acts") > said("standing by") {
+            acting.push(pod.to_owned());
+        }
     }
-}
-
-/// Who holds the only Lease of the namespace: the name of a Pod, and a number.
-async fn leader(cluster: &Cluster) -> String {
-    let holder = "jsonpath={.items[*].spec.holderIdentity}";
-    let leases = ["-n", NAMESPACE, "get", "leases", "--output", holder];
-    cluster.kubectl(leases).gives().await
+    acting
 }
 
 async fn delete_pods(cluster: &Cluster, label: &str) {

@@ -3,8 +3,8 @@
 use crate::{
     ALONE,
     happenings::{
-        a_leader_is_deleted, its_node_starts_again, leases_are_in_the_namespace_of_the_pods,
-        the_allocator_is_deleted, the_releases_are_uninstalled, the_releases_are_upgraded,
+        its_node_starts_again, the_acting_watcher_is_deleted, the_allocator_is_deleted,
+        the_releases_are_uninstalled, the_releases_are_upgraded,
     },
     manifests,
     pair::{Pair, show},
@@ -16,14 +16,13 @@ async fn services_of_two_clusters_answer_on_addresses_that_outlive_everything() 
     let mut pair = Pair::create().await;
     pair.install().await;
     pair.all_is_well("hello").await;
-    leases_are_in_the_namespace_of_the_pods(&pair).await;
     routes_are_shown(&pair).await;
     pair.show_services().await;
 
     the_allocator_is_deleted(&pair).await;
     pair.all_is_well("after-the-allocator-s-pod").await;
-    a_leader_is_deleted(&pair).await;
-    pair.all_is_well("after-a-leader-s-pod").await;
+    the_acting_watcher_is_deleted(&pair).await;
+    pair.all_is_well("after-the-acting-watcher-s-pod").await;
     the_releases_are_upgraded(&pair).await;
     pair.all_is_well("after-an-upgrade").await;
     its_node_starts_again(&pair).await;

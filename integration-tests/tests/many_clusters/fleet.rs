@@ -111,7 +111,6 @@ impl Fleet {
         let secret = Secret::new(identity, &self.authority.certificate);
         let options = watcher::Options::cluster(name)
             .class(&self.class)
-            .alone()
             .tls(secret.files());
         Cluster {
             name,

@@ -75,7 +75,6 @@ async fn of_two_watchers_of_one_cluster_with_two_names_the_second_is_refused_and
     let secret = integration_tests::secret::Secret::new(&identity, &fleet.authority.certificate);
     let options = watcher::Options::cluster("b")
         .class(fleet.class())
-        .alone()
         .tls(secret.files());
     let mut second = Watcher::prepare(plane(0).await, &fleet.allocator.url(), options);
     second.start_unready();

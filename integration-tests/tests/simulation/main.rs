@@ -18,9 +18,8 @@
 //!
 //! A run is one thread. Time stands still while anything is to be done and jumps
 //! to the next timer when nothing is; all choices come from one generator. So a seed
-//! replays exactly (`a_seed_replays_exactly` holds it to that). One seed in eight lets
-//! replicas elect one that acts; in one of four, Services are mostly told to take over
-//! the addresses of others.
+//! replays exactly (`a_seed_replays_exactly` holds it to that). In one seed of four, Services
+//! are mostly told to take over the addresses of others.
 //!
 //! - `SIMULATION_SEED=N` runs this seed alone and tells all that happens.
 //! - `SIMULATION_SEEDS=N..M` runs those from N to before M, and not the fixed ones.

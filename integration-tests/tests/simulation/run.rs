@@ -33,11 +33,6 @@ pub struct Outcome {
     pub settled: Duration,
 }
 
-/// Whether the replicas of this seed elect one that acts.
-pub fn elects(seed: u64) -> bool {
-    seed % 8 == 7
-}
-
 /// Whether users of this seed mostly ask for addresses that others have, while those
 /// ask for other ones.
 fn trades(seed: u64) -> bool {
@@ -59,16 +54,11 @@ async fn live(seed: u64, folder: &Path, aloud: bool) -> Outcome {
     let chaos = Chaos::new(aloud);
     let clusters = fastrand::usize(1..=3);
     let cast = Cast::random();
-    let elects = elects(seed);
-    let replicas = if elects || fastrand::u8(..3) == 0 {
-        2
-    } else {
-        1
-    };
+    let replicas = if fastrand::u8(..3) == 0 { 2 } else { 1 };
     chaos.note(format_args!(
         "{clusters} clusters, {replicas} watchers each, {cast:?}"
     ));
-    let mut world = World::new(folder, chaos.clone(), cast, clusters, replicas, elects).await;
+    let mut world = World::new(folder, chaos.clone(), cast, clusters, replicas).await;
     let mut cures = Cures::default();
     for _ in 0..fastrand::u32(10..80) {
         let pause = [0, 50, 2_000, 30_000][fastrand::usize(..4)];

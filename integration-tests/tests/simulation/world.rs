@@ -23,7 +23,6 @@ use lb_allocator::{
 };
 use lb_watcher::{
     allocator::{Allocator, with_deadlines},
-    election::Place,
     metrics::Metrics,
     scope::ClassRule,
     tasks::{Setup, Tasks},
@@ -70,15 +69,12 @@ pub struct World {
     pub twin: Option<ApiServer>,
     /// How many clusters were made anew, and which.
     pub rebuilt: Vec<usize>,
-    one_acts: bool,
     pub liar: Option<Liar>,
     pub admin: Admin,
     pub grants: Grants,
     /// Milliseconds by which the allocator's clock is wrong.
     pub clock_error: Arc<AtomicI64>,
     pub disk_full: Arc<AtomicBool>,
-    /// Whether replicas elect one that acts.
-    elects: bool,
     /// Each with what had been acknowledged until then.
     pub backups: Vec<(PathBuf, Vec<Grant>, Limits)>,
     folder: PathBuf,
@@ -103,25 +99,22 @@ pub struct Process {
 }
 
 impl World {
-    /// `clusters` clusters with `replicas` watchers each, of which one acts if it
-    /// `elects`; `folder` is empty.
+    /// `clusters` clusters with `replicas` watchers each; `folder` is empty.
     pub async fn new(
         folder: &Path,
         chaos: Chaos,
         cast: Cast,
         clusters: usize,
         replicas: usize,
-        elects: bool,
     ) -> Self {
         let network = Network::new(chaos.clone());
-        let one_acts = elects || replicas == 1;
         let showing = Showing::default();
         let names = ["c0", "c1", "c2"];
         let servers: Vec<_> = names[..clusters]
             .iter()
             .map(|name| {
                 let (chaos, showing) = (chaos.clone(), showing.clone());
-                ApiServer::new(name, (name, name), &NAMESPACES, one_acts, chaos, showing)
+                ApiServer::new(name, (name, name), &NAMESPACES, chaos, showing)
             })
             .collect();
         let channel = |host| {
@@ -134,7 +127,6 @@ impl World {
             cast,
             twin: None,
             rebuilt: Vec::new(),
-            one_acts,
             liar,
             admin,
             network,
@@ -148,7 +140,6 @@ impl World {
             grants: Grants::default(),
             clock_error: Arc::default(),
             disk_full: Arc::default(),
-            elects,
             backups: Vec::new(),
             folder: folder.to_owned(),
             databases: 0,
@@ -391,7 +382,6 @@ impl World {
             name,
             (label, shown_as),
             &NAMESPACES,
-            self.one_acts,
             chaos,
             showing,
         );
@@ -440,10 +430,6 @@ impl World {
         let setup = Setup {
             rule: ClassRule::new(None, false),
             peers: Vec::new(),
-            lease: self.elects.then(|| Place {
-                namespace: "kube-system".to_owned(),
-                name: "lb-watcher".to_owned(),
-            }),
             concurrency: 4,
             instance: host.to_owned(),
         };

@@ -53,7 +53,7 @@ impl<'a> Site<'a> {
         let database = OnDisk::new(name)?;
         let options = allocator::Options::config(pools(addresses)).database(database.path());
         let allocator = Allocator::start(options).await;
-        let options = watcher::Options::cluster(name).class(&class).alone();
+        let options = watcher::Options::cluster(name).class(&class);
         Ok(Self {
             bare: Bare::new(&namespace, &class),
             sightings: Sightings::begin(namespace.services()).await?,

@@ -24,8 +24,6 @@ use super::{
 };
 
 const CLUSTERS: [&str; 3] = ["east", "west", "north"];
-/// The cluster whose watcher has to be elected.
-const ELECTS: &str = CLUSTERS[0];
 
 pub struct Cluster {
     pub name: &'static str,
@@ -74,10 +72,7 @@ impl World {
         for (name, control_plane) in control_planes {
             let relay = Relay::start(port).await?;
             let url = format!("http://127.0.0.1:{}", relay.port);
-            // One as it is installed, where another replica could take over: started again,
-            // it waits for its own lease to end. The others act at once.
-            let mut options = watcher::Options::cluster(name);
-            options.leader_elect = name == ELECTS;
+            let options = watcher::Options::cluster(name);
             let watcher = Watcher::start(&control_plane, &url, options).await;
             clusters.push(Cluster {
                 name,

@@ -35,9 +35,6 @@ struct Inner {
     label: String,
     /// The cluster of its Services, for those who look at what is shown.
     shown_as: String,
-    /// Whether one watcher acts at a time, so that no Service shows for a moment what
-    /// another one was told before.
-    one_acts: bool,
     chaos: Chaos,
     showing: Showing,
     state: Mutex<State>,
@@ -81,7 +78,6 @@ impl ApiServer {
         cluster: &str,
         (label, shown_as): (&str, &str),
         namespaces: &[&str],
-        one_acts: bool,
         chaos: Chaos,
         showing: Showing,
     ) -> Self {
@@ -89,7 +85,6 @@ impl ApiServer {
             cluster: cluster.to_owned(),
             label: label.to_owned(),
             shown_as: shown_as.to_owned(),
-            one_acts,
             chaos,
             showing,
             state: Mutex::default(),
@@ -146,7 +141,7 @@ impl ApiServer {
     pub fn change<T>(&self, change: impl FnOnce(&mut Objects) -> T) -> T {
         let mut state = self.0.state.lock();
         let changed = change(&mut state.objects);
-        if self.0.one_acts && !state.gone {
+        if !state.gone {
             for problem in self.0.showing.look(&self.0.shown_as, &state.objects) {
                 self.chaos().violated(problem);
             }
@@ -255,47 +250,8 @@ impl ApiServer {
             (&Method::POST, ["apis", "events.k8s.io", "v1", "namespaces", _, "events"]) => {
                 respond(201, body)
             }
-            (
-                _,
-                [
-                    "apis",
-                    "coordination.k8s.io",
-                    "v1",
-                    "namespaces",
-                    _,
-                    "leases",
-                    rest @ ..,
-                ],
-            ) => self.lease(method, rest.first().copied(), body),
             _ => panic!("the watcher asks what is not simulated: {method} {path}"),
         }
-    }
-
-    /// Reads, creates or replaces a Lease; a name stands for all of it.
-    fn lease(&self, method: &Method, name: Option<&str>, body: &Value) -> Response<Body> {
-        let name = name
-            .or(body["metadata"]["name"].as_str())
-            .unwrap_or_default();
-        let known = self.objects(|objects| objects.leases.get(name).cloned());
-        let failure = match (method, known) {
-            (&Method::GET, Some(lease)) => return respond(200, &lease),
-            (&Method::GET | &Method::PUT, None) => Failure::new(404, "NotFound", "no such Lease"),
-            (&Method::POST, Some(_)) => Failure::new(409, "AlreadyExists", "it exists"),
-            (&Method::PUT, Some(lease))
-                if body["metadata"]["resourceVersion"] != lease["metadata"]["resourceVersion"] =>
-            {
-                Failure::new(409, "Conflict", MODIFIED)
-            }
-            (&Method::PUT, Some(_)) | (&Method::POST, None) => {
-                let lease = self.change(|objects| objects.put_lease(name, body.clone()));
-                let holder = &lease["spec"]["holderIdentity"];
-                self.chaos()
-                    .note(format_args!("{}: {holder} has the lease", self.label()));
-                return respond(200, &lease);
-            }
-            _ => panic!("the watcher does with a Lease what is not simulated: {method}"),
-        };
-        failure.response()
     }
 
     fn patch(
@@ -320,7 +276,7 @@ impl ApiServer {
                     "{cluster}: {namespace}/{name} {uid} shows {after:?} {reason}"
                 ));
                 let promised = before.and_then(|before| before.promised);
-                let checked = manager == WATCHER && self.0.one_acts;
+                let checked = manager == WATCHER;
                 if checked && promised.is_some_and(|had| !had.is_subset(&after)) {
                     self.chaos().violated(format_args!(
                         "{cluster}/{namespace}/{name} {uid} loses an address that it had, and \

@@ -50,7 +50,6 @@ pub struct Objects {
     pub version: u64,
     pub services: BTreeMap<Key, Stored>,
     pub namespaces: BTreeMap<String, Value>,
-    pub leases: BTreeMap<String, Value>,
     pub log: Vec<Change>,
     /// Versions before this one are forgotten.
     pub compacted: u64,
@@ -78,13 +77,6 @@ impl Objects {
             object: object.clone(),
         });
         object
-    }
-
-    pub fn put_lease(&mut self, name: &str, mut lease: Value) -> Value {
-        self.version += 1;
-        lease["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        self.leases.insert(name.to_owned(), lease.clone());
-        lease
     }
 
     pub fn create_namespace(&mut self, name: &str, uid: &str) {

@@ -1,10 +1,14 @@
 //! Whether the allocator is there, and whether it serves this cluster.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::reason::{Reason, Refusal, Retry};
+
+/// An allocator that is away for so long is worth a word to the Services that wait.
+pub const LONG_AWAY: Duration = Duration::from_secs(10);
 
 /// Whether the allocator may be asked. It may once it was told, by Sync, what this
 /// cluster has.
@@ -14,8 +18,13 @@ pub enum Link {
     Connecting,
     /// The stream is live, and a Sync was accepted.
     Up,
-    /// It does not answer.
-    Down(Refusal),
+    /// There is no session.
+    Down {
+        /// For this reason.
+        refusal: Refusal,
+        /// Since then.
+        since: Instant,
+    },
     /// It does not serve this watcher: somebody has to look.
     Refused(Refusal),
 }
@@ -29,12 +38,12 @@ impl Link {
                 Reason::AllocatorUnavailable,
                 "the allocator has not answered yet",
             )),
-            Self::Down(refusal) | Self::Refused(refusal) => Some(refusal.clone()),
+            Self::Down { refusal, .. } | Self::Refused(refusal) => Some(refusal.clone()),
         }
     }
 
-    /// The allocator is lost, or never was there, for this reason.
-    pub fn lost(refusal: &Refusal) -> Self {
+    /// The allocator has been lost since then, or never was there, for this reason.
+    pub fn lost(refusal: &Refusal, since: Instant) -> Self {
         match refusal.retry {
             Retry::Seldom => Self::Refused(refusal.clone()),
             // What is wrong is not the Service, and no edit of it helps.
@@ -42,11 +51,12 @@ impl Link {
             // Of a stream or a Sync there is nothing to wait for.
             Retry::Soon | Retry::OnNotice => {
                 let is_said = refusal.reason == Reason::AllocatorUnavailable.as_str();
-                Self::Down(if is_said {
+                let refusal = if is_said {
                     refusal.clone()
                 } else {
                     Refusal::no_answer(&refusal.message)
-                })
+                };
+                Self::Down { refusal, since }
             }
         }
     }
@@ -108,6 +118,19 @@ mod tests {
     }
 
     #[test]
+    fn only_an_allocator_that_does_not_answer_holds_back_those_that_wait() {
+        assert!(Link::Up.refusal().is_none());
+        assert!(Link::Connecting.refusal().is_some());
+        let down = Link::Down {
+            refusal: Refusal::no_answer("gone"),
+            since: Instant::now(),
+        };
+        let down = down.refusal().unwrap();
+        assert_eq!(down.reason, "ALLOCATOR_UNAVAILABLE");
+        assert!(down.message.contains("gone"), "{}", down.message);
+    }
+
+    #[test]
     fn nobody_asks_an_allocator_that_refuses_what_the_cluster_tells_it() {
         for (reason, retry, told) in [
             ("INVALID_REQUEST", Retry::AfterEdit, "ALLOCATOR_UNAVAILABLE"),
@@ -115,7 +138,7 @@ mod tests {
             ("CLUSTER_NAME_IN_USE", Retry::Seldom, "CLUSTER_NAME_IN_USE"),
             ("OF_TOMORROW", Retry::Seldom, "OF_TOMORROW"),
         ] {
-            let link = Link::lost(&refusal(reason, retry));
+            let link = Link::lost(&refusal(reason, retry), Instant::now());
             assert!(matches!(link, Link::Refused(_)), "{reason}");
             let refusal = link.refusal().unwrap();
             assert_eq!(refusal.reason, told);
@@ -132,8 +155,8 @@ mod tests {
             ("OF_TOMORROW", Retry::OnNotice),
             ("ALLOCATOR_UNAVAILABLE", Retry::Soon),
         ] {
-            let link = Link::lost(&refusal(reason, retry));
-            assert!(matches!(link, Link::Down(_)), "{reason}");
+            let link = Link::lost(&refusal(reason, retry), Instant::now());
+            assert!(matches!(link, Link::Down { .. }), "{reason}");
             let told = link.refusal().unwrap();
             assert!(told.message.contains("why"), "{}", told.message);
             assert_eq!(told.reason, "ALLOCATOR_UNAVAILABLE");
