@@ -224,7 +224,10 @@ impl Streams {
         let (sender, messages) = mpsc::channel(BUFFER);
         let mut state = self.state.lock();
         let all: usize = state.by_cluster.values().map(|open| open.0.len()).sum();
-        let of_cluster = state.by_cluster.get(&cluster).map_or(0, |open| open.0.len());
+        let of_cluster = state
+            .by_cluster
+            .get(&cluster)
+            .map_or(0, |open| open.0.len());
         if all >= MAX_OPEN || of_cluster >= MAX_OF_CLUSTER {
             return Err(TooMany);
         }
@@ -350,7 +353,9 @@ mod tests {
     fn acting(streams: &Streams) -> Vec<String> {
         let sessions = streams.sessions(&cluster("a"));
         let acting = sessions.into_iter().filter(|session| session.acting);
-        acting.map(|session| session.replica.unwrap().name).collect()
+        acting
+            .map(|session| session.replica.unwrap().name)
+            .collect()
     }
 
     #[test]
@@ -378,7 +383,10 @@ mod tests {
         let open = |name| streams.open(opening("a", Some((name, "all")))).unwrap();
         let _listener = streams.open(listens("a")).unwrap();
         let (first, mut second, mut third) = (open("first"), open("second"), open("third"));
-        assert_eq!([first.acting, second.acting, third.acting], [true, false, false]);
+        assert_eq!(
+            [first.acting, second.acting, third.acting],
+            [true, false, false]
+        );
         drop(first);
         assert_eq!(second.messages.try_recv().unwrap().told, Told::Acting);
         assert_eq!(acting(&streams), ["second"]);
@@ -419,7 +427,11 @@ mod tests {
         // The new session of the first one was dropped at once.
         assert_eq!(second.messages.try_recv().unwrap().told, Told::Acting);
         drop(first);
-        assert_eq!(acting(&streams), ["second"], "what ended before changes nothing");
+        assert_eq!(
+            acting(&streams),
+            ["second"],
+            "what ended before changes nothing"
+        );
     }
 
     #[test]
@@ -435,7 +447,10 @@ mod tests {
             open("b", "r3", "class x"),
         ];
         assert!(all.iter().all(|stream| stream.acting));
-        assert!(!streams.open(listens("c")).unwrap().acting, "it only listens");
+        assert!(
+            !streams.open(listens("c")).unwrap().acting,
+            "it only listens"
+        );
     }
 
     #[test]

@@ -195,12 +195,7 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
         ledger,
         ..
     } = &*admin;
-    let text = metrics.scrape(
-        registry,
-        queue.depth(),
-        &ledger.census(),
-        role.acts(),
-    );
+    let text = metrics.scrape(registry, queue.depth(), &ledger.census(), role.acts());
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(CONTENT_TYPE, kind)], text)
 }
@@ -256,7 +251,10 @@ mod tests {
         assert!(report(&health, Role::Alone, false).0);
         health.cluster_refused(Some("the name is in use".into()));
         let expected = "[-]cluster-accepted refused\nthe name is in use\nnot ready\n";
-        assert_eq!(report(&health, Role::Alone, false), (false, expected.into()));
+        assert_eq!(
+            report(&health, Role::Alone, false),
+            (false, expected.into())
+        );
         health.cluster_refused(None);
         assert!(report(&health, Role::Alone, false).0);
     }

@@ -308,10 +308,7 @@ impl Allocator {
 
     /// The stream that tells whether this replica acts, and when it is worth asking
     /// again.
-    pub async fn watch(
-        &self,
-        replica: &Replica,
-    ) -> Result<Streaming<v1::WatchResponse>, Refusal> {
+    pub async fn watch(&self, replica: &Replica) -> Result<Streaming<v1::WatchResponse>, Refusal> {
         let request = v1::WatchRequest {
             cluster: self.cluster.to_string(),
             replica: replica.name.clone(),

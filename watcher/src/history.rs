@@ -107,7 +107,8 @@ impl History {
             if answers {
                 self.silent.update(|silent| *silent = 0);
             } else {
-                self.silent.update(|silent| *silent = silent.saturating_add(1));
+                self.silent
+                    .update(|silent| *silent = silent.saturating_add(1));
             }
             tokio::time::sleep(if answers { EVERY } else { SILENT }).await;
         }

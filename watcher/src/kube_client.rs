@@ -69,7 +69,7 @@ pub fn client(mut config: Config) -> anyhow::Result<Client> {
 /// The proxy of the kubeconfig, or else that of the environment. A Pod reaches the API
 /// server of its own cluster without one.
 fn proxy(config: &Config) -> anyhow::Result<Option<Uri>> {
-    if own_cluster(config).is_some() {
+    if is_of_pod(config) {
         return Ok(None);
     }
     let variable = |names: [&str; 2]| {
@@ -88,8 +88,7 @@ fn proxy(config: &Config) -> anyhow::Result<Option<Uri>> {
         .with_context(|| format!("HTTPS_PROXY={}: not a URL", https_proxy.unwrap_or_default()))
 }
 
-/// The Pod's own cluster, where it is the one.
-fn own_cluster(config: &Config) -> Option<Config> {
-    let own = Config::incluster().ok()?;
-    (own.cluster_url == config.cluster_url).then_some(own)
+/// Whether the cluster is the Pod's own.
+fn is_of_pod(config: &Config) -> bool {
+    Config::incluster().is_ok_and(|own| own.cluster_url == config.cluster_url)
 }

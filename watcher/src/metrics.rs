@@ -282,13 +282,7 @@ impl Metrics {
     }
 
     /// The text of a scrape.
-    pub fn scrape(
-        &self,
-        registry: &Registry,
-        depth: usize,
-        census: &Census,
-        acts: bool,
-    ) -> String {
+    pub fn scrape(&self, registry: &Registry, depth: usize, census: &Census, acts: bool) -> String {
         self.acting.set(i64::from(acts));
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.queue_depth.set(count(depth));

@@ -272,7 +272,7 @@ mod tests {
         let told = words.take().into_iter().map(|(cluster, told)| {
             let many = match told {
                 Told::Freed { keys, .. } | Told::AskAgain(keys) => keys.len(),
-                Told::PoolsChanged | Told::Reloaded | Told::Ended(_) => 0,
+                Told::Acting | Told::PoolsChanged | Told::Reloaded | Told::Ended(_) => 0,
             };
             (cluster.to_string(), many)
         });

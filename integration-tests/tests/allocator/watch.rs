@@ -167,8 +167,13 @@ async fn one_replica_acts_and_is_followed_by_the_one_that_has_been_there_longest
     assert!(matches!(event, Some(Event::Acting(_))), "{event:?}");
 
     let clusters = allocator.clusters().await;
-    let shown = clusters[0].sessions.iter().filter(|one| one.serves != "another class");
-    let shown: Vec<_> = shown.map(|one| (one.replica.as_str(), one.acting)).collect();
+    let shown = clusters[0]
+        .sessions
+        .iter()
+        .filter(|one| one.serves != "another class");
+    let shown: Vec<_> = shown
+        .map(|one| (one.replica.as_str(), one.acting))
+        .collect();
     assert_eq!(shown, [("second", true), ("third", false), ("", false)]);
     assert!(clusters[0].sessions.iter().all(|one| one.since.is_some()));
 }
@@ -176,7 +181,11 @@ async fn one_replica_acts_and_is_followed_by_the_one_that_has_been_there_longest
 #[tokio::test]
 async fn what_a_replica_is_called_is_printable_and_short() {
     let allocator = Allocator::start(Options::ip_list("web:192.0.2.1")).await;
-    for (replica, serves) in [("a\n".to_owned(), ""), ("a".repeat(129), ""), ("a".into(), "ä")] {
+    for (replica, serves) in [
+        ("a\n".to_owned(), ""),
+        ("a".repeat(129), ""),
+        ("a".into(), "ä"),
+    ] {
         let request = WatchRequest {
             cluster: "one".to_owned(),
             replica,
@@ -276,5 +285,9 @@ async fn two_thousand_addresses_freed_at_once_do_not_cut_an_honest_stream() {
         }
     }
     assert!(messages < 100, "{messages} messages");
-    assert_eq!(allocator.clusters().await[0].sessions.len(), 1, "it is not cut");
+    assert_eq!(
+        allocator.clusters().await[0].sessions.len(),
+        1,
+        "it is not cut"
+    );
 }

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use integration_tests::{
+    account::Account,
     allocator::{Allocator, Options as AllocatorOptions},
     control_plane::ControlPlane,
     eventually::{DEADLINE, eventually, within},
@@ -14,6 +15,7 @@ use integration_tests::{
     watcher::{Options, Watcher},
 };
 use rustix::process::Signal;
+use serde_json::{Value, json};
 
 /// All that passes until a fresh Service is served by the one that follows, on a busy
 /// machine.
@@ -41,18 +43,33 @@ impl Pair {
         addresses: usize,
         of_acting: impl FnOnce(Options) -> Options,
     ) -> Self {
-        Self::with(control_plane, addresses, of_acting, false).await
+        Self::with(
+            control_plane,
+            addresses,
+            of_acting,
+            |options| options,
+            false,
+        )
+        .await
     }
 
     /// The acting one reaches the allocator by a relay.
     async fn by_relay(control_plane: &ControlPlane, addresses: usize) -> Self {
-        Self::with(control_plane, addresses, |options| options, true).await
+        Self::with(
+            control_plane,
+            addresses,
+            |options| options,
+            |options| options,
+            true,
+        )
+        .await
     }
 
     async fn with(
         control_plane: &ControlPlane,
         addresses: usize,
         of_acting: impl FnOnce(Options) -> Options,
+        of_other: impl FnOnce(Options) -> Options,
         by_relay: bool,
     ) -> Self {
         let ns = control_plane.namespace().await;
@@ -72,7 +89,7 @@ impl Pair {
         }
         let acting = Watcher::start(control_plane, &url, of_acting(options.clone())).await;
         acts(&acting).await;
-        let other = Watcher::start(control_plane, &allocator.url(), options).await;
+        let other = Watcher::start(control_plane, &allocator.url(), of_other(options)).await;
         stands_by(&other).await;
         Self {
             ns,
@@ -321,7 +338,10 @@ async fn one_that_was_stopped_does_no_harm_when_it_goes_on() {
         })
         .await;
     }
-    println!("one that was frozen was followed after {:?}", begin.elapsed());
+    println!(
+        "one that was frozen was followed after {:?}",
+        begin.elapsed()
+    );
     pair.ns.delete("s3").await;
     pair.serves("fresh", DEADLINE).await;
 
@@ -397,15 +417,23 @@ async fn one_that_lost_the_allocator_is_followed_and_puts_back_only_what_it_was_
     is(&pair.acting, "[-]session none", 1.0).await;
     // Both may put it back, and one of the two does.
     let address = addresses(&pair.ns.get("s0").await);
-    pair.ns.clear_status("s0").await;
+    pair.ns
+        .edit_status("s0", json!({"loadBalancer": null}))
+        .await;
     let put_back = format!("s0 shows {address:?} again");
     eventually(DEADLINE, put_back, async || {
         let shown = addresses(&pair.ns.get("s0").await);
-        if shown == address { Ok(()) } else { Err(format!("{shown:?}")) }
+        if shown == address {
+            Ok(())
+        } else {
+            Err(format!("{shown:?}"))
+        }
     })
     .await;
     // What the other one decided meanwhile stays: an address that is asked for.
-    pair.ns.annotate("s1", "lb-allocator.io/ips", Some("192.0.2.4")).await;
+    pair.ns
+        .annotate("s1", "lb-allocator.io/ips", Some("192.0.2.4"))
+        .await;
     pair.ns.gets("s1", ["192.0.2.4"]).await;
     let told = decisions(&mut pair.acting, &pair.ns).len();
 
@@ -425,10 +453,16 @@ async fn without_an_allocator_who_acted_puts_back_and_who_waits_is_told_once() {
     pair.allocator.kill();
     pair.ns.create(pair.service("waits")).await;
     let address = addresses(&pair.ns.get("s0").await);
-    pair.ns.clear_status("s0").await;
+    pair.ns
+        .edit_status("s0", json!({"loadBalancer": null}))
+        .await;
     eventually(DEADLINE, "s0 shows its address again", async || {
         let shown = addresses(&pair.ns.get("s0").await);
-        if shown == address { Ok(()) } else { Err(format!("{shown:?}")) }
+        if shown == address {
+            Ok(())
+        } else {
+            Err(format!("{shown:?}"))
+        }
     })
     .await;
     pair.ns.is_pending("waits", "ALLOCATOR_UNAVAILABLE").await;
@@ -437,7 +471,9 @@ async fn without_an_allocator_who_acted_puts_back_and_who_waits_is_told_once() {
     // The one that is left was a standby: it tells as well.
     pair.acting.kill();
     pair.ns.create(pair.service("waits-too")).await;
-    pair.ns.is_pending("waits-too", "ALLOCATOR_UNAVAILABLE").await;
+    pair.ns
+        .is_pending("waits-too", "ALLOCATOR_UNAVAILABLE")
+        .await;
     pair.allocator.start_again().await;
     acts(&pair.other).await;
     pair.ns.gets_any("waits").await;
@@ -469,33 +505,95 @@ async fn a_replica_that_finds_another_one_acting_when_the_allocator_is_back_stan
 
 #[tokio::test]
 async fn at_rest_nothing_is_written_to_the_api_server() {
-    let control_plane = ControlPlane::start("at-rest").await.unwrap();
-    let pair = Pair::on(&control_plane, 3, |options| options).await;
+    let control_plane = ControlPlane::shared().await;
+    let ns = control_plane.namespace().await;
+    // All that an account asks for is in the audit log.
+    let account = Account::new(control_plane, &ns.to_string()).await.unwrap();
+    account.may_everywhere(rights()).await.unwrap();
+    let account_of = |options: Options| options.kubeconfig(account.kubeconfig.clone());
+    let pair = Pair::with(control_plane, 3, account_of, account_of, false).await;
     pair.served(2).await;
-    let writes = || {
-        let log = std::fs::read_to_string(control_plane.audit_log()).unwrap();
-        let writes = log.lines().filter(|line| {
-            let by_watcher = line.contains("\"userAgent\":\"lb-watcher");
-            let reads = ["get", "list", "watch"].map(|verb| format!("\"verb\":\"{verb}\""));
-            by_watcher && !reads.iter().any(|read| line.contains(read.as_str()))
-        });
-        writes.map(str::to_owned).collect::<Vec<_>>()
-    };
-    let before = writes();
-    assert!(!before.is_empty(), "it is seen that they write");
-    // Long enough for a few of the questions by which the API server is watched.
+    let user = format!("system:serviceaccount:{ns}:{}", account.name());
     let asked = || {
         let log = std::fs::read_to_string(control_plane.audit_log()).unwrap();
-        let asks = |line: &&str| line.contains("lb-watcher") && line.contains("limit=1");
-        log.lines().filter(asks).count()
+        let of_user = log.lines().filter(|line| line.contains(&user));
+        let entries = of_user.map(|line| serde_json::from_str::<Value>(line).unwrap());
+        entries.collect::<Vec<_>>()
     };
-    let begin = asked();
-    eventually(DEADLINE, "some time has passed", async || {
-        let passed = asked() - begin;
-        if passed >= 6 { Ok(()) } else { Err(passed) }
-    })
+    let written = || {
+        let writes = asked().into_iter().filter(|entry| {
+            let verb = entry["verb"].as_str().unwrap();
+            !["get", "list", "watch"].contains(&verb)
+        });
+        writes
+            .map(|entry| entry["requestURI"].to_string())
+            .collect::<Vec<_>>()
+    };
+    let before = written();
+    assert_eq!(before.len(), 4, "a status and an Event each: {before:#?}");
+    let begin = asked().len();
+    eventually(
+        DEADLINE,
+        "they have asked whether anything is new",
+        async || {
+            let since = asked().len() - begin;
+            if since >= 6 { Ok(()) } else { Err(since) }
+        },
+    )
     .await;
-    assert_eq!(writes(), before);
+    assert_eq!(written(), before);
+}
+
+/// With many Services held: so many, or as many as TAKEOVER_SERVICES says.
+#[tokio::test]
+async fn however_many_services_are_held_a_fresh_one_is_served_soon_after_a_crash() {
+    let held = std::env::var("TAKEOVER_SERVICES").map_or(200, |text| text.parse().unwrap());
+    let control_plane = ControlPlane::start("takeover").await.unwrap();
+    let ns = control_plane.namespace().await;
+    let pools = "pools: [{name: many, addresses: [10.0.0.0/16]}]";
+    let allocator = Allocator::start(AllocatorOptions::config(pools)).await;
+    let class = random_class();
+    let options = Options::cluster(CLUSTER).class(&class);
+    let acting = Watcher::start(&control_plane, &allocator.url(), options.clone()).await;
+    acts(&acting).await;
+    let other = Watcher::start(&control_plane, &allocator.url(), options).await;
+    stands_by(&other).await;
+    let mut pair = Pair {
+        ns,
+        allocator,
+        class,
+        acting,
+        other,
+        relay: None,
+    };
+    for first in (0..held).step_by(16) {
+        let create = |number| pair.ns.create(pair.service(&format!("s{number}")));
+        futures::future::join_all((first..held.min(first + 16)).map(create)).await;
+    }
+    eventually(
+        Duration::from_secs(600),
+        "all are served",
+        async || match pair.allocator.allocations().await.len() {
+            all if all == held => Ok(()),
+            some => Err(some),
+        },
+    )
+    .await;
+    pair.ns.gets_any(&format!("s{}", held - 1)).await;
+
+    println!("{held} Services, the acting one is killed, a standby is there:");
+    pair.acting.kill();
+    pair.serves("after-a-crash", DEADLINE).await;
+    println!("{held} Services, the only one is killed and started again:");
+    pair.other.kill();
+    pair.other.start_unready();
+    pair.serves("after-a-start", DEADLINE).await;
+    acts(&pair.other).await;
+    pair.acting.start_again().await;
+    stands_by(&pair.acting).await;
+    println!("{held} Services, the acting one is frozen:");
+    pair.other.process().stop().await;
+    pair.serves("after-a-freeze", DEADLINE).await;
 }
 
 #[tokio::test]
@@ -517,4 +615,14 @@ async fn watchers_that_serve_different_classes_are_no_replicas_of_each_other() {
         ns.create(service(name).class(class)).await;
         ns.gets_any(name).await;
     }
+}
+
+/// All that a watcher needs.
+fn rights() -> Value {
+    json!([
+        {"apiGroups": [""], "resources": ["services"], "verbs": ["list", "watch"]},
+        {"apiGroups": [""], "resources": ["services/status"], "verbs": ["patch"]},
+        {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list", "watch"]},
+        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
+    ])
 }

@@ -8,7 +8,6 @@ use integration_tests::{
     allocator::{Allocator, Options as AllocatorOptions, run},
     control_plane::ControlPlane,
     eventually::{DEADLINE, eventually},
-    namespace::random_name,
     service::service,
     site::random_class,
     watcher::{Options, Watcher},
@@ -21,26 +20,19 @@ use crate::{
     install::Installed,
 };
 
-/// Resource, verbs, and whether they are only for the Lease.
-type Right = (&'static str, &'static [&'static str], bool);
+/// Resource and verbs.
+type Right = (&'static str, &'static [&'static str]);
 
-const EVERYWHERE: [Right; 4] = [
-    ("services", &["list", "watch"], false),
-    ("services/status", &["patch"], false),
-    ("namespaces", &["list", "watch"], false),
-    ("events.events.k8s.io", &["create"], false),
-];
-const LEASES: [Right; 2] = [
-    ("leases.coordination.k8s.io", &["create"], false),
-    ("leases.coordination.k8s.io", &["get", "update"], true),
+const RIGHTS: [Right; 4] = [
+    ("services", &["list", "watch"]),
+    ("services/status", &["patch"]),
+    ("namespaces", &["list", "watch"]),
+    ("events.events.k8s.io", &["create"]),
 ];
 
 /// As `kubectl auth can-i --list` shows them.
-fn lines(rights: &[Right], lease: &str) -> BTreeSet<String> {
-    let line = |(resource, verbs, named): &Right| {
-        let name = if *named { lease } else { "" };
-        format!("{resource} [] [{name}] [{}]", verbs.join(" "))
-    };
+fn lines(rights: &[Right]) -> BTreeSet<String> {
+    let line = |(resource, verbs): &Right| format!("{resource} [] [] [{}]", verbs.join(" "));
     rights.iter().map(line).collect()
 }
 
@@ -113,12 +105,9 @@ async fn the_watcher_uses_each_of_its_rights_and_needs_no_other() {
     let nobody = Account::new(control_plane, namespace).await.unwrap();
     let nobody = format!("{namespace}:{}", nobody.name());
     let role = format!("{release}-watcher");
-    let lease = "jsonpath={.rules[*].resourceNames[*]}";
-    let lease = commands.kubectl(&["get", "role", &role, "-n", namespace, "-o", lease], "");
-    let everywhere = lines(&EVERYWHERE, &lease);
-    assert_eq!(rights(&commands, &account, &nobody, "default"), everywhere);
-    let here: BTreeSet<_> = everywhere.union(&lines(&LEASES, &lease)).cloned().collect();
-    assert_eq!(rights(&commands, &account, &nobody, namespace), here);
+    for place in ["default", namespace] {
+        assert_eq!(rights(&commands, &account, &nobody, place), lines(&RIGHTS));
+    }
 
     let pools = "pools: [{name: web, addresses: [192.0.2.1], \
                  namespaceSelector: {matchLabels: {tier: web}}}]";
@@ -134,12 +123,9 @@ async fn the_watcher_uses_each_of_its_rights_and_needs_no_other() {
         .tls(client.files())
         .kubeconfig(watcher);
     let mut first = Watcher::start(control_plane, &allocator.url(), options.clone()).await;
-    is(&first, "leading").await;
+    is(&first, "session acting").await;
     let mut second = Watcher::start(control_plane, &allocator.url(), options).await;
-    is(&second, "standby").await;
-    let leases = ["get", "lease", "-n", namespace, "-o", "name"];
-    let expected = format!("lease.coordination.k8s.io/{lease}\n");
-    assert_eq!(commands.kubectl(&leases, ""), expected);
+    is(&second, "session standby").await;
 
     let admin = installed.files(&commands, "admin-tls");
     let Files { cert, key, ca } = admin.files();
@@ -163,7 +149,7 @@ async fn the_watcher_uses_each_of_its_rights_and_needs_no_other() {
     let told = ["AllocationFailed", "AddressAssigned", "AddressReleased"];
     ns.was_told("a", told).await;
     first.terminate(Duration::from_secs(20)).await;
-    is(&second, "leading").await;
+    is(&second, "session acting").await;
     ns.create(service("b")).await;
     ns.gets("b", ["192.0.2.1"]).await;
     ns.edit("b", json!({"spec": {"type": "ClusterIP"}})).await;
@@ -173,8 +159,7 @@ async fn the_watcher_uses_each_of_its_rights_and_needs_no_other() {
 
     let (asked, refused) = requests(&control_plane.audit_log(), &account);
     assert_eq!(refused, Vec::<Value>::new());
-    let granted = EVERYWHERE.iter().chain(&LEASES);
-    let granted = granted.flat_map(|(resource, verbs, _)| {
+    let granted = RIGHTS.iter().flat_map(|(resource, verbs)| {
         let pair = |verb: &&str| ((*resource).to_owned(), (*verb).to_owned());
         verbs.iter().map(pair).collect::<Vec<_>>()
     });
@@ -183,17 +168,4 @@ async fn the_watcher_uses_each_of_its_rights_and_needs_no_other() {
         let errors = watcher.process().errors();
         assert!(!errors.contains("forbidden"), "{errors}");
     }
-}
-
-#[tokio::test]
-async fn the_watcher_may_not_touch_the_leases_of_others() {
-    let control_plane = ControlPlane::shared().await;
-    let commands = Commands::on(control_plane);
-    let installed = Installed::new(&commands, &["--values", &values("generated")]);
-    let Installed { namespace, release } = &installed;
-    let who = format!("--as=system:serviceaccount:{namespace}:{release}-watcher");
-    let other = random_name("other");
-    let lease = format!("lease/{other}");
-    let can = |verb: &str| commands.fails(&["auth", "can-i", verb, &lease, &who, "-n", namespace]);
-    assert_eq!([can("get"), can("update"), can("delete")], ["no\n"; 3]);
 }

@@ -102,7 +102,10 @@ async fn acting(cluster: &Cluster) -> Vec<String> {
     let pods = cluster.kubectl(pods).args(["--output=name"]).gives().await;
     let mut acting = Vec::new();
     for pod in pods.lines().filter_map(|pod| pod.strip_prefix("pod/")) {
-        let log = cluster.kubectl(["-n", NAMESPACE, "logs", pod]).gives().await;
+        let log = cluster
+            .kubectl(["-n", NAMESPACE, "logs", pod])
+            .gives()
+            .await;
         let said = |word| log.rfind(word);
         if said("this replica acts") > said("standing by") {
             acting.push(pod.to_owned());

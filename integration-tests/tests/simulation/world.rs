@@ -378,13 +378,7 @@ impl World {
         let original = &self.clusters[cluster];
         let (chaos, showing) = (self.chaos.clone(), self.showing.clone());
         let name = original.cluster();
-        let server = ApiServer::new(
-            name,
-            (label, shown_as),
-            &NAMESPACES,
-            chaos,
-            showing,
-        );
+        let server = ApiServer::new(name, (label, shown_as), &NAMESPACES, chaos, showing);
         let now = self.chaos.time();
         for (key, stored) in original.objects(|objects| objects.services.clone()) {
             let annotations = stored.object["metadata"]["annotations"].clone();

@@ -368,7 +368,10 @@ impl Session {
         if past.acted {
             warn!("standing by: another replica has taken over");
         } else {
-            info!(replica = self.replica.name, "standing by: another replica acts");
+            info!(
+                replica = self.replica.name,
+                "standing by: another replica acts"
+            );
         }
         open.acting = false;
         open.telling = None;

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, oneshot};
 
 use self::{
-    answer::{Body, Failure, MODIFIED, cut_short, respond, streamed},
+    answer::{Body, Failure, cut_short, respond, streamed},
     objects::{Kind, Objects, WATCHER, shown},
 };
 use crate::{chaos::Chaos, showing::Showing};
