@@ -448,7 +448,7 @@ async fn one_that_lost_the_allocator_is_followed_and_puts_back_only_what_it_was_
 #[tokio::test]
 async fn without_an_allocator_who_acted_puts_back_and_who_waits_is_told_once() {
     let control_plane = ControlPlane::shared().await;
-    let mut pair = Pair::on(control_plane, 3, |options| options).await;
+    let mut pair = Pair::on(control_plane, 4, |options| options).await;
     pair.served(2).await;
     pair.allocator.kill();
     pair.ns.create(pair.service("waits")).await;
