@@ -33,8 +33,7 @@ impl Syncer {
         away: Duration,
         refusal: &Refusal,
     ) -> Next {
-        self.ledger
-            .waits(view.key, &view.uid, view.waiting());
+        self.ledger.waits(view.key, &view.uid, view.waiting());
         if let Some(grant) = granted(view) {
             if self.ledger.is_contested(view.key) {
                 return Next::Retry;
