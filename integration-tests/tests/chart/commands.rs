@@ -73,15 +73,6 @@ impl Commands {
         run(command, "").0
     }
 
-    /// What kubectl prints; it has to fail.
-    pub fn fails(&self, args: &[&str]) -> String {
-        let mut command = Command::new(&self.kubectl);
-        command.args(args).env("KUBECONFIG", &self.kubeconfig);
-        let output = command.output().unwrap();
-        assert!(!output.status.success(), "kubectl {args:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
     /// What kubectl prints; it has to succeed and to warn of nothing.
     pub fn kubectl(&self, args: &[&str], input: &str) -> String {
         let mut command = Command::new(&self.kubectl);

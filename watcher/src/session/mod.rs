@@ -189,11 +189,16 @@ impl Session {
         if accepted {
             past.all_ask = true;
         }
+        let is_first = past.away.is_none();
         let since = *past.away.get_or_insert_with(Instant::now);
         self.lost(&refusal, since);
         let refused = matches!(*self.link.borrow(), Link::Refused(_));
         if past.acted || refused || since.elapsed() >= LONG_AWAY {
             self.works(past, Role::Alone).await;
+        }
+        // Who acted and never was heard has nobody queued.
+        if is_first && past.acted && !accepted {
+            self.queue.push_all(self.all());
         }
         if refused {
             past.all_ask = true;
