@@ -237,7 +237,7 @@ mod tests {
         role.set(Role::Acting);
         seconds(5).await;
         role.set(Role::Alone);
-        seconds(4).await;
+        tokio::time::sleep(STEP * 5).await;
         assert_eq!(steps.load(Ordering::Relaxed), 10);
         role.set(Role::Standby);
         seconds(5).await;
