@@ -577,14 +577,18 @@ impl World {
             let shares = holders
                 .iter()
                 .any(|held| *held.key == *key && may_share(held, allocation));
-            // Of two who claim an address the one gets it that told so first.
+            // Of two who claim an address the one gets it that told so first; nobody can tell
+            // that the liar does not show what it says.
             let told = |of: &ServiceKey| {
                 let mut rows = self.tables.conflicts.iter();
                 rows.find(|row| row.address == address && *row.key == *of)
             };
+            let is_of_liar = allocation.key.cluster.as_str() == LIAR;
             let claims_first = told(&allocation.key)
                 .zip(told(key))
-                .is_some_and(|(own, other)| own.is_claim() && own.since < other.since);
+                .is_some_and(|(own, other)| {
+                    (own.is_claim() || is_of_liar) && own.since < other.since
+                });
             let is_elsewhere = !holders.is_empty() && key.cluster != allocation.key.cluster;
             prop_assert!(
                 shares || is_elsewhere || claims_first,
