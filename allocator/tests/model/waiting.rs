@@ -26,6 +26,17 @@ impl Waiter {
             false
         }
     }
+
+    /// What was freed is offered to one after the other of those whom it may serve:
+    /// they all count as told.
+    fn hears(&self, outcome: &Outcome) -> bool {
+        outcome.notices.iter().any(|notice| match notice {
+            Notice::AllMayAsk => true,
+            Notice::AskAgain(key) => *key == self.key,
+            Notice::Freed(freed) => self.may_want(freed),
+            Notice::SyncAgain(_) | Notice::LossProved(_) => false,
+        })
+    }
 }
 
 impl Waiting {
@@ -55,16 +66,9 @@ impl Waiting {
         }
     }
 
-    /// What was freed is offered to one after the other of those whom it may serve:
-    /// they all count as told.
     pub fn hear(&mut self, outcome: &Outcome) {
         for waiter in &mut self.0 {
-            waiter.is_told |= outcome.notices.iter().any(|notice| match notice {
-                Notice::AllMayAsk => true,
-                Notice::AskAgain(key) => *key == waiter.key,
-                Notice::Freed(freed) => waiter.may_want(freed),
-                Notice::SyncAgain(_) | Notice::LossProved(_) => false,
-            });
+            waiter.is_told |= waiter.hears(outcome);
         }
     }
 
@@ -75,7 +79,11 @@ impl Waiting {
     }
 
     pub fn are_told(&self, engine: &Engine) -> Result<(), TestCaseError> {
-        for waiter in self.0.iter().filter(|waiter| !waiter.is_told) {
+        // What is due ends with the next command, whatever that asks for.
+        let mut engine = engine.clone();
+        let due = engine.pass(Timestamp(0));
+        let uninformed = self.0.iter().filter(|waiter| !waiter.is_told);
+        for waiter in uninformed.filter(|waiter| !waiter.hears(&due)) {
             // Asked again it may tell what it shows, and get nothing by that.
             let (reply, outcome) = engine.clone().plan(&waiter.command, Timestamp(0));
             let is_same = outcome.changes.is_empty() || reply == waiter.reply;
