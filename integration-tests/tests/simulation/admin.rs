@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use lb_allocator::engine::ClusterState;
 use lb_proto::v1::{self, admin_service_client::AdminServiceClient};
 use tokio::{
     task::JoinSet,
@@ -12,12 +13,15 @@ use tonic::{Code, transport::Channel};
 use crate::{
     api_server::{ApiServer, objects::shown},
     chaos::{Chaos, pick},
+    liar::LIAR,
     rpc::REPEATED,
     showing::Place,
     world::World,
 };
 
 const DEADLINE: Duration = Duration::from_secs(20);
+/// So long a cluster that tells nothing is waited for.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Somebody who may do everything, and does not wait for answers.
 pub struct Admin {
@@ -199,6 +203,22 @@ impl World {
             winner: winner.into(),
         };
         ask!(self.admin, resolve_conflict, request);
+    }
+
+    /// After a restore the liar may hold up all others by telling nothing: it is taken out
+    /// of service then.
+    pub async fn end_waiting(&mut self) {
+        sleep(PATIENCE).await;
+        let Some(process) = &self.allocator else {
+            return;
+        };
+        let Ok(inspection) = process.writer.inspect().await else {
+            return;
+        };
+        let mut clusters = inspection.engine.clusters();
+        if clusters.any(|of| of.name.as_str() == LIAR && of.state == ClusterState::Awaited) {
+            self.admin.decommission(LIAR);
+        }
     }
 
     fn may_lose(&self, (cluster, namespace, name): &Place) {

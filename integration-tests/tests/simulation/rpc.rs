@@ -163,6 +163,7 @@ impl Wire {
         match method {
             "Acquire" => {
                 let asked: v1::AcquireRequest = message(request);
+                let shown = asked.wish.unwrap_or_default().current_addresses;
                 let service = asked.service.unwrap_or_default();
                 let name = name(&service);
                 if code == "0" {
@@ -173,7 +174,7 @@ impl Wire {
                         .map(|held| held.address)
                         .collect();
                     self.chaos.note(format_args!(
-                        "allocator: {name} {} has {addresses:?} at {}",
+                        "allocator: {name} {} shows {shown:?} and has {addresses:?} at {}",
                         asked.uid, answer.revision
                     ));
                     self.grants.lock().push(Grant {
@@ -187,7 +188,7 @@ impl Wire {
                     let words = words.and_then(|words| words.to_str().ok());
                     let words = words.unwrap_or_default();
                     self.chaos.note(format_args!(
-                        "allocator: {name} {} refused: {words}",
+                        "allocator: {name} {} shows {shown:?} and is refused: {words}",
                         asked.uid
                     ));
                 }

@@ -85,6 +85,9 @@ async fn live(seed: u64, folder: &Path, aloud: bool) -> Outcome {
     if let Some(liar) = &mut world.liar {
         liar.insist(&world.pools);
     }
+    if cast.liar && world.forgets {
+        world.end_waiting().await;
+    }
     let peace = Instant::now();
     let mut found = settle(&world).await;
     let settled = peace.elapsed();
