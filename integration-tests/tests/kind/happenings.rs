@@ -23,10 +23,15 @@ pub async fn the_allocator_is_deleted(pair: &Pair) {
 /// The one of two that acts: the other one takes over.
 pub async fn the_acting_watcher_is_deleted(pair: &Pair) {
     for (name, cluster) in &pair.clusters {
-        let before = acting(cluster).await;
-        let [pod] = &before[..] else {
-            panic!("{before:?} act in {name}")
-        };
+        let what = format!("one watcher of {name} acts");
+        let pod = &eventually(DEADLINE, what, async || {
+            let now = acting(cluster).await;
+            match &now[..] {
+                [pod] => Ok(pod.clone()),
+                none_or_several => Err(none_or_several.join(" ")),
+            }
+        })
+        .await;
         let delete = ["-n", NAMESPACE, "delete", "pod", pod];
         cluster.kubectl(delete).gives().await;
         let what = format!("another watcher of {name} than {pod} acts");
@@ -97,15 +102,16 @@ pub async fn the_releases_are_uninstalled(pair: &Pair) {
 
 /// The Pods of watchers that say in their log that they act.
 async fn acting(cluster: &Cluster) -> Vec<String> {
-    let name = "app.kubernetes.io/name=lb-watcher";
-    let pods = ["-n", NAMESPACE, "get", "pods", "--selector", name];
+    let component = "app.kubernetes.io/component=watcher";
+    let pods = ["-n", NAMESPACE, "get", "pods", "--selector", component];
     let pods = cluster.kubectl(pods).args(["--output=name"]).gives().await;
     let mut acting = Vec::new();
     for pod in pods.lines().filter_map(|pod| pod.strip_prefix("pod/")) {
-        let log = cluster
-            .kubectl(["-n", NAMESPACE, "logs", pod])
-            .gives()
-            .await;
+        let log = cluster.kubectl(["-n", NAMESPACE, "logs", pod]);
+        // A Pod may be gone by now, or have no container yet.
+        let Ok(log) = log.output().await else {
+            continue;
+        };
         let said = |word| log.rfind(word);
         if said("this replica acts") > said("standing by") {
             acting.push(pod.to_owned());
