@@ -482,11 +482,18 @@ fn pool(raw: RawPool) -> Result<FilePool, FileError> {
         (network.prefix_len() <= 30).then(|| (network, text.referenced.line()))
     });
     let networks = networks.collect();
-    let exclude = at("exclude").ranges(&exclude)?;
+    let excluded = at("exclude").ranges(&exclude)?;
+    for (text, (range, line)) in exclude.iter().zip(&excluded) {
+        // An exclusion that excludes nothing would let an address out that somebody keeps back.
+        if let Some(why) = unusable::mapped(range) {
+            let text = text.value.clone();
+            return Err(at("exclude").fault(*line, KeyError::Unusable { text, why }));
+        }
+    }
     let spec = PoolSpec {
         name: parsed_name,
         addresses: lines.iter().map(|(range, _)| *range).collect(),
-        exclude: exclude.into_iter().map(|(range, _)| range).collect(),
+        exclude: excluded.into_iter().map(|(range, _)| range).collect(),
         namespaces: at("namespaces").names(namespaces.as_ref(), everybody, Namespace::parse)?,
         namespace_selector: at("namespaceSelector").selector(namespace_selector)?,
         service_selector: at("serviceSelector").selector(service_selector)?,

@@ -196,6 +196,16 @@ fn each_mistake_is_told_with_file_line_pool_key_and_what_was_expected() {
              can have: ::ffff:0:0/96 is IPv4 written as IPv6; list it as IPv4",
         ),
         (
+            with("  exclude: [192.0.2.1, \"::ffff:192.0.2.2\"]\n"),
+            "line 4: pool \"web\": exclude: \"::ffff:192.0.2.2\" has addresses that no Service \
+             can have: ::ffff:0:0/96 is IPv4 written as IPv6; list it as IPv4",
+        ),
+        (
+            with("  exclude: [\"::fffe:ffff:ffff-::1:0:0:0\"]\n"),
+            "line 4: pool \"web\": exclude: \"::fffe:ffff:ffff-::1:0:0:0\" has addresses that no \
+             Service can have: ::ffff:0:0/96 is IPv4 written as IPv6; list it as IPv4",
+        ),
+        (
             with("- name: web\n  addresses: [192.0.2.99]\n"),
             "line 4: pool \"web\": name: two pools have the name web",
         ),

@@ -34,6 +34,12 @@ const IPV4: [(Ipv4Addr, Ipv4Addr, &str); 5] = [
     ),
 ];
 
+const MAPPED: (Ipv6Addr, Ipv6Addr, &str) = (
+    Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0),
+    Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0xffff, 0xffff),
+    "::ffff:0:0/96 is IPv4 written as IPv6; list it as IPv4",
+);
+
 const IPV6: [(Ipv6Addr, Ipv6Addr, &str); 5] = [
     (
         Ipv6Addr::UNSPECIFIED,
@@ -45,11 +51,7 @@ const IPV6: [(Ipv6Addr, Ipv6Addr, &str); 5] = [
         Ipv6Addr::LOCALHOST,
         "::1 is loopback, and does not leave a host",
     ),
-    (
-        Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0),
-        Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0xffff, 0xffff),
-        "::ffff:0:0/96 is IPv4 written as IPv6; list it as IPv4",
-    ),
+    MAPPED,
     (
         Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0),
         Ipv6Addr::new(
@@ -68,13 +70,21 @@ const IPV6: [(Ipv6Addr, Ipv6Addr, &str); 5] = [
 
 /// Why a range has addresses that no Service can have, if it does.
 pub fn reason(range: &AddressRange) -> Option<&'static str> {
-    let has = |first: IpAddr, last: IpAddr| {
-        AddressRange::new(first, last).is_some_and(|never| never.overlaps(range))
-    };
     let v4 = IPV4.map(|(first, last, why)| (IpAddr::from(first), IpAddr::from(last), why));
     let v6 = IPV6.map(|(first, last, why)| (IpAddr::from(first), IpAddr::from(last), why));
     let mut all = v4.into_iter().chain(v6);
-    all.find_map(|(first, last, why)| has(first, last).then_some(why))
+    all.find_map(|(first, last, why)| overlap(range, first, last).then_some(why))
+}
+
+/// The reason if a range has IPv4-mapped addresses: each of them is an IPv4 address, which the
+/// range does not have.
+pub fn mapped(range: &AddressRange) -> Option<&'static str> {
+    let (first, last, why) = MAPPED;
+    overlap(range, first.into(), last.into()).then_some(why)
+}
+
+fn overlap(range: &AddressRange, first: IpAddr, last: IpAddr) -> bool {
+    AddressRange::new(first, last).is_some_and(|other| other.overlaps(range))
 }
 
 #[cfg(test)]

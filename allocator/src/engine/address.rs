@@ -122,13 +122,6 @@ impl AddressRange {
         Family::of(self.first)
     }
 
-    /// Whether an address of it has another, canonical form: IPv4-mapped ones.
-    pub fn has_mapped(&self) -> bool {
-        let ends = [Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST];
-        let [first, last] = ends.map(|end| IpAddr::V6(end.to_ipv6_mapped()));
-        self.overlaps(&Self { first, last })
-    }
-
     pub fn overlaps(&self, other: &Self) -> bool {
         self.family() == other.family() && self.first <= other.last && other.first <= self.last
     }
