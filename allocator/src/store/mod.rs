@@ -1,11 +1,10 @@
 //! The only SQL: one SQLite file, in WAL mode with synchronous=FULL, so that what
 //! was committed survives a crash of the process and of the machine.
 //!
-//! A batch of changes is ONE statement: rows inserted into the view `changes`, whose
-//! triggers (see `migrations/`) record them in `history` and keep the other tables. It
-//! is its own transaction,
-//! takes the write lock at its start as `BEGIN IMMEDIATE` would, and costs one
-//! hand-over to sqlx's thread however many rows it has.
+//! A batch of changes is ONE statement: rows inserted into `history`, whose triggers (see
+//! `migrations/`) keep the other tables. It is its own transaction, takes the write lock at
+//! its start as `BEGIN IMMEDIATE` would, and costs one hand-over to sqlx's thread however
+//! many rows it has.
 
 mod allocations;
 mod backup;
@@ -528,7 +527,7 @@ fn history_row(row: &SqliteRow) -> Result<HistoryRow, sqlx::Error> {
 }
 
 fn insert_history(rows: usize) -> String {
-    let mut sql = String::from("INSERT INTO changes SELECT * FROM (VALUES ");
+    let mut sql = String::from("INSERT INTO history SELECT * FROM (VALUES ");
     for row in 0..rows {
         let separator = if row == 0 { "" } else { "," };
         // Writing to a String cannot fail.

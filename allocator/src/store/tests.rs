@@ -177,7 +177,12 @@ async fn history_can_only_be_added_to() {
         .plan(&acquire("s", "u", &[Family::V4]), Timestamp(1))
         .1;
     store.commit(&plan.changes).await.unwrap();
-    for statement in ["UPDATE history SET name = 'x'", "DELETE FROM history"] {
+    for statement in [
+        "UPDATE history SET name = 'x'",
+        "UPDATE history SET details = 'x'",
+        "UPDATE history SET revision = 2",
+        "DELETE FROM history",
+    ] {
         let refused = sqlx::query(statement)
             .execute(&mut store.writer)
             .await
@@ -215,7 +220,7 @@ async fn those_who_share_an_address_agree_on_it_whatever_is_updated() {
         "UPDATE allocations SET address = '192.0.2.1' WHERE name = 'alone'",
         "UPDATE allocations SET address = '192.0.2.1', sharing_key = 'x' WHERE name = 'alone'",
         "UPDATE allocations SET address = '192.0.2.2' WHERE name = 'one'",
-        "INSERT INTO changes
+        "INSERT INTO history
          SELECT 99, at, 'UPDATED', address, family, pool, cluster, namespace, name, uid,
                 replaced_uid, cluster_ip, NULL, NULL
          FROM history WHERE name = 'one'",

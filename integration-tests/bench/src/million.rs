@@ -26,7 +26,7 @@ const ROWS: &str = "
     WITH RECURSIVE numbers (n) AS (
         SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 1000000
     )
-    INSERT INTO changes (revision, at, kind, address, family, pool, cluster, namespace, name,
+    INSERT INTO history (revision, at, kind, address, family, pool, cluster, namespace, name,
                          uid, cluster_ip)
     SELECT n, 1700000000000 + n, 'ALLOCATED',
            format('10.%d.%d.%d', n >> 16, (n >> 8) & 255, n & 255), 4, 'bench', 'bench',
