@@ -69,6 +69,11 @@ impl History {
         ))
     }
 
+    /// All is listed anew: nobody knows how far behind the watches are.
+    pub fn list_anew(&self) {
+        self.breaks.update(|breaks| *breaks += 1);
+    }
+
     /// Whether the API server answered the last time.
     pub fn answers(&self) -> bool {
         self.silent.get() == 0
@@ -128,7 +133,7 @@ impl History {
              listing everything anew"
         );
         self.newest.store(now, Ordering::Release);
-        self.breaks.update(|breaks| *breaks += 1);
+        self.list_anew();
     }
 }
 

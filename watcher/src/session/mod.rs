@@ -129,6 +129,8 @@ struct Past {
     acted: bool,
     /// All that was asked for has to be asked for again.
     all_ask: bool,
+    /// What there is was listed for the session that begins.
+    is_listed: bool,
     /// Since when there is no session.
     away: Option<Instant>,
     patience: u32,
@@ -143,6 +145,7 @@ impl Session {
         let mut past = Past {
             acted: false,
             all_ask: false,
+            is_listed: true,
             away: None,
             patience: PATIENCE,
             backoff: BACKOFF.build(),
@@ -355,14 +358,21 @@ impl Session {
     /// This replica acts from now on, and first of all tells what there is.
     async fn acts(&self, past: &mut Past, open: &mut Open) {
         self.link.send_replace(Link::Connecting);
-        past.all_ask |= self.works(past, Role::Acting).await;
+        let begins = self.works(past, Role::Acting).await;
+        past.all_ask |= begins;
         if self.history.answers() {
             past.patience = PATIENCE;
         }
         open.acting = true;
         open.accepted = false;
-        open.owes = true;
         open.told_lists = self.lists.get();
+        // A watch may be late, and a Service show by now what the replica before this one
+        // wrote: that is known from a list alone.
+        open.owes = !begins || past.is_listed;
+        if !open.owes {
+            self.history.list_anew();
+        }
+        past.is_listed = false;
         info!(replica = self.replica.name, "this replica acts");
     }
 
@@ -385,6 +395,7 @@ impl Session {
         self.ledger.begin_term(|_, _| false);
         past.acted = false;
         past.all_ask = false;
+        past.is_listed = false;
         self.answers(past);
     }
 
