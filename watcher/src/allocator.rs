@@ -35,7 +35,7 @@ use crate::{
     session::Replica,
     status,
     view::created,
-    wish::{Wish, parse_address},
+    wish::{Wish, current_addresses, parse_address},
 };
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -256,12 +256,19 @@ impl Allocator {
         Grant::read(answer)
     }
 
-    /// Takes back what this uid of a Service holds, and returns what that was.
-    pub async fn release(&self, key: &Key, uid: &str) -> Result<Vec<IpAddr>, Refusal> {
+    /// Takes back what this uid of a Service holds, and returns what that was. What the
+    /// Service still shows is kept from others.
+    pub async fn release(
+        &self,
+        key: &Key,
+        uid: &str,
+        shown: &[IpAddr],
+    ) -> Result<Vec<IpAddr>, Refusal> {
         let request = v1::ReleaseRequest {
             service: Some(self.service_key(key)),
             uid: uid.to_owned(),
             cluster_uid: self.cluster_uid(),
+            current_addresses: current_addresses(shown),
         };
         let mut client = self.allocations_client();
         let answer = self.call("Release", client.release(timed(request))).await?;

@@ -3,7 +3,7 @@
 mod takeover;
 mod without_session;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use k8s_openapi::jiff::Timestamp;
@@ -141,7 +141,7 @@ impl Syncer {
                 let old = record.filter(|record| record.uid != view.uid);
                 let is_decided = matches!(refusal.retry, Retry::OnNotice | Retry::AfterEdit);
                 if let Some(old) = old.filter(|_| is_decided)
-                    && let Err(refusal) = self.release(view.key, &old.uid).await
+                    && let Err(refusal) = self.release(view.key, &old.uid, &view.shown).await
                 {
                     self.log(&refusal, "not released");
                     return Next::Retry;
@@ -268,7 +268,7 @@ impl Syncer {
         let Some(uid) = holder else {
             return Next::Done;
         };
-        match self.release(key, &uid).await {
+        match self.release(key, &uid, &[]).await {
             Ok(()) => {
                 self.ledger.forget(key);
                 Next::Done
@@ -298,8 +298,9 @@ impl Syncer {
         }
     }
 
-    /// Never without a uid: that would take the address from whoever has it.
-    async fn release(&self, key: &Key, uid: &str) -> Result<(), Refusal> {
+    /// Never without a uid: that would take the address from whoever has it. `shown` is what
+    /// the Service goes on to show.
+    async fn release(&self, key: &Key, uid: &str, shown: &[IpAddr]) -> Result<(), Refusal> {
         if uid.is_empty() {
             return Ok(());
         }
@@ -307,7 +308,7 @@ impl Syncer {
         if let Some(refusal) = self.link.borrow().refusal() {
             return Err(refusal);
         }
-        let released = self.allocator.release(key, uid).await?;
+        let released = self.allocator.release(key, uid, shown).await?;
         if !released.is_empty() {
             self.news.released(key, uid, &released);
         }

@@ -124,8 +124,6 @@ impl Wish {
 
     /// In the words of the contract, with the addresses that the status shows.
     pub fn message(&self, shown: &[IpAddr]) -> v1::Wish {
-        /// As many as the contract takes.
-        const SHOWN_LIMIT: usize = 16;
         v1::Wish {
             families: self
                 .families
@@ -135,11 +133,7 @@ impl Wish {
             ip_family_policy: self.policy.into(),
             addresses: self.addresses.iter().map(IpAddr::to_string).collect(),
             pool: self.pool.clone().unwrap_or_default(),
-            current_addresses: shown
-                .iter()
-                .take(SHOWN_LIMIT)
-                .map(IpAddr::to_string)
-                .collect(),
+            current_addresses: current_addresses(shown),
             cluster_ip: self.cluster_ip.map(|ip| ip.to_string()).unwrap_or_default(),
             ports: self
                 .ports
@@ -197,6 +191,14 @@ pub fn read(service: &Service, peers: &[Peer], namespace_labels: &Labels) -> Rea
         refusal,
         askable,
     }
+}
+
+/// What a status shows, as the allocator is told.
+pub fn current_addresses(shown: &[IpAddr]) -> Vec<String> {
+    /// As many as the contract takes.
+    const LIMIT: usize = 16;
+    let shown = shown.iter().take(LIMIT);
+    shown.map(IpAddr::to_string).collect()
 }
 
 /// An address in canonical form, or nothing.

@@ -271,7 +271,7 @@ impl Engine {
             .cloned()
             .collect();
         for allocation in gone {
-            self.give_up(allocation, acquire, holder, outcome);
+            self.give_up(allocation, (&acquire.wish.current, holder), outcome);
         }
     }
 
@@ -288,7 +288,7 @@ impl Engine {
             .cloned()
             .collect();
         for allocation in gone {
-            self.give_up(allocation, acquire, holder, outcome);
+            self.give_up(allocation, (&acquire.wish.current, holder), outcome);
         }
     }
 
@@ -301,7 +301,7 @@ impl Engine {
     ) {
         let key = &acquire.key;
         if let Some(held) = self.held_by(key, Family::of(address)).cloned() {
-            self.give_up(held, acquire, holder, outcome);
+            self.give_up(held, (&acquire.wish.current, holder), outcome);
         }
         self.allocate(key, address, pool, holder.clone(), outcome);
     }

@@ -271,7 +271,7 @@ impl Engine {
     ) {
         let gone: Vec<_> = self.handed_over_by(&acquire.key).cloned().collect();
         for held in gone {
-            self.give_up(held, acquire, holder, outcome);
+            self.give_up(held, (&acquire.wish.current, holder), outcome);
         }
     }
 

@@ -112,6 +112,8 @@ pub enum Command {
 pub struct Release {
     pub key: ServiceKey,
     pub uid: Option<Uid>,
+    /// What the status of the Service still shows, which is kept from others.
+    pub current: Vec<IpAddr>,
 }
 
 /// Keep an address from everybody, or from all but `key`.
@@ -387,7 +389,8 @@ impl Engine {
         let held: Vec<_> = self.to_release(release).cloned().collect();
         let conflicts = self.conflicts_to_release(release);
         for allocation in &held {
-            self.commit(ChangeKind::Released(Arc::clone(allocation)), outcome);
+            let holder = &allocation.holder;
+            self.give_up(Arc::clone(allocation), (&release.current, holder), outcome);
         }
         for conflict in conflicts {
             self.commit(ChangeKind::ConflictEnded(conflict), outcome);

@@ -33,15 +33,15 @@ use super::{
 };
 
 impl Engine {
-    /// Takes back what a Service holds and does not want, or may not hold, any more.
+    /// Takes back what a Service holds and does not want, or may not hold, any more. What it
+    /// shows of that is kept from others.
     pub(super) fn give_up(
         &mut self,
         held: Arc<Allocation>,
-        acquire: &Acquire,
-        holder: &Holder,
+        (shown, holder): (&[IpAddr], &Holder),
         outcome: &mut Outcome,
     ) {
-        if acquire.wish.current.contains(&held.address) {
+        if shown.contains(&held.address) {
             // Before whoever claimed it while it was held.
             let first = self.conflicts.about(held.address).next();
             let since = first.map_or(held.since, |first| {
@@ -211,7 +211,7 @@ impl Engine {
             .collect()
     }
 
-    /// A Service that is gone shows nothing any more.
+    /// A Service shows no more than its release says, which is nothing where it is gone.
     pub(super) fn conflicts_to_release(&self, release: &Release) -> Vec<Arc<Conflict>> {
         let mut holding = self.holding(&release.key).peekable();
         let is_it =
@@ -219,6 +219,7 @@ impl Engine {
         let is_the_holder = holding.peek().is_some() && holding.all(is_it);
         self.conflicts
             .of(&release.key)
+            .filter(|conflict| !release.current.contains(&conflict.address))
             .filter(|conflict| {
                 is_the_holder || is_same_uid(release.uid.as_ref(), conflict.holder.uid.as_ref())
             })

@@ -181,6 +181,7 @@ impl Harness {
 
     fn release(&mut self, name: &str, uid: Option<&str>) -> Vec<String> {
         let command = Command::Release(Release {
+            current: Vec::new(),
             key: key("default", name),
             uid: uid.map(|uid| Uid::parse(uid).unwrap()),
         });
@@ -850,6 +851,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         }),
         6 => any_acquire().prop_map(|acquire| Step::Run(Command::Acquire(acquire))),
         4 => any_acquire().prop_map(|acquire| Step::Run(Command::Release(Release {
+            current: Vec::new(),
             key: (*acquire.key).clone(),
             uid: acquire.uid,
         }))),
@@ -861,6 +863,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 /// Lets time pass in the engine, and no more.
 fn nothing() -> Command {
     Command::Release(Release {
+        current: Vec::new(),
         key: key("nowhere", "nothing"),
         uid: None,
     })

@@ -131,10 +131,12 @@ pub fn release(request: v1::ReleaseRequest) -> Result<Release, Status> {
         service,
         uid,
         cluster_uid: _,
+        current_addresses,
     } = request;
     Ok(Release {
         key: service_key("service", service)?,
         uid: optional_uid(&uid)?,
+        current: current("current_addresses", &current_addresses)?,
     })
 }
 
@@ -275,6 +277,12 @@ fn optional_uid(text: &str) -> Result<Option<Uid>, Status> {
     })
 }
 
+/// What a status shows.
+fn current(field: &str, texts: &[String]) -> Result<Vec<IpAddr>, Status> {
+    at_most(field, texts.len(), MAX_CURRENT)?;
+    texts.iter().map(|text| address(field, text)).collect()
+}
+
 fn wish(raw: v1::Wish) -> Result<Wish, Status> {
     let families = families(&raw.families)?;
     let policy = policy(raw.ip_family_policy, &families)?;
@@ -282,14 +290,7 @@ fn wish(raw: v1::Wish) -> Result<Wish, Status> {
     let pool = optional("wish.pool", &raw.pool, |field, text| {
         PoolName::parse(text).map_err(invalid_name(field))
     })?;
-    at_most(
-        "wish.current_addresses",
-        raw.current_addresses.len(),
-        MAX_CURRENT,
-    )?;
-    let current = raw.current_addresses.iter();
-    let current = current.map(|text| address("wish.current_addresses", text));
-    let current = current.collect::<Result<_, _>>()?;
+    let current = current("wish.current_addresses", &raw.current_addresses)?;
     let ports = ports(&raw.ports)?;
     let backend = backend(raw.external_traffic_policy, raw.selector)?;
     let labels = Labels {

@@ -61,6 +61,7 @@ fn acquire(name: &str, uid: &str, families: &[Family]) -> Command {
 
 fn release(name: &str) -> Command {
     Command::Release(Release {
+        current: Vec::new(),
         key: ServiceKey::parse("a", "default", name).unwrap(),
         uid: None,
     })

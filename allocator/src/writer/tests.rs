@@ -104,7 +104,11 @@ impl Running {
 
     async fn release(&self, name: &str) {
         let key = ServiceKey::parse("a", "default", name).unwrap();
-        let command = Command::Release(Release { key, uid: None });
+        let command = Command::Release(Release {
+            key,
+            uid: None,
+            current: Vec::new(),
+        });
         self.writer.submit(command).await.unwrap();
     }
 }

@@ -37,12 +37,12 @@ impl Book {
         for held in &holding {
             let promised = self.reservation(held.address);
             if promised.is_some_and(|kept| kept.from.as_ref() == Some(&**key)) {
-                self.give_up(held, acquire, &holder, &mut changes);
+                self.give_up(held, (&acquire.wish.current, &holder), &mut changes);
             }
         }
         for held in self.holding(key) {
             if !wish.families.contains(&Family::of(held.address)) {
-                self.give_up(&held, acquire, &holder, &mut changes);
+                self.give_up(&held, (&acquire.wish.current, &holder), &mut changes);
             }
         }
         for shown in self.shown_no_more(acquire) {
@@ -71,7 +71,7 @@ impl Book {
 
         for held in self.holding(key) {
             if !self.may_stay(&held, acquire) {
-                self.give_up(&held, acquire, &holder, &mut changes);
+                self.give_up(&held, (&acquire.wish.current, &holder), &mut changes);
             }
         }
         for (family, choice) in &choices {
@@ -79,7 +79,7 @@ impl Book {
                 && satisfied
             {
                 if let Some(held) = self.held_by(key, *family).cloned() {
-                    self.give_up(&held, acquire, &holder, &mut changes);
+                    self.give_up(&held, (&acquire.wish.current, &holder), &mut changes);
                 }
                 changes.push(self.allocate(*address, key, &holder));
                 let arrived = self.reservation(*address);
@@ -138,14 +138,13 @@ impl Book {
     }
 
     /// What it still shows is kept from others until it does not.
-    fn give_up(
+    pub fn give_up(
         &mut self,
         held: &Held,
-        acquire: &Acquire,
-        holder: &Holder,
+        (shown, holder): (&[IpAddr], &Holder),
         changes: &mut Vec<Change>,
     ) {
-        if acquire.wish.current.contains(&held.address) {
+        if shown.contains(&held.address) {
             // Earlier than all others.
             let first = self
                 .showing(held.address)

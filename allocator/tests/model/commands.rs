@@ -44,10 +44,12 @@ impl Book {
         for held in holding {
             if is_it(&held.holder.uid) {
                 released.push(self.shown(&held));
-                changes.push(self.release(&held));
+                self.give_up(&held, (&release.current, &held.holder), &mut changes);
             }
         }
-        for shown in self.shown_by(&release.key) {
+        let mut past = self.shown_by(&release.key);
+        past.retain(|shown| !release.current.contains(&shown.address));
+        for shown in past {
             if is_the_holder || is_it(&shown.holder.uid) {
                 changes.push(self.shows_no_more(&shown));
             }

@@ -191,7 +191,11 @@ fn any_labels() -> impl Strategy<Value = Labels> {
 }
 
 fn any_release() -> impl Strategy<Value = Release> {
-    (any_key(), any_uid()).prop_map(|(key, uid)| Release { key, uid })
+    (any_key(), any_uid(), vec(any_address(), 0..2)).prop_map(|(key, uid, current)| Release {
+        key,
+        uid,
+        current,
+    })
 }
 
 /// Expiry is told as time from now on.

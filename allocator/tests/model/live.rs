@@ -15,7 +15,7 @@ use lb_allocator::engine::{
     Decommission, Engine, Family, Handover, Loss, PoolName, PoolSpec, Pools, Refusal, Release,
     Reply, Resolve, ServiceKey, Sync, Timestamp, Uid, Winner, Wish,
 };
-use proptest::{collection::vec, prelude::*, sample::select};
+use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use crate::{history::any_wish, rules::may_share, tables::Tables};
 
@@ -32,6 +32,8 @@ const GATHERING: i64 = 30_001;
 pub enum Deed {
     Create(usize),
     Delete(usize, bool),
+    /// Another controller serves a Service from now on, and writes an address or nothing new.
+    Leave(usize, Option<IpAddr>),
     /// A Service asks, and the answer is written into its status or gets lost.
     Ask(usize, Box<Wish>, bool),
     /// A hand writes an address into a status.
@@ -77,6 +79,8 @@ fn any_deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
         4 => service().prop_map(Deed::Create),
         2 => (service(), any::<bool>()).prop_map(|(of, told)| Deed::Delete(of, told)),
+        1 => (service(), option::of(select(unlimited())))
+            .prop_map(|(of, written)| Deed::Leave(of, written)),
         10 => (service(), wish(), prop::bool::weighted(0.7))
             .prop_map(|(of, wish, written)| Deed::Ask(of, Box::new(wish), written)),
         1 => (service(), select(unlimited())).prop_map(|(of, shown)| Deed::Edit(of, shown)),
@@ -217,12 +221,20 @@ impl World {
                 Ok(())
             }
             Deed::Delete(service, is_told) => match self.live.remove(&key(*service)) {
-                Some(gone) if *is_told => {
-                    let (key, uid) = (key(*service), Some(gone.uid));
-                    self.run(&Command::Release(Release { key, uid })).map(drop)
-                }
+                Some(gone) if *is_told => self
+                    .run(&release(key(*service), gone.uid, Vec::new()))
+                    .map(drop),
                 Some(_) | None => Ok(()),
             },
+            Deed::Leave(service, written) => {
+                let Some(live) = self.live.get_mut(&key(*service)) else {
+                    return Ok(());
+                };
+                live.shown.extend(written);
+                live.untold.extend(written);
+                let (uid, shown) = (live.uid.clone(), live.shown.iter().copied().collect());
+                self.run(&release(key(*service), uid, shown)).map(drop)
+            }
             Deed::Ask(service, wish, is_written) => {
                 let key = key(*service);
                 if let Some(live) = self.live.get_mut(&key) {
@@ -616,6 +628,11 @@ impl World {
         prop_assert!(is_little || self.is_waived, "{} and {}", held, kept);
         Ok(())
     }
+}
+
+fn release(key: ServiceKey, uid: Uid, current: Vec<IpAddr>) -> Command {
+    let uid = Some(uid);
+    Command::Release(Release { key, uid, current })
 }
 
 fn sync(name: &str, services: Vec<Acquire>, proves: Option<Loss>) -> Command {

@@ -65,7 +65,7 @@ impl Syncer {
         if record.uid == view.uid && record.held.iter().all(shown) {
             return None;
         }
-        match self.release(view.key, &record.uid).await {
+        match self.release(view.key, &record.uid, &view.shown).await {
             Ok(()) => {
                 self.ledger.gave_back(view.key);
                 None

@@ -131,6 +131,7 @@ fn what_was_beyond_a_quota_is_claimed_when_there_is_room() {
     );
     assert_eq!(h.holder_of("192.0.2.2"), [""; 0]);
     h.run(&Command::Release(Release {
+        current: Vec::new(),
         key: (*of("a", "s1").key).clone(),
         uid: None,
     }));
@@ -161,6 +162,7 @@ fn conflicts_keep_no_more_from_others_than_a_quota_allows_and_bring_no_more() {
         h.get(of("a", name)).unwrap();
     }
     h.run(&Command::Release(Release {
+        current: Vec::new(),
         key: (*of("b", "s1").key).clone(),
         uid: None,
     }));
@@ -181,11 +183,13 @@ fn of_two_who_claim_an_address_the_one_gets_it_that_did_so_first() {
     h.now = Timestamp(h.now.0 + 1);
     h.sync("a", vec![shows("second", "192.0.2.1")]);
     h.run(&Command::Release(Release {
+        current: Vec::new(),
         key: (*of("c", "holds").key).clone(),
         uid: None,
     }));
     assert_eq!(h.holder_of("192.0.2.1"), ["b/first"]);
     h.run(&Command::Release(Release {
+        current: Vec::new(),
         key: (*of("b", "first").key).clone(),
         uid: None,
     }));

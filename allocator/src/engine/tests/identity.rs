@@ -65,6 +65,7 @@ impl Harness {
 #[test]
 fn what_comes_with_another_uid_than_the_first_is_refused_and_changes_nothing() {
     let release = Command::Release(Release {
+        current: Vec::new(),
         key: (*of("a", "s1").key).clone(),
         uid: None,
     });
@@ -99,6 +100,7 @@ fn what_comes_with_another_uid_than_the_first_is_refused_and_changes_nothing() {
 fn a_release_binds_no_name() {
     let mut h = four();
     let release = Command::Release(Release {
+        current: Vec::new(),
         key: (*of("a", "s1").key).clone(),
         uid: None,
     });

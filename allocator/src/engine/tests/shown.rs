@@ -68,10 +68,12 @@ fn shares(name: &str, port: u16) -> Acquire {
 }
 
 impl Harness {
+    /// Which goes on to show what the request says.
     fn release_of(&mut self, service: &Acquire) {
         self.run(&Command::Release(Release {
             key: (*service.key).clone(),
             uid: service.uid.clone(),
+            current: service.wish.current.clone(),
         }));
     }
 }
@@ -129,6 +131,26 @@ fn the_release_of_its_service_ends_a_move_and_a_late_one_does_not() {
     assert_eq!(first(&mut h), is_shown());
     h.release_of(&of("a", "s1"));
     assert_eq!(first(&mut h), ok(&["192.0.2.1"]));
+}
+
+#[test]
+fn a_release_keeps_what_the_service_goes_on_to_show_from_others() {
+    let mut h = four();
+    h.get(of("a", "s1")).unwrap();
+    let shows = || of("a", "s1").showing("192.0.2.1").showing("192.0.2.2");
+    h.sync("a", vec![shows()]);
+    for _ in 0..2 {
+        h.release_of(&shows());
+        assert_eq!(h.holder_of("192.0.2.1"), [""; 0]);
+        assert_eq!(first(&mut h), is_shown(), "what it held");
+        let other = of("b", "s1").asking("192.0.2.2");
+        h.get(other).unwrap_err();
+    }
+    h.engine = h.tables.restart(&h.pools);
+    assert_eq!(first(&mut h), is_shown());
+    h.release_of(&of("a", "s1"));
+    assert_eq!(first(&mut h), ok(&["192.0.2.1"]));
+    assert_eq!(h.engine.conflicts().count(), 0);
 }
 
 #[test]

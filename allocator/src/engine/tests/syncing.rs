@@ -323,6 +323,7 @@ fn an_address_of_another_cluster_is_a_conflict_and_nobody_is_moved() {
 
     // The holder goes, and nobody comes in between.
     let (_, outcome) = h.run(&Command::Release(Release {
+        current: Vec::new(),
         key: (*of("a", "s1").key).clone(),
         uid: None,
     }));
@@ -402,6 +403,7 @@ fn a_conflict_is_over_when_the_service_is_gone_or_shows_something_else() {
         },
         |h| {
             h.run(&Command::Release(Release {
+                current: Vec::new(),
                 key: (*of("b", "s1").key).clone(),
                 uid: Some(Uid::parse("u1").unwrap()),
             }));
@@ -442,6 +444,7 @@ fn an_administrator_decides_a_conflict_either_way() {
     assert_eq!(h.get(shows()), ok(&["192.0.2.2"]));
     h.release("s1", None);
     h.run(&Command::Release(Release {
+        current: Vec::new(),
         key: (*of("a", "s1").key).clone(),
         uid: None,
     }));
@@ -777,6 +780,7 @@ impl World {
                     && *told
                 {
                     self.h.run(&Command::Release(Release {
+                        current: Vec::new(),
                         key: (*key).clone(),
                         uid: Some(Uid::parse(&uid).unwrap()),
                     }));
