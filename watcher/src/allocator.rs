@@ -1,4 +1,4 @@
-//! The client of lb-allocator: one connection, a deadline on every call, refusals
+//! The client of lb-allocator: one connection, a deadline on every call, denials
 //! read once. With other certificates a new connection is made; calls that are
 //! under way end on the old one.
 
@@ -27,15 +27,14 @@ use tonic::{
 use tracing::{Instrument, debug_span, field::Empty};
 
 use crate::{
-    grant::Grant,
-    key::Key,
-    kube::service::Service,
+    denial::Denial,
+    kube::{
+        key::Key,
+        service::{Service, created},
+    },
     metrics::Metrics,
-    reason::Refusal,
-    session::Replica,
-    status,
-    view::created,
-    wish::{Wish, current_addresses, parse_address},
+    request::{AddressRequest, current_addresses, parse_address},
+    status::{self, grant::Grant},
 };
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -47,6 +46,15 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 /// Each request names the span that it is sent in.
 type Traced = InterceptedService<Channel, fn(Request<()>) -> Result<Request<()>, Status>>;
+
+/// A process among those that serve the same Services of the cluster.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    /// No other process has it.
+    pub name: String,
+    /// Which Services.
+    pub serves: String,
+}
 
 /// Asks the allocator in the name of one cluster.
 #[derive(Clone)]
@@ -217,7 +225,7 @@ impl Allocator {
         }
     }
 
-    /// In the words of the contract; without a wish it says that the Service is there.
+    /// In the words of the contract; without a request for addresses it says that the Service is there.
     pub fn acquire_request(
         &self,
         key: &Key,
@@ -245,10 +253,10 @@ impl Allocator {
         &self,
         key: &Key,
         service: &Service,
-        wish: &Wish,
+        asked: &AddressRequest,
         shown: &[IpAddr],
-    ) -> Result<Grant, Refusal> {
-        let mut request = self.acquire_request(key, service, Some(wish.message(shown)));
+    ) -> Result<Grant, Denial> {
+        let mut request = self.acquire_request(key, service, Some(asked.message(shown)));
         request.cluster_uid = self.cluster_uid();
         let mut client = self.allocations_client();
         let answer = self.call("Acquire", client.acquire(timed(request))).await?;
@@ -263,7 +271,7 @@ impl Allocator {
         key: &Key,
         uid: &str,
         shown: &[IpAddr],
-    ) -> Result<Vec<IpAddr>, Refusal> {
+    ) -> Result<Vec<IpAddr>, Denial> {
         let request = v1::ReleaseRequest {
             service: Some(self.service_key(key)),
             uid: uid.to_owned(),
@@ -281,7 +289,7 @@ impl Allocator {
     pub async fn sync(
         &self,
         messages: Vec<v1::SyncRequest>,
-    ) -> Result<Vec<v1::SyncedService>, Refusal> {
+    ) -> Result<Vec<v1::SyncedService>, Denial> {
         let mut client = self.allocations_client();
         let (moves, moved) = watch::channel(());
         let sent = {
@@ -315,7 +323,7 @@ impl Allocator {
 
     /// The stream that tells whether this replica acts, and when it is worth asking
     /// again.
-    pub async fn watch(&self, replica: &Replica) -> Result<Streaming<v1::WatchResponse>, Refusal> {
+    pub async fn watch(&self, replica: &Replica) -> Result<Streaming<v1::WatchResponse>, Denial> {
         let request = v1::WatchRequest {
             cluster: self.cluster.to_string(),
             replica: replica.name.clone(),
@@ -338,7 +346,7 @@ impl Allocator {
         &self,
         method: &'static str,
         call: impl Future<Output = Result<Response<T>, Status>>,
-    ) -> Result<T, Refusal> {
+    ) -> Result<T, Denial> {
         let call = async {
             let answer = tokio::time::timeout(DEADLINE, call).await;
             answer.unwrap_or_else(|_| Err(no_answer(DEADLINE)))
@@ -350,7 +358,7 @@ impl Allocator {
         &self,
         method: &'static str,
         call: impl Future<Output = Result<Response<T>, Status>>,
-    ) -> Result<T, Refusal> {
+    ) -> Result<T, Denial> {
         let start = Instant::now();
         let span = debug_span!(
             "rpc",
@@ -366,7 +374,7 @@ impl Allocator {
         self.metrics.rpc(method, code, start.elapsed());
         result
             .map(Response::into_inner)
-            .map_err(|status| Refusal::from(&status))
+            .map_err(|status| Denial::from(&status))
     }
 }
 

@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use lb_tls::files::Files;
 use tonic::transport::Endpoint;
 
-use crate::{annotations::Peer, names::is_subdomain};
+use crate::{kube::annotations::Peer, request::names::is_subdomain};
 
 /// Gives the Services of one Kubernetes cluster the addresses that lb-allocator
 /// grants.

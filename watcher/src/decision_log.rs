@@ -6,7 +6,7 @@ use jiff::{ZonedDateTime, tz::TimeZone};
 use tracing::info;
 use tracing_appender::non_blocking::NonBlocking;
 
-use crate::{key::Key, wish::join};
+use crate::{kube::key::Key, request::join};
 
 /// Where decisions are written to.
 #[derive(Clone, Debug)]

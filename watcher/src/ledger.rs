@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::{grant::Grant, key::Key, reason::Refusal};
+use crate::{denial::Denial, kube::key::Key, status::grant::Grant};
 
 /// How often an address list that somebody else wrote is put back within
 /// [`PUT_BACK_WINDOW`], before whoever writes it counts as another controller.
@@ -189,11 +189,11 @@ impl Ledger {
     }
 
     /// The allocator decided that there is nothing, or not what the Service shows.
-    pub fn refused(&self, key: &Key, uid: &str, refusal: &Refusal) {
+    pub fn refused(&self, key: &Key, uid: &str, denial: &Denial) {
         let mut state = self.state.lock();
         let record = state.record(key, uid);
         record.grant = None;
-        if refusal.takes_off {
+        if denial.takes_off {
             record.held.clear();
         }
     }
@@ -389,7 +389,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reason::{Reason, Retry};
+    use crate::denial::{Reason, Retry};
 
     fn key() -> Key {
         Key {
@@ -408,10 +408,10 @@ mod tests {
         }
     }
 
-    fn refusal(takes_off: bool) -> Refusal {
-        Refusal {
+    fn denial(takes_off: bool) -> Denial {
+        Denial {
             takes_off,
-            ..Refusal::new(Reason::PermissionDenied, "why")
+            ..Denial::new(Reason::PermissionDenied, "why")
         }
     }
 
@@ -432,16 +432,16 @@ mod tests {
         };
         ledger.granted(&key(), "u", &grant());
         assert_eq!(known(&ledger), (true, false));
-        ledger.refused(&key(), "u", &refusal(false));
+        ledger.refused(&key(), "u", &denial(false));
         assert_eq!(
             known(&ledger),
             (false, false),
             "it goes on with what it has"
         );
-        ledger.refused(&key(), "u", &refusal(true));
+        ledger.refused(&key(), "u", &denial(true));
         assert_eq!(known(&ledger), (false, true));
         ledger.granted(&key(), "u", &grant());
-        ledger.refused(&key(), "other", &refusal(false));
+        ledger.refused(&key(), "other", &denial(false));
         assert_eq!(known(&ledger), (false, true));
     }
 

@@ -2,72 +2,44 @@
 //! grants. It decides nothing and keeps nothing that a restart could lose.
 //!
 //! ```text
-//!   API server                                             lb-allocator
-//!       │ watch                                  Watch stream │   ▲ Acquire
-//!       ▼                                                     ▼   │ Release
-//! service_watch ──► service_store                   session       │
-//!       │ keys           │                            │ keys      │
-//!       ▼                ▼                            ▼           │
-//!     queue ─────────► sync, one Service at a time ◄─ queue       │
-//!                        │  wish: what it asks for ─► allocator ──┤ Sync
-//!                        │  status: what it should say            │
-//!                        └─► status_writer: one write, or none    │
-//!                              └─► news: the Event and the        │
-//!                                  log line, once                 │
-//! cluster_sync: all that the cluster has, after each list ────────┘
+//!   kube-apiserver                                    lb-allocator
+//!     │ watch                                           │ Watch    ▲ Sync, Acquire,
+//!     ▼                                                 ▼          │ Release
+//!  informer: Services, namespaces ◄─ all of them ─── session ──► allocator
+//!     │ keys that changed                               │ keys     ▲
+//!     ▼                                                 ▼          │
+//!  queue: each key once, with its back-off ◄────────────┘          │
+//!     │ one Service at a time                                      │
+//!     ▼                                                            │
+//!  reconcile ── request: what the Service asks for, in full ───────┘
+//!     │ ▲────── status::grant, denial: the answer
+//!     │ status: what the object should say
+//!     ▼
+//!  reconcile::writer: one PATCH or none ──► reconcile::notifier: log line and Event
 //! ```
 //!
-//! Nobody asks before [`cluster_sync`] has told the allocator what the cluster has.
-//!
-//! Before the first list of Services, [`namespace_watch`] reads the labels of all
-//! namespaces, which are part of each wish; when they change, the namespace's
-//! Services are queued.
-//!
-//! Of several replicas only one acts: the allocator says on the [`session`] which, and
-//! [`session::role`] sees to it that queue and workers rest elsewhere.
-//!
-//! Start reading at [`sync`]; [`wish`] (with [`annotations`] and [`sharing`]),
-//! [`grant`], [`view`] and [`status`] are its pure parts. [`queue`] says who is looked
-//! at when, [`ledger`] what this process remembers meanwhile, [`reason`] what each
-//! refusal leads to, [`scope`] which Services are ours. [`tasks`] puts the tasks
-//! together, [`run`] makes a process of them.
+//! [`session`] opens the Watch stream, learns whether this replica acts, and tells the
+//! allocator everything that the cluster has before anybody asks ([`session::cluster_sync`]).
+//! [`request`] and [`status`] are pure. [`ledger`] is what this process remembers between two
+//! looks at a Service; [`kube`] is how it speaks with the API server. Start reading at
+//! [`reconcile`]; [`tasks`] puts the parts together, [`run`] makes a process of them.
 
 pub mod admin;
 pub mod allocator;
-pub mod annotations;
 pub mod args;
-pub mod bearer;
-pub mod claim;
-pub mod cluster_sync;
 pub mod decision_log;
-pub mod events;
+pub mod denial;
 pub mod excerpt;
-pub mod grant;
-pub mod history;
-pub mod key;
+pub mod informer;
 pub mod kube;
-pub mod kube_client;
 pub mod ledger;
 pub mod logging;
 pub mod metrics;
-pub mod names;
-pub mod namespace_store;
-pub mod namespace_watch;
-pub mod news;
 pub mod observed;
-pub mod proxy;
 pub mod queue;
-pub mod reason;
+pub mod reconcile;
+pub mod request;
 pub mod run;
-pub mod scope;
-pub mod service_api;
-pub mod service_store;
-pub mod service_watch;
 pub mod session;
-pub mod sharing;
 pub mod status;
-pub mod status_writer;
-pub mod sync;
 pub mod tasks;
-pub mod view;
-pub mod wish;

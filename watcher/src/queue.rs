@@ -20,7 +20,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::key::Key;
+use crate::kube::key::Key;
 
 /// Jitter at most doubles a delay, so that a retry waits a minute at most.
 const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
@@ -31,7 +31,7 @@ const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
 
 /// When a key is to be looked at again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum Requeue {
     /// When something happens.
     Done,
     /// At once: something happened meanwhile.
@@ -44,7 +44,7 @@ pub enum Next {
     RetryAfter(Duration),
 }
 
-impl Next {
+impl Requeue {
     /// How a look ended, in one word.
     pub const fn outcome(self) -> &'static str {
         match self {
@@ -212,7 +212,7 @@ impl Queue {
     }
 
     /// A worker is done with a key.
-    pub fn done(&self, key: &Key, next: Next) {
+    pub fn done(&self, key: &Key, next: Requeue) {
         let mut state = self.state.lock();
         state.done(key, next, Instant::now());
         self.changed(&state);
@@ -304,7 +304,7 @@ impl State {
         Some(Job { key, failures })
     }
 
-    fn done(&mut self, key: &Key, next: Next, now: Instant) {
+    fn done(&mut self, key: &Key, next: Requeue, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
@@ -313,16 +313,16 @@ impl State {
         };
         self.working -= 1;
         let delay = match next {
-            Next::Retry => entry.fails(),
-            Next::RetryAfter(least) => entry.fails().max(least),
-            Next::After(delay) => entry.succeeds(delay),
-            Next::Done | Next::Again => entry.succeeds(Duration::ZERO),
+            Requeue::Retry => entry.fails(),
+            Requeue::RetryAfter(least) => entry.fails().max(least),
+            Requeue::After(delay) => entry.succeeds(delay),
+            Requeue::Done | Requeue::Again => entry.succeeds(Duration::ZERO),
         };
         self.sequence += 1;
-        if again || next == Next::Again {
+        if again || next == Requeue::Again {
             entry.place = Place::Ready(self.sequence);
             self.ready.insert((entry.turn, self.sequence), key.clone());
-        } else if next == Next::Done {
+        } else if next == Requeue::Done {
             self.entries.remove(key);
         } else {
             let at = now + delay;
@@ -388,7 +388,7 @@ mod tests {
         queue.push(key("a"));
         assert_eq!(pop(&queue).as_deref(), Some("a"));
         queue.push_all_and_those_worked_on([key("b")]);
-        queue.done(&key("a"), Next::Done);
+        queue.done(&key("a"), Requeue::Done);
         let order: Vec<_> = std::iter::from_fn(|| pop(&queue)).collect();
         assert_eq!(order, ["b", "a"]);
     }
@@ -400,9 +400,9 @@ mod tests {
         assert_eq!(pop(&queue).as_deref(), Some("a"));
         queue.push(key("a"));
         assert_eq!(pop(&queue), None);
-        queue.done(&key("a"), Next::Done);
+        queue.done(&key("a"), Requeue::Done);
         assert_eq!(pop(&queue).as_deref(), Some("a"));
-        queue.done(&key("a"), Next::Done);
+        queue.done(&key("a"), Requeue::Done);
         assert_eq!(pop(&queue), None);
     }
 
@@ -415,7 +415,7 @@ mod tests {
             let start = Instant::now();
             assert_eq!(queue.pop().await.unwrap().key.name, "a");
             waited.push(start.elapsed());
-            queue.done(&key("a"), Next::Retry);
+            queue.done(&key("a"), Requeue::Retry);
         }
         assert!(waited[1] >= Duration::from_millis(200) && waited[1] < Duration::from_millis(402));
         assert!(waited[3] >= Duration::from_millis(800));
@@ -426,7 +426,7 @@ mod tests {
         queue.push(key("a"));
         let job = queue.pop().now_or_never().flatten().unwrap();
         assert_eq!((job.key.name.as_str(), job.failures), ("a", 10));
-        queue.done(&key("a"), Next::Done);
+        queue.done(&key("a"), Requeue::Done);
         queue.push(key("a"));
         assert_eq!(queue.pop().await.unwrap().failures, 0);
     }
@@ -439,7 +439,7 @@ mod tests {
             assert_eq!(pop(&queue).as_deref(), Some("a"));
             let start = Instant::now();
             let asked = Duration::from_secs(least);
-            queue.done(&key("a"), Next::RetryAfter(asked));
+            queue.done(&key("a"), Requeue::RetryAfter(asked));
             let job = queue.pop().await.unwrap();
             assert!(job.failures > 0);
             let waited = start.elapsed();
@@ -447,7 +447,7 @@ mod tests {
                 waited >= asked && waited < Duration::from_secs(longest),
                 "{waited:?}"
             );
-            queue.done(&key("a"), Next::Again);
+            queue.done(&key("a"), Requeue::Again);
         }
     }
 
@@ -466,7 +466,7 @@ mod tests {
             tokio::spawn(async move { queue.pop().await.unwrap().key.name })
         };
         tokio::task::yield_now().await;
-        queue.done(&key("a"), Next::After(Duration::from_secs(300)));
+        queue.done(&key("a"), Requeue::After(Duration::from_secs(300)));
         let start = Instant::now();
         assert_eq!(sleeper.await.unwrap(), "a");
         assert_eq!(start.elapsed().as_secs(), 300);
@@ -479,13 +479,13 @@ mod tests {
             queue.push(key(name));
         }
         let retried = queue.pop().await.unwrap();
-        queue.done(&retried.key, Next::Retry);
+        queue.done(&retried.key, Requeue::Retry);
         let worked_on = queue.pop().await.unwrap();
         queue.stand_by();
         assert!(queue.stands_by() && !*queue.busy().borrow());
         queue.push(key("a"));
         queue.push_all([key("b")]);
-        queue.done(&worked_on.key, Next::Again);
+        queue.done(&worked_on.key, Requeue::Again);
         tokio::time::advance(Duration::from_secs(600)).await;
         assert!(queue.pop().now_or_never().is_none());
 

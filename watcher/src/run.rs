@@ -15,9 +15,10 @@ use crate::{
     admin::Admin,
     allocator::Allocator,
     args::{Args, time_zone},
-    kube_client, logging,
+    kube::connect,
+    logging,
     metrics::Metrics,
-    scope::ClassRule,
+    request::scope::ClassRule,
     tasks::{Setup, Tasks},
 };
 
@@ -57,9 +58,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         );
     }
     let stop_signal = stop_signal()?;
-    let config = kube_client::config(kubeconfig, context).await?;
+    let config = connect::config(kubeconfig, context).await?;
     info!(cluster = cluster.0, api_server = %config.cluster_url, allocator = allocator.text, "starting");
-    let client = kube_client::client(config).context("cannot make a Kubernetes client")?;
+    let client = connect::client(config).context("cannot make a Kubernetes client")?;
     let listener = TcpListener::bind(admin_listen)
         .await
         .with_context(|| format!("cannot listen on --admin-listen {admin_listen}"))?;

@@ -14,30 +14,25 @@ use tracing::warn;
 
 use crate::{
     admin::Health,
-    allocator::Allocator,
-    annotations::Peer,
-    cluster_sync::ClusterSync,
+    allocator::{Allocator, Replica},
     decision_log::DecisionLog,
-    events,
-    history::History,
+    informer::{
+        namespace_store::NamespaceStore, namespace_watch::NamespaceWatch,
+        service_store::ServiceStore, service_watch::ServiceWatch,
+    },
+    kube::{annotations::Peer, api::ServiceApi, history::History},
     ledger::Ledger,
     metrics::Metrics,
-    namespace_store::NamespaceStore,
-    namespace_watch::NamespaceWatch,
-    news::News,
     observed::Observed,
     queue::Queue,
-    scope::ClassRule,
-    service_api::ServiceApi,
-    service_store::ServiceStore,
-    service_watch::ServiceWatch,
+    reconcile::{Reconciler, events, notifier::Notifier, writer::StatusWriter},
+    request::scope::ClassRule,
     session::{
-        Replica, Session,
+        Session,
+        cluster_sync::ClusterSync,
         link::{Link, ToldOnce},
         role::RoleKeeper,
     },
-    status_writer::StatusWriter,
-    sync::Syncer,
 };
 
 /// How long what is under way may take once the end was asked for.
@@ -76,7 +71,7 @@ pub struct Tasks {
     /// Those that end after them.
     last: Running,
     /// Keeps open what the last Events come by, whichever of the others ends.
-    news: News,
+    notifier: Notifier,
 }
 
 impl Tasks {
@@ -114,8 +109,8 @@ impl Tasks {
         let lists = Arc::new(Observed::default());
         let history = Arc::new(History::default());
         let (namespaces_listed, namespaces_listed_receiver) = watch::channel(false);
-        let news = News { events, decisions };
-        let syncer = Arc::new(Syncer {
+        let notifier = Notifier { events, decisions };
+        let reconciler = Arc::new(Reconciler {
             store: store.clone(),
             namespaces: namespaces.clone(),
             peers: peers.clone(),
@@ -128,9 +123,9 @@ impl Tasks {
                 store: store.clone(),
                 ledger: ledger.clone(),
                 health: health.clone(),
-                news: news.clone(),
+                notifier: notifier.clone(),
             },
-            news: news.clone(),
+            notifier: notifier.clone(),
         });
 
         let stop = CancellationToken::new();
@@ -193,9 +188,9 @@ impl Tasks {
         running.spawn("service watch", until(stop.clone(), service_watch));
         last.spawn("events", sender.run(queue.busy()));
         for _ in 0..concurrency {
-            let (queue, syncer, metrics) = (queue.clone(), syncer.clone(), metrics.clone());
+            let (queue, reconciler, metrics) = (queue.clone(), reconciler.clone(), metrics.clone());
             let worker = in_each_term(role.clone(), move || {
-                work(queue.clone(), syncer.clone(), metrics.clone())
+                work(queue.clone(), reconciler.clone(), metrics.clone())
             });
             running.spawn("worker", worker);
         }
@@ -208,7 +203,7 @@ impl Tasks {
             running,
             end_session,
             last,
-            news,
+            notifier,
         }
     }
 
@@ -232,7 +227,7 @@ impl Tasks {
             mut running,
             end_session,
             mut last,
-            news,
+            notifier,
             ..
         } = self;
         stop.cancel();
@@ -246,7 +241,7 @@ impl Tasks {
         drop(running);
         // What is told now was done while this replica acted.
         end_session.cancel();
-        drop(news);
+        drop(notifier);
         // The rest is lost after that.
         let farewell = timeout(FAREWELL, last.all_ended()).await;
         stopped.and(farewell.unwrap_or(Ok(())))
@@ -263,10 +258,10 @@ async fn in_each_term<F: Future<Output = ()>>(role: Arc<RoleKeeper>, start: impl
 }
 
 /// One worker.
-async fn work(queue: Arc<Queue>, syncer: Arc<Syncer>, metrics: Metrics) {
+async fn work(queue: Arc<Queue>, reconciler: Arc<Reconciler>, metrics: Metrics) {
     while let Some(job) = queue.pop().await {
         let start = Instant::now();
-        let next = syncer.sync(&job).await;
+        let next = reconciler.reconcile(&job).await;
         queue.done(&job.key, next);
         metrics.sync(next.outcome(), start.elapsed());
     }

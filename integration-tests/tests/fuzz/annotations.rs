@@ -1,16 +1,17 @@
-//! What a Service asks for: a wish that the contract takes and that can be written
-//! as annotations again, or a refusal of the contract, and then nothing instead.
+//! What a Service asks for: a request that the contract takes and that can be written
+//! as annotations again, or a denial of the contract, and then nothing instead.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use lb_allocator::engine::{Namespace, SharingKey};
 use lb_proto::v1;
 use lb_watcher::{
-    annotations::{IPS, POOL, Peer, SHARING_KEY, SHARING_NAMESPACES, is_known},
-    kube::service::Service,
-    namespace_store::Labels,
-    reason::{Refusal, Retry},
-    wish::{Reading, join, read},
+    denial::{Denial, Retry},
+    kube::{
+        annotations::{IPS, POOL, Peer, SHARING_KEY, SHARING_NAMESPACES, is_known},
+        service::Service,
+    },
+    request::{Labels, ParsedRequest, join, read},
 };
 use serde_json::{Value, json};
 
@@ -103,16 +104,16 @@ fn check(text: &str) {
     let service = service(&fields, &annotations);
     for peers in [&[][..], PEERS] {
         let reading = read(&service, peers, &Labels::default());
-        let message = reading.wish.message(&[]);
+        let message = reading.request.message(&[]);
         check_message(&message, text);
-        match &reading.refusal {
-            Some(refusal) => check_refusal(&reading, refusal, &message, text),
+        match &reading.denial {
+            Some(denial) => check_refusal(&reading, denial, &message, text),
             None => {
                 assert!(reading.askable, "{text:?}");
                 let again = self::service(&fields, &written(&message));
                 let again = read(&again, &[], &Labels::default());
-                let message_again = again.wish.message(&[]);
-                assert_eq!((again.refusal, message_again), (None, message), "{text:?}");
+                let message_again = again.request.message(&[]);
+                assert_eq!((again.denial, message_again), (None, message), "{text:?}");
             }
         }
     }
@@ -151,13 +152,13 @@ fn check_message(message: &v1::Wish, text: &str) {
 }
 
 /// A person can find what is meant, and nothing else is asked for in its place.
-fn check_refusal(reading: &Reading, refusal: &Refusal, message: &v1::Wish, text: &str) {
-    let words = &refusal.message;
+fn check_refusal(reading: &ParsedRequest, denial: &Denial, message: &v1::Wish, text: &str) {
+    let words = &denial.message;
     assert!(
-        ["INVALID_REQUEST", "CONFLICTING_REQUEST"].contains(&&*refusal.reason),
-        "{text:?}: {refusal:?}"
+        ["INVALID_REQUEST", "CONFLICTING_REQUEST"].contains(&&*denial.reason),
+        "{text:?}: {denial:?}"
     );
-    assert_eq!(refusal.retry, Retry::AfterEdit, "{text:?}");
+    assert_eq!(denial.retry, Retry::AfterEdit, "{text:?}");
     let about_annotation = words.split([' ', ':']).any(|word| {
         is_known(word) && (word.starts_with("lb-allocator.io/") || text.contains(word))
     });
@@ -203,7 +204,7 @@ fn service(fields: &Texts, annotations: &Texts) -> Service {
     .unwrap()
 }
 
-/// The same wish in our own annotations.
+/// The same request in our own annotations.
 fn written(message: &v1::Wish) -> Texts {
     let addresses: Vec<IpAddr> = message
         .addresses

@@ -24,7 +24,7 @@ use lb_allocator::{
 use lb_watcher::{
     allocator::{Allocator, with_deadlines},
     metrics::Metrics,
-    scope::ClassRule,
+    request::scope::ClassRule,
     tasks::{Setup, Tasks},
 };
 use prometheus_client::registry::Registry;

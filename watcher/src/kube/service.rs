@@ -14,7 +14,7 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
 };
 
-use crate::annotations;
+use crate::kube::annotations;
 
 /// The type of our condition.
 pub const CONDITION: &str = "lb-allocator.io/AddressAllocated";
@@ -234,6 +234,12 @@ fn ours<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Conditi
         conditions.shrink_to_fit();
     }
     Ok(all)
+}
+
+/// Since when a Service is there, seconds since 1970.
+pub fn created(service: &Service) -> i64 {
+    let created = service.metadata.creation_timestamp.as_ref();
+    created.map_or(0, |time| time.0.as_second())
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::history::History;
+use crate::kube::history::History;
 
 /// Seconds after which the API server ends a watch, so that a connection that was
 /// cut silently is noticed soon after.

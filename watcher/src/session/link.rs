@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::reason::{Reason, Refusal, Retry};
+use crate::denial::{Denial, Reason, Retry};
 
 /// An allocator that is away for so long is worth a word to the Services that wait.
 pub const LONG_AWAY: Duration = Duration::from_secs(10);
@@ -21,42 +21,42 @@ pub enum Link {
     /// There is no session.
     Down {
         /// For this reason.
-        refusal: Refusal,
+        denial: Denial,
         /// Since then.
         since: Instant,
     },
     /// It does not serve this watcher: somebody has to look.
-    Refused(Refusal),
+    Refused(Denial),
 }
 
 impl Link {
     /// Why a Service that has no address should not ask now.
-    pub fn refusal(&self) -> Option<Refusal> {
+    pub fn denial(&self) -> Option<Denial> {
         match self {
             Self::Up => None,
-            Self::Connecting => Some(Refusal::new(
+            Self::Connecting => Some(Denial::new(
                 Reason::AllocatorUnavailable,
                 "the allocator has not answered yet",
             )),
-            Self::Down { refusal, .. } | Self::Refused(refusal) => Some(refusal.clone()),
+            Self::Down { denial, .. } | Self::Refused(denial) => Some(denial.clone()),
         }
     }
 
     /// The allocator has been lost since then, or never was there, for this reason.
-    pub fn lost(refusal: &Refusal, since: Instant) -> Self {
-        match refusal.retry {
-            Retry::Seldom => Self::Refused(refusal.clone()),
+    pub fn lost(denial: &Denial, since: Instant) -> Self {
+        match denial.retry {
+            Retry::Seldom => Self::Refused(denial.clone()),
             // What is wrong is not the Service, and no edit of it helps.
-            Retry::AfterEdit => Self::Refused(of_watcher(refusal)),
+            Retry::AfterEdit => Self::Refused(of_watcher(denial)),
             // Of a stream or a Sync there is nothing to wait for.
             Retry::Soon | Retry::OnNotice => {
-                let is_said = refusal.reason == Reason::AllocatorUnavailable.as_str();
-                let refusal = if is_said {
-                    refusal.clone()
+                let is_said = denial.reason == Reason::AllocatorUnavailable.as_str();
+                let denial = if is_said {
+                    denial.clone()
                 } else {
-                    Refusal::no_answer(&refusal.message)
+                    Denial::no_answer(&denial.message)
                 };
-                Self::Down { refusal, since }
+                Self::Down { denial, since }
             }
         }
     }
@@ -91,17 +91,17 @@ impl ToldOnce {
 }
 
 /// For Services, of which it says nothing.
-fn of_watcher(refusal: &Refusal) -> Refusal {
-    let Refusal {
+fn of_watcher(denial: &Denial) -> Denial {
+    let Denial {
         reason, message, ..
-    } = refusal;
-    Refusal {
+    } = denial;
+    Denial {
         message: format!(
             "the allocator refuses what lb-watcher tells it: {reason}: {message}; an \
              administrator has to look at the log of lb-watcher"
         ),
         retry: Retry::Seldom,
-        ..Refusal::no_answer("")
+        ..Denial::no_answer("")
     }
 }
 
@@ -109,23 +109,23 @@ fn of_watcher(refusal: &Refusal) -> Refusal {
 mod tests {
     use super::*;
 
-    fn refusal(reason: &'static str, retry: Retry) -> Refusal {
-        Refusal {
+    fn denial(reason: &'static str, retry: Retry) -> Denial {
+        Denial {
             reason: reason.into(),
             retry,
-            ..Refusal::new(Reason::PermissionDenied, "why")
+            ..Denial::new(Reason::PermissionDenied, "why")
         }
     }
 
     #[test]
     fn only_an_allocator_that_does_not_answer_holds_back_those_that_wait() {
-        assert!(Link::Up.refusal().is_none());
-        assert!(Link::Connecting.refusal().is_some());
+        assert!(Link::Up.denial().is_none());
+        assert!(Link::Connecting.denial().is_some());
         let down = Link::Down {
-            refusal: Refusal::no_answer("gone"),
+            denial: Denial::no_answer("gone"),
             since: Instant::now(),
         };
-        let down = down.refusal().unwrap();
+        let down = down.denial().unwrap();
         assert_eq!(down.reason, "ALLOCATOR_UNAVAILABLE");
         assert!(down.message.contains("gone"), "{}", down.message);
     }
@@ -138,12 +138,12 @@ mod tests {
             ("CLUSTER_NAME_IN_USE", Retry::Seldom, "CLUSTER_NAME_IN_USE"),
             ("OF_TOMORROW", Retry::Seldom, "OF_TOMORROW"),
         ] {
-            let link = Link::lost(&refusal(reason, retry), Instant::now());
+            let link = Link::lost(&denial(reason, retry), Instant::now());
             assert!(matches!(link, Link::Refused(_)), "{reason}");
-            let refusal = link.refusal().unwrap();
-            assert_eq!(refusal.reason, told);
-            assert_eq!(refusal.retry, Retry::Seldom);
-            assert!(refusal.message.contains("why"), "{}", refusal.message);
+            let denial = link.denial().unwrap();
+            assert_eq!(denial.reason, told);
+            assert_eq!(denial.retry, Retry::Seldom);
+            assert!(denial.message.contains("why"), "{}", denial.message);
         }
     }
 
@@ -155,9 +155,9 @@ mod tests {
             ("OF_TOMORROW", Retry::OnNotice),
             ("ALLOCATOR_UNAVAILABLE", Retry::Soon),
         ] {
-            let link = Link::lost(&refusal(reason, retry), Instant::now());
+            let link = Link::lost(&denial(reason, retry), Instant::now());
             assert!(matches!(link, Link::Down { .. }), "{reason}");
-            let told = link.refusal().unwrap();
+            let told = link.denial().unwrap();
             assert!(told.message.contains("why"), "{}", told.message);
             assert_eq!(told.reason, "ALLOCATOR_UNAVAILABLE");
             assert_eq!(told.retry, Retry::Soon);

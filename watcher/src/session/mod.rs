@@ -5,6 +5,7 @@
 //! A replica that acts and loses its session goes on [`Alone`](Role::Alone) until it has
 //! one again; one that stood by does so only after a while.
 
+pub mod cluster_sync;
 pub mod link;
 pub mod role;
 
@@ -23,16 +24,15 @@ use self::{
 };
 use crate::{
     admin::Health,
-    allocator::{Allocator, Connections},
-    cluster_sync::{ClusterSync, EVERY},
-    history::History,
-    key::Key,
+    allocator::{Allocator, Connections, Replica},
+    denial::{Denial, Retry},
+    informer::service_store::ServiceStore,
+    kube::{history::History, key::Key},
     ledger::Ledger,
     metrics::Metrics,
     observed::Observed,
     queue::Queue,
-    reason::{Refusal, Retry},
-    service_store::ServiceStore,
+    session::cluster_sync::{ClusterSync, EVERY},
 };
 
 const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
@@ -56,7 +56,7 @@ const MOST_PATIENCE: u32 = 32;
 const SLOW_CONSUMER: &str = "SLOW_CONSUMER";
 
 /// A Sync that is under way.
-type Telling = Pin<Box<dyn Future<Output = Result<Vec<Key>, Refusal>> + Send>>;
+type Telling = Pin<Box<dyn Future<Output = Result<Vec<Key>, Denial>> + Send>>;
 
 /// A stream that has begun, and what the allocator was told beside it.
 struct Open {
@@ -79,7 +79,7 @@ struct Open {
 /// Why a session is over.
 enum End {
     /// The allocator ended it, or does not answer.
-    Lost(Refusal),
+    Lost(Denial),
     /// This process did not run for a while.
     Stopped,
     /// The API server does not answer: a replica that reaches it should act.
@@ -112,15 +112,6 @@ pub struct Session {
     pub health: Arc<Health>,
     /// Counts.
     pub metrics: Metrics,
-}
-
-/// A process among those that serve the same Services of the cluster.
-#[derive(Clone, Debug)]
-pub struct Replica {
-    /// No other process has it.
-    pub name: String,
-    /// Which Services.
-    pub serves: String,
 }
 
 /// What is remembered from one stream to the next.
@@ -156,7 +147,7 @@ impl Session {
             let stops = self.role.stops();
             let (end, accepted) = match self.open().await {
                 Ok(open) => self.follow(&mut past, open, connections, stops).await,
-                Err(refusal) => (End::Lost(refusal), false),
+                Err(denial) => (End::Lost(denial), false),
             };
             let delay = self.ended(&mut past, end, accepted).await;
             tokio::time::sleep(delay).await;
@@ -168,14 +159,14 @@ impl Session {
         if accepted {
             past.backoff = BACKOFF.build();
         }
-        let refusal = match end {
-            End::Lost(refusal) if accepted && refusal.reason == SLOW_CONSUMER => {
+        let denial = match end {
+            End::Lost(denial) if accepted && denial.reason == SLOW_CONSUMER => {
                 // What was not read is learned by asking; what is held is held.
                 self.metrics.stream_error("allocator");
-                info!("opening another stream: {}", refusal.message);
+                info!("opening another stream: {}", denial.message);
                 return past.pause();
             }
-            End::Lost(refusal) => refusal,
+            End::Lost(denial) => denial,
             End::Stopped => {
                 warn!("this process was stopped for a while: another replica may act by now");
                 self.begin_anew(past);
@@ -194,7 +185,7 @@ impl Session {
         }
         let is_first = past.away.is_none();
         let since = *past.away.get_or_insert_with(Instant::now);
-        self.lost(&refusal, since);
+        self.lost(&denial, since);
         let refused = matches!(*self.link.borrow(), Link::Refused(_));
         if past.acted || refused || since.elapsed() >= LONG_AWAY {
             self.works(past, Role::Alone).await;
@@ -217,14 +208,14 @@ impl Session {
     }
 
     /// A stream that has said `Started`.
-    async fn open(&self) -> Result<Open, Refusal> {
+    async fn open(&self) -> Result<Open, Denial> {
         let cluster_uid = self.allocator.cluster_uid();
         let mut stream = self.allocator.watch(&self.replica).await?;
         let first = tokio::time::timeout(START_DEADLINE, stream.message());
         let first = first
             .await
             .map_err(|_| broken("its stream does not start"))?;
-        let first = first.map_err(|status| Refusal::from(&status))?;
+        let first = first.map_err(|status| Denial::from(&status))?;
         let Some(WatchResponse {
             event: Some(Event::Started(started)),
             revision,
@@ -284,7 +275,7 @@ impl Session {
                         self.accepted(past, &mut open, told);
                         None
                     }
-                    Err(refusal) => Some(End::Lost(refusal)),
+                    Err(denial) => Some(End::Lost(denial)),
                 },
                 _ = again.tick(), if *acting => {
                     open.owes = true;
@@ -301,11 +292,11 @@ impl Session {
                 ))),
                 message = stream.message() => match message {
                     Ok(Some(message)) => {
-                        self.heard(past, &mut open, message).await;
+                        self.on_message(past, &mut open, message).await;
                         None
                     }
                     Ok(None) => Some(End::Lost(broken("its stream ended"))),
-                    Err(status) => Some(End::Lost(Refusal::from(&status))),
+                    Err(status) => Some(End::Lost(Denial::from(&status))),
                 },
             };
             if let Some(end) = end {
@@ -332,14 +323,14 @@ impl Session {
                     self.acts(past, open).await;
                 }
             }
-            Err(refusal) => warn!(
-                reason = %refusal.reason,
-                "cannot move to another connection yet: {}", refusal.message
+            Err(denial) => warn!(
+                reason = %denial.reason,
+                "cannot move to another connection yet: {}", denial.message
             ),
         }
     }
 
-    async fn heard(&self, past: &mut Past, open: &mut Open, message: WatchResponse) {
+    async fn on_message(&self, past: &mut Past, open: &mut Open, message: WatchResponse) {
         let WatchResponse { event, revision } = message;
         self.allocator.saw(revision);
         match event {
@@ -349,7 +340,7 @@ impl Session {
                 open.owes = true;
                 open.lagged = true;
             }
-            event if open.acting => self.told(event),
+            event if open.acting => self.on_event(event),
             // Who begins to act looks at all Services.
             _ => {}
         }
@@ -467,20 +458,20 @@ impl Session {
         self.metrics.allocator_up(true);
     }
 
-    fn lost(&self, refusal: &Refusal, since: Instant) {
+    fn lost(&self, denial: &Denial, since: Instant) {
         self.metrics.allocator_up(false);
         self.metrics.stream_error("allocator");
         let before = self.link.borrow().clone();
-        let link = Link::lost(refusal, since);
-        let Refusal {
+        let link = Link::lost(denial, since);
+        let Denial {
             reason, message, ..
-        } = refusal;
+        } = denial;
         match &link {
             Link::Refused(_) => {
                 if !link.refuses_as(&before) {
                     error!(%reason, "lb-allocator does not serve this watcher: {message}");
                 }
-                self.refused(Some(refusal));
+                self.refused(Some(denial));
             }
             Link::Down { .. } | Link::Connecting | Link::Up => {
                 if matches!(before, Link::Up | Link::Connecting) {
@@ -492,13 +483,13 @@ impl Session {
     }
 
     /// Whether the allocator refuses to serve this watcher.
-    fn refused(&self, refusal: Option<&Refusal>) {
-        self.metrics.refused(refusal.is_some());
-        let of_cluster = refusal.filter(|refusal| refusal.retry == Retry::Seldom);
-        if refusal.is_some() && of_cluster.is_none() {
+    fn refused(&self, denial: Option<&Denial>) {
+        self.metrics.refused(denial.is_some());
+        let of_cluster = denial.filter(|denial| denial.retry == Retry::Seldom);
+        if denial.is_some() && of_cluster.is_none() {
             self.health.allocator_answered();
         }
-        let why = of_cluster.map(|refusal| refusal.message.clone());
+        let why = of_cluster.map(|denial| denial.message.clone());
         self.health.cluster_refused(why);
     }
 
@@ -509,7 +500,7 @@ impl Session {
         there.chain(self.ledger.keys()).collect()
     }
 
-    fn told(&self, event: Option<Event>) {
+    fn on_event(&self, event: Option<Event>) {
         let keys = match event {
             Some(Event::Freed(freed)) => keys_of(freed.services),
             Some(Event::AskAgain(ask_again)) => keys_of(ask_again.services),
@@ -551,7 +542,7 @@ impl Open {
 }
 
 /// Ends with the Sync that is under way, if there is one.
-async fn under_way(telling: &mut Option<Telling>) -> Result<Vec<Key>, Refusal> {
+async fn under_way(telling: &mut Option<Telling>) -> Result<Vec<Key>, Denial> {
     let Some(sync) = telling else {
         return std::future::pending().await;
     };
@@ -564,6 +555,6 @@ fn keys_of(services: Vec<ServiceKey>) -> Vec<Key> {
     services.into_iter().map(Key::from).collect()
 }
 
-fn broken(what: &str) -> Refusal {
-    Refusal::no_answer(what)
+fn broken(what: &str) -> Denial {
+    Denial::no_answer(what)
 }

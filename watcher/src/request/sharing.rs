@@ -6,11 +6,13 @@ use kube::ResourceExt;
 use lb_proto::v1;
 
 use crate::{
-    annotations::{Peer, SHARING_KEY, SHARING_NAMESPACES, said},
+    denial::{Denial, Reason},
     excerpt,
-    kube::service::Service,
-    names::is_label,
-    reason::{Reason, Refusal},
+    kube::{
+        annotations::{Peer, SHARING_KEY, SHARING_NAMESPACES, said},
+        service::Service,
+    },
+    request::names::is_label,
 };
 
 /// As many as the contract takes.
@@ -35,7 +37,7 @@ impl Sharing {
 }
 
 /// Reads the terms; nothing where the Service shares with nobody.
-pub fn read(service: &Service, peers: &[Peer]) -> Result<Option<Sharing>, Refusal> {
+pub fn read(service: &Service, peers: &[Peer]) -> Result<Option<Sharing>, Denial> {
     let annotations = service.annotations();
     let key = said(annotations, peers, &SHARING_KEY, key)?;
     let namespaces = said(annotations, peers, &SHARING_NAMESPACES, namespaces)?;
@@ -52,7 +54,7 @@ pub fn read(service: &Service, peers: &[Peer]) -> Result<Option<Sharing>, Refusa
     }
 }
 
-fn key(name: &'static str, text: &str) -> Result<String, Refusal> {
+fn key(name: &'static str, text: &str) -> Result<String, Denial> {
     if text.len() <= KEY_LIMIT && text.bytes().all(|b| b.is_ascii_graphic()) {
         Ok(text.to_owned())
     } else {
@@ -63,7 +65,7 @@ fn key(name: &'static str, text: &str) -> Result<String, Refusal> {
     }
 }
 
-fn namespaces(name: &'static str, text: &str) -> Result<BTreeSet<String>, Refusal> {
+fn namespaces(name: &'static str, text: &str) -> Result<BTreeSet<String>, Denial> {
     if text == "*" {
         return Ok(BTreeSet::from(["*".to_owned()]));
     }
@@ -81,8 +83,8 @@ fn namespaces(name: &'static str, text: &str) -> Result<BTreeSet<String>, Refusa
     Ok(namespaces)
 }
 
-fn refuse(annotation: &str, what: &str) -> Refusal {
-    Refusal::new(
+fn refuse(annotation: &str, what: &str) -> Denial {
+    Denial::new(
         Reason::InvalidRequest,
         format_args!("annotation {annotation}: {what}"),
     )
@@ -94,7 +96,7 @@ mod tests {
 
     use super::*;
 
-    fn terms(key: Option<&str>, namespaces: Option<&str>) -> Result<Option<Sharing>, Refusal> {
+    fn terms(key: Option<&str>, namespaces: Option<&str>) -> Result<Option<Sharing>, Denial> {
         let mut annotations = json!({});
         for (meaning, value) in [(SHARING_KEY, key), (SHARING_NAMESPACES, namespaces)] {
             if let Some(value) = value {
@@ -145,9 +147,9 @@ mod tests {
             (Some("web"), Some(&*long_name), "is not"),
             (Some("web"), Some(&*many.join(",")), "1,000"),
         ] {
-            let refusal = terms(key, namespaces).unwrap_err();
-            assert_eq!(refusal.reason, "INVALID_REQUEST", "{key:?} {namespaces:?}");
-            assert!(refusal.message.contains(words), "{}", refusal.message);
+            let denial = terms(key, namespaces).unwrap_err();
+            assert_eq!(denial.reason, "INVALID_REQUEST", "{key:?} {namespaces:?}");
+            assert!(denial.message.contains(words), "{}", denial.message);
         }
     }
 }

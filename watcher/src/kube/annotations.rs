@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use clap::ValueEnum;
 
-use crate::reason::{Reason, Refusal};
+use crate::denial::{Denial, Reason};
 
 /// The prefix of our own annotations.
 const PREFIX: &str = "lb-allocator.io/";
@@ -100,8 +100,8 @@ pub fn said<T: PartialEq>(
     annotations: &BTreeMap<String, String>,
     peers: &[Peer],
     meaning: &Meaning,
-    parse: impl Fn(&'static str, &str) -> Result<T, Refusal>,
-) -> Result<Option<Said<T>>, Refusal> {
+    parse: impl Fn(&'static str, &str) -> Result<T, Denial>,
+) -> Result<Option<Said<T>>, Denial> {
     let read = |name: &'static str| match text(annotations, name) {
         Some(text) => parse(name, text).map(|value| Some(Said { by: name, value })),
         None => Ok(None),
@@ -119,7 +119,7 @@ pub fn said<T: PartialEq>(
             (_, None) => {}
             (None, said) => found = said,
             (Some(first), Some(other)) if first.value != other.value => {
-                return Err(Refusal::new(
+                return Err(Denial::new(
                     Reason::ConflictingRequest,
                     format_args!("annotations {} and {} disagree", first.by, other.by),
                 ));
@@ -151,7 +151,7 @@ mod tests {
         peers: &[Peer],
         meaning: &Meaning,
         annotations: &[(&str, &str)],
-    ) -> Result<Option<Said<String>>, Refusal> {
+    ) -> Result<Option<Said<String>>, Denial> {
         let text = |text: &&str| (*text).to_owned();
         let annotations = annotations.iter();
         let annotations = annotations.map(|(name, value)| (text(name), text(value)));
@@ -197,9 +197,9 @@ mod tests {
             assert_eq!(said.by, expected, "{annotations:?}");
         }
         for (one, other) in [(metallb, old), (metallb, cilium), (cilium, KUBE_VIP_IPS)] {
-            let refusal = read(EVERYBODY, &IPS, &[(one, "a"), (other, "b")]).unwrap_err();
-            assert_eq!(refusal.reason, "CONFLICTING_REQUEST");
-            assert!(refusal.message.contains(one) && refusal.message.contains(other));
+            let denial = read(EVERYBODY, &IPS, &[(one, "a"), (other, "b")]).unwrap_err();
+            assert_eq!(denial.reason, "CONFLICTING_REQUEST");
+            assert!(denial.message.contains(one) && denial.message.contains(other));
         }
     }
 

@@ -10,11 +10,12 @@ use kube::ResourceExt;
 use parking_lot::Mutex;
 
 use crate::{
-    key::Key,
-    kube::service::Service,
-    scope::{ClassRule, Scope},
+    kube::{
+        key::Key,
+        service::{Service, created},
+    },
+    request::scope::{ClassRule, Scope},
     status,
-    view::created,
 };
 
 /// Shared by the watch, which fills it, and the workers.
@@ -30,7 +31,7 @@ struct State {
     /// While a list is read: what it named, what of it was news, and what was written
     /// meanwhile.
     listed: BTreeSet<Key>,
-    news: BTreeSet<Key>,
+    changed: BTreeSet<Key>,
     written: BTreeSet<Key>,
 }
 
@@ -148,11 +149,11 @@ impl ServiceStore {
             };
             if known.is_some_and(other) {
                 state.services.remove(&key);
-                state.news.insert(key.clone());
+                state.changed.insert(key.clone());
             }
         }
         if state.put(&self.rule, service) {
-            state.news.insert(key.clone());
+            state.changed.insert(key.clone());
         }
         state.listed.insert(key);
     }
@@ -162,7 +163,7 @@ impl ServiceStore {
         let mut state = self.state.lock();
         let listed = std::mem::take(&mut state.listed);
         state.written.clear();
-        let changed = std::mem::take(&mut state.news);
+        let changed = std::mem::take(&mut state.changed);
         let gone = state
             .services
             .extract_if(.., |key, _| !listed.contains(key));

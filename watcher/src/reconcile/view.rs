@@ -5,15 +5,15 @@ use std::net::IpAddr;
 use kube::ResourceExt;
 
 use crate::{
-    annotations::Peer,
-    grant::Grant,
-    key::Key,
-    kube::service::Service,
+    denial::{Denial, Retry},
+    kube::{
+        annotations::Peer,
+        key::Key,
+        service::{Service, created},
+    },
     ledger::{Record, Waiting},
-    namespace_store::Labels,
-    reason::{Refusal, Retry},
-    status,
-    wish::{self, Reading, Wish},
+    request::{self, AddressRequest, Labels, ParsedRequest},
+    status::{self, grant::Grant},
 };
 
 /// A Service of ours, looked at closely.
@@ -29,18 +29,12 @@ pub struct View<'a> {
     /// The addresses that the status shows.
     pub shown: Vec<IpAddr>,
     /// What it asks for.
-    pub reading: Reading,
-}
-
-/// Since when a Service is there, seconds since 1970.
-pub fn created(service: &Service) -> i64 {
-    let created = service.metadata.creation_timestamp.as_ref();
-    created.map_or(0, |time| time.0.as_second())
+    pub reading: ParsedRequest,
 }
 
 impl<'a> View<'a> {
     /// `record` is what is known of its key, `peers` and `labels` are as in
-    /// [`wish::read`].
+    /// [`request::read`].
     pub fn new(
         key: &'a Key,
         service: &'a Service,
@@ -49,7 +43,7 @@ impl<'a> View<'a> {
         labels: &Labels,
     ) -> Self {
         let uid = service.uid().unwrap_or_default();
-        let reading = wish::read(service, peers, labels);
+        let reading = request::read(service, peers, labels);
         Self {
             key,
             service,
@@ -83,9 +77,9 @@ impl<'a> View<'a> {
         status::other_owners(self.service).filter(|_| !ours)
     }
 
-    /// The wish for exactly the addresses that it shows, if a Service can have these.
-    pub fn claim(&self) -> Option<Wish> {
-        self.reading.wish.claim(&self.shown)
+    /// The request for exactly the addresses that it shows, if a Service can have these.
+    pub fn claim(&self) -> Option<AddressRequest> {
+        self.reading.request.claim(&self.shown)
     }
 
     /// What was granted to this uid last, whatever it asks for now.
@@ -114,15 +108,15 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether people should hear of a refusal. While the allocator is away, or refuses to
+    /// Whether people should hear of a denial. While the allocator is away, or refuses to
     /// serve this watcher, a Service that has an address has all it needs; a hiccup is no
     /// news, and a reason that stands says more than one that may be over in a moment.
-    pub fn is_worth_telling(&self, refusal: &Refusal, failures: u32) -> bool {
-        match refusal.retry {
+    pub fn is_worth_telling(&self, denial: &Denial, failures: u32) -> bool {
+        match denial.retry {
             Retry::Soon => {
                 let told = status::condition(self.service);
                 let stands = told.is_some_and(|condition| condition.status == "False");
-                !self.has_address() && failures > 0 && !(refusal.transient && stands)
+                !self.has_address() && failures > 0 && !(denial.transient && stands)
             }
             Retry::Seldom => !self.has_address(),
             Retry::OnNotice | Retry::AfterEdit => true,

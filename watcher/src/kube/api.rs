@@ -16,8 +16,7 @@ use tracing::{Instrument, debug_span, field::Empty};
 
 use crate::{
     excerpt,
-    key::Key,
-    kube::service::Service,
+    kube::{key::Key, service::Service},
     metrics::{ApiCall, Metrics},
     status::MANAGER,
 };

@@ -4,10 +4,10 @@
 //! cluster moves here from another load balancer. Where it does not, the other
 //! controller serves the Service, and no address is taken for it.
 
-use super::{Syncer, slow_retry};
-use crate::{ledger::Record, queue::Next, reason::Retry, view::View};
+use super::{Reconciler, slow_retry};
+use crate::{denial::Retry, ledger::Record, queue::Requeue, reconcile::view::View};
 
-impl Syncer {
+impl Reconciler {
     /// Makes the Service ours, or leaves it to `manager`. `record` is what is known of
     /// its key.
     pub(super) async fn take_over(
@@ -16,10 +16,10 @@ impl Syncer {
         manager: &str,
         record: Option<&Record>,
         failures: u32,
-    ) -> Next {
+    ) -> Requeue {
         if view.is_deleted() {
             self.ledger.waits_no_more(view.key);
-            return Next::Done;
+            return Requeue::Done;
         }
         if let Some(next) = self.give_back(view, record).await {
             return next;
@@ -28,20 +28,20 @@ impl Syncer {
             None => String::new(),
             Some(claim) => match self.ask(view, &claim).await {
                 Ok(grant) if grant.addresses == view.shown => {
-                    let given = self.give(view, &grant).await;
+                    let given = self.apply_grant(view, &grant).await;
                     // It may ask for more, or for something else.
-                    return if given == Next::Done {
-                        Next::Again
+                    return if given == Requeue::Done {
+                        Requeue::Again
                     } else {
                         given
                     };
                 }
                 Ok(grant) => grant.message,
-                Err(refusal) => match refusal.retry {
+                Err(denial) => match denial.retry {
                     Retry::Soon | Retry::Seldom => {
-                        return self.refuse(view, &refusal, failures).await;
+                        return self.apply_denial(view, &denial, failures).await;
                     }
-                    Retry::OnNotice | Retry::AfterEdit => refusal.message,
+                    Retry::OnNotice | Retry::AfterEdit => denial.message,
                 },
             },
         };
@@ -53,13 +53,15 @@ impl Syncer {
         let message =
             format!("another controller writes status.loadBalancer: {manager}{confirmation}");
         match self.writer.yields(view, &message).await {
-            Next::After(_) => Next::After(slow_retry()),
-            next @ (Next::Done | Next::Again | Next::Retry | Next::RetryAfter(_)) => next,
+            Requeue::After(_) => Requeue::After(slow_retry()),
+            next @ (Requeue::Done | Requeue::Again | Requeue::Retry | Requeue::RetryAfter(_)) => {
+                next
+            }
         }
     }
 
     /// Gives back what was granted and never shown: the other controller was faster.
-    async fn give_back(&self, view: &View<'_>, record: Option<&Record>) -> Option<Next> {
+    async fn give_back(&self, view: &View<'_>, record: Option<&Record>) -> Option<Requeue> {
         let record = record?;
         let shown = |held| view.shown.contains(held);
         if record.uid == view.uid && record.held.iter().all(shown) {
@@ -70,9 +72,9 @@ impl Syncer {
                 self.ledger.gave_back(view.key);
                 None
             }
-            Err(refusal) => {
-                self.log(&refusal, "not released");
-                Some(Next::Retry)
+            Err(denial) => {
+                self.log(&denial, "not released");
+                Some(Requeue::Retry)
             }
         }
     }

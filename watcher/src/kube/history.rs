@@ -17,7 +17,10 @@ use kube::{Api, Client, Error, api::ListParams};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use crate::{kube::service::Service, observed::Observed, service_api::chain};
+use crate::{
+    kube::{api::chain, service::Service},
+    observed::Observed,
+};
 
 /// How often the API server is asked for its version.
 const EVERY: Duration = Duration::from_secs(4);

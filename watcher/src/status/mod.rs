@@ -1,6 +1,8 @@
 //! What a Service's status should say, how that differs from what it says, and the
 //! body of the one write that mends it. Pure.
 
+pub mod grant;
+
 use std::{borrow::Cow, net::IpAddr};
 
 use k8s_openapi::{
@@ -12,11 +14,11 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use crate::{
+    denial::Denial,
     excerpt::{self, CONDITION_MESSAGE},
-    grant::Grant,
     kube::service::{CONDITION, Service},
-    reason::Refusal,
-    wish::{join, parse_address},
+    request::{join, parse_address},
+    status::grant::Grant,
 };
 
 /// The field manager of everything we write.
@@ -47,15 +49,15 @@ pub struct Desired {
 }
 
 impl Desired {
-    /// For a Service that holds addresses. `refusal` is what of the Service could
-    /// not be read as a wish.
-    pub fn granted(grant: &Grant, refusal: Option<&Refusal>) -> Self {
-        let verdict = match refusal {
+    /// For a Service that holds addresses. `denial` is what of the Service could
+    /// not be read as a request.
+    pub fn granted(grant: &Grant, denial: Option<&Denial>) -> Self {
+        let verdict = match denial {
             None => Verdict::new(grant.satisfied, grant.reason.clone(), grant.message.clone()),
-            Some(refusal) => {
+            Some(denial) => {
                 let kept = join(&grant.addresses);
-                let message = format!("keeps {kept}: {}", refusal.message);
-                Verdict::new(false, refusal.reason.clone(), message)
+                let message = format!("keeps {kept}: {}", denial.message);
+                Verdict::new(false, denial.reason.clone(), message)
             }
         };
         Self {
@@ -66,12 +68,12 @@ impl Desired {
     }
 
     /// For a Service that gets nothing.
-    pub fn refused(refusal: &Refusal) -> Self {
-        let message = refusal.message.clone();
+    pub fn refused(denial: &Denial) -> Self {
+        let message = denial.message.clone();
         Self {
             addresses: None,
-            withdrawn: refusal.takes_off,
-            verdict: Verdict::new(false, refusal.reason.clone(), message),
+            withdrawn: denial.takes_off,
+            verdict: Verdict::new(false, denial.reason.clone(), message),
         }
     }
 }
@@ -286,34 +288,34 @@ pub enum Transition {
 /// the addresses that this process has seen in place before: putting them back
 /// where somebody edited them away is none.
 pub fn transitions(before: &Service, desired: &Desired, published: &[IpAddr]) -> Vec<Transition> {
-    let mut news = Vec::new();
+    let mut transitions = Vec::new();
     let from = shown(before);
     let was = condition(before);
     if let Some(to) = &desired.addresses {
         let restored = published == to;
         let first = from.is_empty() || (from == *to && was.is_none());
         if first && !restored {
-            news.push(Transition::Assigned(to.clone()));
+            transitions.push(Transition::Assigned(to.clone()));
         } else if from != *to && !restored {
-            news.push(Transition::Changed {
+            transitions.push(Transition::Changed {
                 from: from.clone(),
                 to: to.clone(),
             });
         }
     }
     if withdraws(before, desired) {
-        news.push(Transition::Lost(from));
+        transitions.push(Transition::Lost(from));
     }
     let verdict = &desired.verdict;
     let known = was.is_some_and(|c| c.status == "False" && c.reason == verdict.reason);
     if !verdict.satisfied && !known {
-        news.push(Transition::Failed {
+        transitions.push(Transition::Failed {
             reason: verdict.reason.to_string(),
             message: verdict.message.clone(),
             holding: desired.addresses.is_some(),
         });
     }
-    news
+    transitions
 }
 
 impl Transition {
@@ -333,7 +335,7 @@ impl Transition {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reason::{Reason, Retry};
+    use crate::denial::{Reason, Retry};
 
     const NOW: &str = "2026-01-02T03:04:05Z";
 
@@ -375,8 +377,8 @@ mod tests {
         Desired::granted(&grant(addresses), None)
     }
 
-    fn exhausted() -> Refusal {
-        Refusal {
+    fn exhausted() -> Denial {
+        Denial {
             reason: "POOL_EXHAUSTED".into(),
             message: "pool red is full; it is served as soon as an address is free".into(),
             retry: Retry::OnNotice,
@@ -386,7 +388,7 @@ mod tests {
     }
 
     fn lost() -> Desired {
-        Desired::refused(&Refusal {
+        Desired::refused(&Denial {
             takes_off: true,
             ..exhausted()
         })
@@ -488,10 +490,10 @@ mod tests {
 
     #[test]
     fn a_message_fits_a_condition_however_long_the_allocators_words_are() {
-        let refusal = Refusal::new(Reason::InvalidRequest, "ä".repeat(40_000));
+        let denial = Denial::new(Reason::InvalidRequest, "ä".repeat(40_000));
         for desired in [
-            Desired::refused(&refusal),
-            Desired::granted(&grant(&["192.0.2.1"]), Some(&refusal)),
+            Desired::refused(&denial),
+            Desired::granted(&grant(&["192.0.2.1"]), Some(&denial)),
         ] {
             let message = desired.verdict.message;
             assert!(message.len() <= CONDITION_MESSAGE && message.ends_with('…'));
@@ -534,9 +536,9 @@ mod tests {
         let body = write(&holder, &lost).unwrap();
         assert_eq!(body["status"]["loadBalancer"], json!({"ingress": null}));
         assert_eq!(body["status"]["conditions"][0]["status"], "False");
-        let news = transitions(&holder, &lost, &["192.0.2.1".parse().unwrap()]);
+        let found = transitions(&holder, &lost, &["192.0.2.1".parse().unwrap()]);
         assert!(
-            matches!(&news[..], [Transition::Lost(had), Transition::Failed { holding: false, .. }] if had.len() == 1)
+            matches!(&found[..], [Transition::Lost(had), Transition::Failed { holding: false, .. }] if had.len() == 1)
         );
 
         // The condition was written while the list could not be.
@@ -579,7 +581,7 @@ mod tests {
             (false, "OF_TOMORROW")
         );
 
-        let unreadable = Refusal::new(Reason::InvalidRequest, "bad");
+        let unreadable = Denial::new(Reason::InvalidRequest, "bad");
         let verdict = Desired::granted(&grant(&["192.0.2.1"]), Some(&unreadable)).verdict;
         assert_eq!(
             (verdict.satisfied, &*verdict.reason),
@@ -589,7 +591,7 @@ mod tests {
     }
 
     #[test]
-    fn people_are_told_of_transitions_once() {
+    fn people_are_told_of_news_once() {
         let ip = |text: &str| vec![text.parse::<IpAddr>().unwrap()];
         let well = ours("True", "Satisfied", "192.0.2.1 from pool red");
         let holds = json!({"conditions": [well], "loadBalancer": {"ingress": [vip("192.0.2.1")]}});
@@ -611,9 +613,9 @@ mod tests {
             let before = service(before);
             assert_eq!(transitions(&before, &granted(&[want]), &published), news);
         }
-        let news = transitions(&service(json!({})), &Desired::refused(&exhausted()), &[]);
+        let found = transitions(&service(json!({})), &Desired::refused(&exhausted()), &[]);
         assert!(matches!(
-            &news[..],
+            &found[..],
             [Transition::Failed { holding: false, .. }]
         ));
     }

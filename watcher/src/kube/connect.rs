@@ -11,10 +11,10 @@ use kube::{
 };
 use tower::util::MapRequestLayer;
 
-use crate::{
+use crate::kube::{
     bearer::{self, Bearer},
-    kube::watch::WATCH_SECONDS,
     proxy,
+    watch::WATCH_SECONDS,
 };
 
 /// Where the API server is, and who we are there.

@@ -1,7 +1,11 @@
 //! Looking at one Service: what it should have, asking for it, writing it down.
 
+pub mod events;
+pub mod notifier;
 mod takeover;
+pub mod view;
 mod without_session;
+pub mod writer;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -14,22 +18,19 @@ use tracing::{debug, error, instrument, warn};
 
 use crate::{
     allocator::Allocator,
-    annotations::Peer,
-    grant::Grant,
-    key::Key,
-    kube::service::Service,
+    denial::{Denial, Retry},
+    informer::{namespace_store::NamespaceStore, service_store::ServiceStore},
+    kube::{annotations::Peer, key::Key, service::Service},
     ledger::{Ledger, Record, Waiting},
-    namespace_store::NamespaceStore,
-    news::News,
-    queue::{Job, Next},
-    reason::{Refusal, Retry},
-    scope::Scope,
-    service_store::ServiceStore,
+    queue::{Job, Requeue},
+    reconcile::{
+        notifier::Notifier,
+        view::View,
+        writer::{StatusWriter, Written},
+    },
+    request::{AddressRequest, scope::Scope},
     session::link::{Link, ToldOnce},
-    status::{self, Desired},
-    status_writer::{StatusWriter, Written},
-    view::View,
-    wish::Wish,
+    status::{self, Desired, grant::Grant},
 };
 
 /// How long a Service that waits for the allocator's word waits at most before it is asked
@@ -41,7 +42,7 @@ const SLOW_RETRY: ExponentialBuilder = ExponentialBuilder::new()
 const SLOW_RETRY_AT_LEAST: Duration = Duration::from_secs(240);
 
 /// All that a worker needs.
-pub struct Syncer {
+pub struct Reconciler {
     /// The Services as last told.
     pub store: Arc<ServiceStore>,
     /// The labels of their namespaces.
@@ -59,24 +60,24 @@ pub struct Syncer {
     /// Who writes down what it said.
     pub writer: StatusWriter,
     /// Whom to tell.
-    pub news: News,
+    pub notifier: Notifier,
 }
 
 fn slow_retry() -> Duration {
     SLOW_RETRY.build().next().unwrap_or(SLOW_RETRY_AT_LEAST)
 }
 
-impl Syncer {
+impl Reconciler {
     /// Looks at one Service.
     #[instrument(skip_all, fields(namespace = job.key.namespace, service = job.key.name))]
-    pub async fn sync(&self, job: &Job) -> Next {
-        let next = self.look_at(job).await;
+    pub async fn reconcile(&self, job: &Job) -> Requeue {
+        let next = self.reconcile_inner(job).await;
         note("cluster", || self.allocator.cluster().to_owned());
         note("outcome", || next.outcome().to_owned());
         next
     }
 
-    async fn look_at(&self, job: &Job) -> Next {
+    async fn reconcile_inner(&self, job: &Job) -> Requeue {
         let key = &job.key;
         let record = self.ledger.get(key);
         let service = self.store.get(key);
@@ -90,35 +91,35 @@ impl Syncer {
         };
         match self.store.rule().scope(&service) {
             Scope::Ours => {
-                // A wish without them could be granted from the wrong pool. The
+                // A request without them could be granted from the wrong pool. The
                 // watch tells of a namespace as soon as it can.
                 let Some(labels) = self.namespaces.labels(&key.namespace) else {
                     debug!("the labels of its namespace are not known yet");
-                    return Next::Retry;
+                    return Requeue::Retry;
                 };
                 let view = View::new(key, &service, record.as_ref(), &self.peers, &labels);
                 self.ensure(&view, record.as_ref(), job.failures).await
             }
-            Scope::OtherType => self.leave(key, &service, record).await,
+            Scope::OtherType => self.handle_other_type(key, &service, record).await,
             // The class never changes while the type stays, so this is another
             // Service than the one we served, or never was ours.
             Scope::OtherClass => match record {
                 Some(record) if service.uid().as_ref() != Some(&record.uid) => {
                     self.forget(key, Some(record.uid)).await
                 }
-                Some(_) | None => Next::Done,
+                Some(_) | None => Requeue::Done,
             },
         }
     }
 
     /// Makes a Service of ours have what it asks for.
-    async fn ensure(&self, view: &View<'_>, record: Option<&Record>, failures: u32) -> Next {
+    async fn ensure(&self, view: &View<'_>, record: Option<&Record>, failures: u32) -> Requeue {
         if view.is_deleted() && !view.has_address() {
             self.ledger.waits_no_more(view.key);
-            return Next::Done;
+            return Requeue::Done;
         }
-        if let Some((away, refusal)) = self.away() {
-            return self.without_session(view, away, &refusal).await;
+        if let Some((away, denial)) = self.away() {
+            return self.without_session(view, away, &denial).await;
         }
         if let Some(manager) = view.foreign()
             && !self.store.rule().names_us(view.service)
@@ -126,47 +127,49 @@ impl Syncer {
             return self.take_over(view, &manager, record, failures).await;
         }
         let reading = &view.reading;
-        let local = reading.refusal.as_ref();
+        let local = reading.denial.as_ref();
         let local = local.filter(|_| !view.holds() || !reading.askable);
         let answer = match (local, view.granted()) {
             (Some(_), Some(grant)) => Ok(grant.clone()),
-            (Some(refusal), None) => Err(refusal.clone()),
-            (None, _) => self.ask(view, &reading.wish).await,
+            (Some(denial), None) => Err(denial.clone()),
+            (None, _) => self.ask(view, &reading.request).await,
         };
         match answer {
-            Ok(grant) => self.give(view, &grant).await,
-            Err(refusal) => {
+            Ok(grant) => self.apply_grant(view, &grant).await,
+            Err(denial) => {
                 // The Service was created again, and what the old one held is not
                 // taken over.
                 let old = record.filter(|record| record.uid != view.uid);
-                let is_decided = matches!(refusal.retry, Retry::OnNotice | Retry::AfterEdit);
+                let is_decided = matches!(denial.retry, Retry::OnNotice | Retry::AfterEdit);
                 if let Some(old) = old.filter(|_| is_decided)
-                    && let Err(refusal) = self.release(view.key, &old.uid, &view.shown).await
+                    && let Err(denial) = self.release(view.key, &old.uid, &view.shown).await
                 {
-                    self.log(&refusal, "not released");
-                    return Next::Retry;
+                    self.log(&denial, "not released");
+                    return Requeue::Retry;
                 }
-                self.refuse(view, &refusal, failures).await
+                self.apply_denial(view, &denial, failures).await
             }
         }
     }
 
-    /// What the allocator says to a wish; while it is away, what was granted before still
+    /// What the allocator says to a request; while it is away, what was granted before still
     /// holds. Nobody asks before the allocator was told what this cluster has: it may have
     /// forgotten it.
-    async fn ask(&self, view: &View<'_>, wish: &Wish) -> Result<Grant, Refusal> {
+    async fn ask(&self, view: &View<'_>, request: &AddressRequest) -> Result<Grant, Denial> {
         let View { key, uid, .. } = view;
-        let gate = self.link.borrow().refusal();
+        let gate = self.link.borrow().denial();
         let answer = match gate {
-            Some(refusal) => Err(refusal),
+            Some(denial) => Err(denial),
             None => {
                 self.told_once.forget();
-                let answer = self.allocator.acquire(key, view.service, wish, &view.shown);
+                let answer = self
+                    .allocator
+                    .acquire(key, view.service, request, &view.shown);
                 let answer = answer.await;
-                if let Err(refusal) = &answer
-                    && matches!(refusal.retry, Retry::Soon | Retry::Seldom)
+                if let Err(denial) = &answer
+                    && matches!(denial.retry, Retry::Soon | Retry::Seldom)
                 {
-                    self.log(refusal, "not granted");
+                    self.log(denial, "not granted");
                 }
                 answer
             }
@@ -176,22 +179,22 @@ impl Syncer {
                 self.ledger.granted(key, uid, &grant);
                 Ok(grant)
             }
-            Err(refusal) if refusal.retry == Retry::Soon => match view.granted() {
+            Err(denial) if denial.retry == Retry::Soon => match view.granted() {
                 Some(before) => Ok(Grant {
                     retry: Retry::Soon,
                     ..before.clone()
                 }),
-                None => Err(refusal),
+                None => Err(denial),
             },
-            Err(refusal) => {
-                self.ledger.refused(key, uid, &refusal);
-                Err(refusal)
+            Err(denial) => {
+                self.ledger.refused(key, uid, &denial);
+                Err(denial)
             }
         }
     }
 
-    async fn give(&self, view: &View<'_>, grant: &Grant) -> Next {
-        let desired = Desired::granted(grant, view.reading.refusal.as_ref());
+    async fn apply_grant(&self, view: &View<'_>, grant: &Grant) -> Requeue {
+        let desired = Desired::granted(grant, view.reading.denial.as_ref());
         match grant.retry {
             Retry::AfterEdit => self.ledger.waits_no_more(view.key),
             Retry::Soon | Retry::OnNotice | Retry::Seldom => {
@@ -203,45 +206,45 @@ impl Syncer {
             }
         }
         match self.writer.write(view, &desired).await {
-            Ok(Written { gave_up: true }) => Next::Again,
+            Ok(Written { gave_up: true }) => Requeue::Again,
             Ok(Written { gave_up: false }) => after(grant.retry),
             Err(next) => next,
         }
     }
 
-    async fn refuse(&self, view: &View<'_>, refusal: &Refusal, failures: u32) -> Next {
+    async fn apply_denial(&self, view: &View<'_>, denial: &Denial, failures: u32) -> Requeue {
         // It may have been lost since the allocator was asked.
-        if let Some((away, refusal)) = self.away() {
-            return self.without_session(view, away, &refusal).await;
+        if let Some((away, denial)) = self.away() {
+            return self.without_session(view, away, &denial).await;
         }
         let mut waiting = view.waiting();
-        if refusal.takes_off {
+        if denial.takes_off {
             waiting.pending = true;
             if status::says_satisfied(view.service) {
                 waiting.since = Timestamp::now().as_second();
             }
         }
         self.ledger.waits(view.key, &view.uid, waiting);
-        let is_told_once = refusal.retry == Retry::Seldom;
+        let is_told_once = denial.retry == Retry::Seldom;
         if is_told_once && failures == 0 {
             // Another watcher may be about to serve it.
-            return Next::Retry;
+            return Requeue::Retry;
         }
         let connecting = matches!(*self.link.borrow(), Link::Connecting);
-        let early = connecting && refusal.retry == Retry::Soon;
+        let early = connecting && denial.retry == Retry::Soon;
         let known = is_told_once && self.told_once.was(&view.uid);
-        if early || known || !view.is_worth_telling(refusal, failures) {
-            return after(refusal.retry);
+        if early || known || !view.is_worth_telling(denial, failures) {
+            return after(denial.retry);
         }
-        match self.writer.write(view, &Desired::refused(refusal)).await {
+        match self.writer.write(view, &Desired::refused(denial)).await {
             Ok(Written { gave_up }) => {
                 if is_told_once {
                     self.told_once.is(&view.uid);
                 }
                 if gave_up {
-                    Next::Again
+                    Requeue::Again
                 } else {
-                    after(refusal.retry)
+                    after(denial.retry)
                 }
             }
             Err(next) => next,
@@ -249,47 +252,54 @@ impl Syncer {
     }
 
     /// A Service that is of another type now.
-    async fn leave(&self, key: &Key, service: &Service, record: Option<Record>) -> Next {
+    async fn handle_other_type(
+        &self,
+        key: &Key,
+        service: &Service,
+        record: Option<Record>,
+    ) -> Requeue {
         let marked = status::condition(service).is_some();
         let known = record.map(|record| record.uid);
         let holder = known.or_else(|| service.uid().filter(|_| marked));
         let next = self.forget(key, holder).await;
-        if next != Next::Done || !marked {
+        if next != Requeue::Done || !marked {
             return next;
         }
         match self.writer.withdraw(key, service).await {
-            Ok(()) => Next::Done,
+            Ok(()) => Requeue::Done,
             Err(next) => next,
         }
     }
 
     /// Gives back what a Service held that is gone or no longer ours.
-    async fn forget(&self, key: &Key, holder: Option<String>) -> Next {
+    async fn forget(&self, key: &Key, holder: Option<String>) -> Requeue {
         let Some(uid) = holder else {
-            return Next::Done;
+            return Requeue::Done;
         };
         match self.release(key, &uid, &[]).await {
             Ok(()) => {
                 self.ledger.forget(key);
-                Next::Done
+                Requeue::Done
             }
-            Err(refusal) => {
-                self.log(&refusal, "not released");
-                match refusal.retry {
-                    Retry::Soon => Next::Retry,
-                    Retry::OnNotice | Retry::AfterEdit | Retry::Seldom => Next::After(slow_retry()),
+            Err(denial) => {
+                self.log(&denial, "not released");
+                match denial.retry {
+                    Retry::Soon => Requeue::Retry,
+                    Retry::OnNotice | Retry::AfterEdit | Retry::Seldom => {
+                        Requeue::After(slow_retry())
+                    }
                 }
             }
         }
     }
 
     /// That the allocator is away was told once, and is not again for each Service.
-    fn log(&self, refusal: &Refusal, what: &str) {
-        let Refusal {
+    fn log(&self, denial: &Denial, what: &str) {
+        let Denial {
             reason, message, ..
-        } = refusal;
+        } = denial;
         let away = matches!(*self.link.borrow(), Link::Down { .. } | Link::Connecting);
-        match refusal.retry {
+        match denial.retry {
             Retry::Seldom => error!(%reason, "{what}: {message}"),
             Retry::Soon if away => debug!(%reason, "{what}: {message}"),
             Retry::Soon | Retry::OnNotice | Retry::AfterEdit => {
@@ -300,26 +310,26 @@ impl Syncer {
 
     /// Never without a uid: that would take the address from whoever has it. `shown` is what
     /// the Service goes on to show.
-    async fn release(&self, key: &Key, uid: &str, shown: &[IpAddr]) -> Result<(), Refusal> {
+    async fn release(&self, key: &Key, uid: &str, shown: &[IpAddr]) -> Result<(), Denial> {
         if uid.is_empty() {
             return Ok(());
         }
         // An allocator that hangs would cost each of them its whole deadline.
-        if let Some(refusal) = self.link.borrow().refusal() {
-            return Err(refusal);
+        if let Some(denial) = self.link.borrow().denial() {
+            return Err(denial);
         }
         let released = self.allocator.release(key, uid, shown).await?;
         if !released.is_empty() {
-            self.news.released(key, uid, &released);
+            self.notifier.released(key, uid, &released);
         }
         Ok(())
     }
 }
 
-fn after(retry: Retry) -> Next {
+fn after(retry: Retry) -> Requeue {
     match retry {
-        Retry::Soon => Next::Retry,
-        Retry::AfterEdit => Next::Done,
-        Retry::OnNotice | Retry::Seldom => Next::After(slow_retry()),
+        Retry::Soon => Requeue::Retry,
+        Retry::AfterEdit => Requeue::Done,
+        Retry::OnNotice | Retry::Seldom => Requeue::After(slow_retry()),
     }
 }

@@ -20,11 +20,10 @@ use tracing::{debug, warn};
 
 use crate::{
     excerpt::{self, EVENT_INSTANCE, EVENT_NOTE},
-    key::Key,
-    kube::service::Service,
+    kube::{key::Key, service::Service},
     metrics::{ApiCall, Metrics},
+    request::join,
     status::{MANAGER, Transition},
-    wish::join,
 };
 
 /// How many wait at most.

@@ -5,14 +5,14 @@ use std::net::IpAddr;
 use lb_proto::v1;
 
 use crate::{
-    reason::{Refusal, Retry, is_reason},
-    wish::parse_address,
+    denial::{Denial, Retry, is_reason},
+    request::parse_address,
 };
 
 /// The addresses a Service holds, and what its condition says of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// At least one, in the order of the wish's families.
+    /// At least one, in the order of the request's families.
     pub addresses: Vec<IpAddr>,
     /// Whether that is all that the policy demands.
     pub satisfied: bool,
@@ -27,19 +27,19 @@ pub struct Grant {
 impl Grant {
     /// Reads an answer. A malformed one counts as no answer: it is the fault of
     /// the allocator or of something between.
-    pub fn read(response: v1::AcquireResponse) -> Result<Self, Refusal> {
+    pub fn read(response: v1::AcquireResponse) -> Result<Self, Denial> {
         let Some(told) = response.instructions else {
-            return Err(Refusal::no_answer("it granted without instructions"));
+            return Err(Denial::no_answer("it granted without instructions"));
         };
         let retry = told.retry().into();
         let addresses = told.addresses.iter().map(|text| {
             parse_address(text)
-                .ok_or_else(|| Refusal::no_answer(format_args!("{text:?} for an address")))
+                .ok_or_else(|| Denial::no_answer(format_args!("{text:?} for an address")))
         });
-        let addresses = addresses.collect::<Result<Vec<_>, Refusal>>()?;
+        let addresses = addresses.collect::<Result<Vec<_>, Denial>>()?;
         let is_word = told.satisfied || is_reason(&told.reason);
         if addresses.is_empty() || !is_word {
-            return Err(Refusal::no_answer("it granted no address"));
+            return Err(Denial::no_answer("it granted no address"));
         }
         Ok(Self {
             addresses,
@@ -88,8 +88,8 @@ mod tests {
             answer(&["nonsense"], true, "Satisfied"),
             answer(&["192.0.2.1"], false, "not a word"),
         ] {
-            let refusal = Grant::read(answer).unwrap_err();
-            assert_eq!(refusal.reason, "ALLOCATOR_UNAVAILABLE");
+            let denial = Grant::read(answer).unwrap_err();
+            assert_eq!(denial.reason, "ALLOCATOR_UNAVAILABLE");
         }
     }
 }

@@ -1,22 +1,29 @@
 //! What a Service asks for: read once from the object, validated, in the words of
 //! the contract. Pure.
 
+pub mod claim;
+pub mod names;
+pub mod scope;
+pub mod sharing;
 mod size;
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use kube::ResourceExt;
 use lb_proto::v1;
 
+use self::{names::is_subdomain, sharing::Sharing};
 use crate::{
-    annotations::{IPS, POOL, Peer, Said, said},
+    denial::{Denial, Reason},
     excerpt,
-    kube::service::{Service, ServicePort, ServiceSpec},
-    names::is_subdomain,
-    namespace_store::Labels,
-    reason::{Reason, Refusal},
-    sharing::{self, Sharing},
+    kube::{
+        annotations::{IPS, POOL, Peer, Said, said},
+        service::{Service, ServicePort, ServiceSpec},
+    },
 };
+
+/// Labels of one namespace.
+pub type Labels = Arc<BTreeMap<String, String>>;
 
 /// An IP family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,7 +72,7 @@ impl From<Family> for v1::IpFamily {
 
 /// What a Service asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wish {
+pub struct AddressRequest {
     /// One address each, in this order.
     pub families: Vec<Family>,
     policy: v1::IpFamilyPolicy,
@@ -83,17 +90,17 @@ pub struct Wish {
 
 /// A Service as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reading {
+pub struct ParsedRequest {
     /// What it asks for, without what cannot be granted as it is written.
-    pub wish: Wish,
+    pub request: AddressRequest,
     /// What cannot.
-    pub refusal: Option<Refusal>,
-    /// Whether the wish may be asked for where the Service holds something. Without
+    pub denial: Option<Denial>,
+    /// Whether it may be asked for where the Service holds something. Without
     /// the terms on which it shares an address, it would lose it.
     pub askable: bool,
 }
 
-impl Wish {
+impl AddressRequest {
     /// Without all that can be long.
     fn keep_the_least(&mut self) {
         self.ports.clear();
@@ -154,7 +161,7 @@ impl Wish {
 
 /// Reads a Service of ours, in a namespace of these labels. The annotations of
 /// `peers` count where our own are missing.
-pub fn read(service: &Service, peers: &[Peer], namespace_labels: &Labels) -> Reading {
+pub fn read(service: &Service, peers: &[Peer], namespace_labels: &Labels) -> ParsedRequest {
     let default = ServiceSpec::default();
     let spec = service.spec.as_ref().unwrap_or(&default);
     let families = families(spec);
@@ -163,14 +170,14 @@ pub fn read(service: &Service, peers: &[Peer], namespace_labels: &Labels) -> Rea
     let sharing = sharing::read(service, peers);
     let too_large = size::check(service, namespace_labels).err();
     let askable = sharing.is_ok() && too_large.is_none();
-    let refusals = [
+    let denials = [
         too_large.as_ref(),
         addresses.as_ref().err(),
         pool.as_ref().err(),
         sharing.as_ref().err(),
     ];
-    let refusal = refusals.into_iter().flatten().next().cloned();
-    let mut wish = Wish {
+    let denial = denials.into_iter().flatten().next().cloned();
+    let mut request = AddressRequest {
         policy: policy(spec),
         addresses: addresses.unwrap_or_default(),
         pool: pool.ok().flatten().map(|said| said.value),
@@ -184,11 +191,11 @@ pub fn read(service: &Service, peers: &[Peer], namespace_labels: &Labels) -> Rea
         families,
     };
     if too_large.is_some() {
-        wish.keep_the_least();
+        request.keep_the_least();
     }
-    Reading {
-        wish,
-        refusal,
+    ParsedRequest {
+        request,
+        denial,
         askable,
     }
 }
@@ -262,8 +269,8 @@ fn requested(
     peers: &[Peer],
     spec: &ServiceSpec,
     families: &[Family],
-) -> Result<Vec<IpAddr>, Refusal> {
-    let invalid = |message: String| Refusal::new(Reason::InvalidRequest, message);
+) -> Result<Vec<IpAddr>, Denial> {
+    let invalid = |message: String| Denial::new(Reason::InvalidRequest, message);
     if families.is_empty() {
         return Err(invalid("the Service has no IP family yet".into()));
     }
@@ -281,7 +288,7 @@ fn requested(
     let addresses = match (listed, field) {
         (None, field) => field.into_iter().collect(),
         (Some(Said { by, value }), Some(field)) if !value.contains(&field) => {
-            return Err(Refusal::new(
+            return Err(Denial::new(
                 Reason::ConflictingRequest,
                 format_args!(
                     "spec.loadBalancerIP asks for {field}, and the annotation {by} for {}",
@@ -308,11 +315,11 @@ fn requested(
 }
 
 /// The name of a pool.
-fn pool(annotation: &'static str, name: &str) -> Result<String, Refusal> {
+fn pool(annotation: &'static str, name: &str) -> Result<String, Denial> {
     if is_subdomain(name) {
         return Ok(name.to_owned());
     }
-    Err(Refusal::new(
+    Err(Denial::new(
         Reason::InvalidRequest,
         format_args!(
             "annotation {annotation}: {} is not the name of a pool: lower case letters, digits, \
@@ -325,11 +332,11 @@ fn pool(annotation: &'static str, name: &str) -> Result<String, Refusal> {
 
 /// The addresses of an annotation, in the order of their families: how they were
 /// ordered means nothing.
-fn parse_list(name: &'static str, list: &str) -> Result<Vec<IpAddr>, Refusal> {
+fn parse_list(name: &'static str, list: &str) -> Result<Vec<IpAddr>, Denial> {
     let mut addresses: Vec<IpAddr> = Vec::new();
     for item in list.split(',').map(str::trim) {
         let refuse = |what: &str| {
-            Refusal::new(
+            Denial::new(
                 Reason::InvalidRequest,
                 format_args!("annotation {name}: {what}"),
             )
@@ -366,11 +373,11 @@ mod tests {
         .unwrap()
     }
 
-    fn read_own(service: &Service) -> Reading {
+    fn read_own(service: &Service) -> ParsedRequest {
         read(service, &[], &Labels::default())
     }
 
-    fn request(families: &[&str], ips: Option<&str>, field: Option<&str>) -> Reading {
+    fn request(families: &[&str], ips: Option<&str>, field: Option<&str>) -> ParsedRequest {
         read_own(&service(
             json!({"type": "LoadBalancer", "ipFamilies": families, "loadBalancerIP": field}),
             ips.map_or(json!({}), |ips| json!({IPS.own: ips})),
@@ -412,9 +419,9 @@ mod tests {
             ),
         ] {
             let reading = request(families, ips, field);
-            assert_eq!(reading.refusal, None, "{ips:?} {field:?}");
+            assert_eq!(reading.denial, None, "{ips:?} {field:?}");
             assert_eq!(
-                reading.wish.message(&[]).addresses,
+                reading.request.message(&[]).addresses,
                 expected,
                 "{ips:?} {field:?}"
             );
@@ -484,10 +491,10 @@ mod tests {
             (&[], None, None, Reason::InvalidRequest, "no IP family"),
         ] {
             let reading = request(families, ips, field);
-            let refusal = reading.refusal.unwrap();
-            assert_eq!(refusal.reason, reason.as_str(), "{ips:?} {field:?}");
-            assert!(refusal.message.contains(words), "{}", refusal.message);
-            assert!(reading.wish.message(&[]).addresses.is_empty());
+            let denial = reading.denial.unwrap();
+            assert_eq!(denial.reason, reason.as_str(), "{ips:?} {field:?}");
+            assert!(denial.message.contains(words), "{}", denial.message);
+            assert!(reading.request.message(&[]).addresses.is_empty());
         }
     }
 
@@ -508,9 +515,9 @@ mod tests {
             );
             let mut service = service;
             service.annotations_mut().insert(annotation.into(), text);
-            let refusal = read_own(&service).refusal.unwrap();
-            assert_eq!(refusal.reason, "INVALID_REQUEST");
-            let words = &refusal.message;
+            let denial = read_own(&service).denial.unwrap();
+            assert_eq!(denial.reason, "INVALID_REQUEST");
+            let words = &denial.message;
             assert!(words.len() < 400 && words.contains(annotation), "{words}");
         }
     }
@@ -522,15 +529,15 @@ mod tests {
                 json!({"ipFamilies": ["IPv4"]}),
                 json!({POOL.own: name}),
             ));
-            let refusal = reading.refusal.unwrap();
-            assert_eq!(refusal.reason, "INVALID_REQUEST", "{name}");
-            let message = refusal.message;
+            let denial = reading.denial.unwrap();
+            assert_eq!(denial.reason, "INVALID_REQUEST", "{name}");
+            let message = denial.message;
             assert!(
                 message.starts_with("annotation lb-allocator.io/pool: \""),
                 "{message}"
             );
             assert!(reading.askable);
-            assert_eq!(reading.wish.message(&[]).pool, "");
+            assert_eq!(reading.request.message(&[]).pool, "");
         }
     }
 
@@ -538,23 +545,23 @@ mod tests {
     fn a_claim_is_for_exactly_the_addresses_that_are_shown_from_whatever_pool() {
         let spec = json!({"ipFamilies": ["IPv6", "IPv4"], "ipFamilyPolicy": "PreferDualStack"});
         let asks = json!({IPS.own: "192.0.2.9", POOL.own: "p"});
-        let wish = read_own(&service(spec, asks)).wish;
+        let asked = read_own(&service(spec, asks)).request;
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         let (four, six) = (ip("192.0.2.1"), ip("2001:db8::1"));
-        let claim = wish.claim(&[four]).unwrap().message(&[]);
+        let claim = asked.claim(&[four]).unwrap().message(&[]);
         assert_eq!(claim.addresses, ["192.0.2.1"]);
         assert_eq!(claim.pool, "");
         assert_eq!(claim.families, [i32::from(v1::IpFamily::Ipv4)]);
-        let both = wish.claim(&[six, four]).unwrap();
+        let both = asked.claim(&[six, four]).unwrap();
         assert_eq!(both.families, [Family::V6, Family::V4]);
         for shown in [
             &[][..],
             &[four, ip("192.0.2.2")],
             &[four, six, ip("192.0.2.3")],
         ] {
-            assert_eq!(wish.claim(shown), None, "{shown:?}");
+            assert_eq!(asked.claim(shown), None, "{shown:?}");
         }
-        let single = read_own(&service(json!({"ipFamilies": ["IPv4"]}), json!({}))).wish;
+        let single = read_own(&service(json!({"ipFamilies": ["IPv4"]}), json!({}))).request;
         assert_eq!(single.claim(&[six]), None);
     }
 
@@ -567,7 +574,10 @@ mod tests {
             (json!({"clusterIP": "fd00::1"}), vec![V6]),
             (json!({"clusterIP": "None"}), vec![]),
         ] {
-            assert_eq!(read_own(&service(spec, json!({}))).wish.families, expected);
+            assert_eq!(
+                read_own(&service(spec, json!({}))).request.families,
+                expected
+            );
         }
     }
 
@@ -584,8 +594,8 @@ mod tests {
                    "lb-allocator.io/sharing-namespaces": "b, a"}),
         );
         let labels = BTreeMap::from([("team".to_owned(), "red".to_owned())]);
-        let wish = read(&service, &[], &Labels::new(labels)).wish;
-        let message = wish.message(&["192.0.2.7".parse().unwrap()]);
+        let asked = read(&service, &[], &Labels::new(labels)).request;
+        let message = asked.message(&["192.0.2.7".parse().unwrap()]);
         assert_eq!(message.namespace_labels["team"], "red");
         let sharing = message.sharing.clone().unwrap();
         assert_eq!(
@@ -617,7 +627,7 @@ mod tests {
     fn the_labels_of_the_namespace_are_part_of_the_wish() {
         let service = service(json!({"ipFamilies": ["IPv4"]}), json!({}));
         let labels = BTreeMap::from([("team".to_owned(), "red".to_owned())]);
-        let red = read(&service, &[], &Labels::new(labels)).wish;
+        let red = read(&service, &[], &Labels::new(labels)).request;
         assert_eq!(red.message(&[]).namespace_labels["team"], "red");
     }
 
@@ -640,7 +650,7 @@ mod tests {
             "purelb.io/allow-shared-ip": "web",
             "lbipam.cilium.io/sharing-cross-namespace": "*",
         });
-        let message = reading(said.clone(), PEERS).wish.message(&[]);
+        let message = reading(said.clone(), PEERS).request.message(&[]);
         assert_eq!(message.addresses, ["192.0.2.1", "2001:db8::1"]);
         assert_eq!(message.pool, "red");
         let sharing = message.sharing.unwrap();
@@ -648,7 +658,7 @@ mod tests {
             (sharing.key.as_str(), &*sharing.namespaces),
             ("web", &["*".to_owned()][..])
         );
-        let message = reading(said, &[]).wish.message(&[]);
+        let message = reading(said, &[]).request.message(&[]);
         assert_eq!(
             (message.addresses.len(), &*message.pool, message.sharing),
             (1, "", None)
@@ -699,16 +709,16 @@ mod tests {
             ),
         ] {
             let reading = reading(annotations.clone(), PEERS);
-            let refusal = reading.refusal.unwrap();
+            let denial = reading.denial.unwrap();
             assert_eq!(
-                (&*refusal.reason, reading.askable),
+                (&*denial.reason, reading.askable),
                 (reason, askable),
                 "{annotations}"
             );
             assert!(
-                words.iter().all(|word| refusal.message.contains(word)),
+                words.iter().all(|word| denial.message.contains(word)),
                 "{}",
-                refusal.message
+                denial.message
             );
         }
     }

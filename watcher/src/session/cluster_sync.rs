@@ -10,17 +10,16 @@ use tracing::{info, warn};
 
 use crate::{
     allocator::Allocator,
-    annotations::Peer,
-    claim::{self, MESSAGE_BYTES},
-    key::Key,
-    kube::service::Service,
+    denial::Denial,
+    informer::{namespace_store::NamespaceStore, service_store::ServiceStore},
+    kube::{annotations::Peer, key::Key, service::Service},
     ledger::Ledger,
-    namespace_store::NamespaceStore,
-    reason::Refusal,
-    scope::Scope,
-    service_store::ServiceStore,
-    view::View,
-    wish::parse_address,
+    reconcile::view::View,
+    request::{
+        claim::{self, MESSAGE_BYTES},
+        parse_address,
+        scope::Scope,
+    },
 };
 
 /// How often it is told even when nothing happened.
@@ -44,7 +43,7 @@ pub struct ClusterSync {
 impl ClusterSync {
     /// Tells all. To be called only when the list of Services is complete. Returns the
     /// Services that hold something else than they were granted last.
-    pub async fn tell(&self) -> Result<Vec<Key>, Refusal> {
+    pub async fn tell(&self) -> Result<Vec<Key>, Denial> {
         // Before the Services are looked at: what is granted later is not judged.
         let begin = self.allocator.begin(self.allocator.seen());
         let services = self.services();
@@ -83,7 +82,7 @@ impl ClusterSync {
         if has.is_empty() {
             return None;
         }
-        let mut wish = view.reading.wish.message(&has);
+        let mut wish = view.reading.request.message(&has);
         if labels.is_none() {
             // They are not known, which is another thing than none.
             claim::without_labels(&mut wish);
@@ -181,7 +180,7 @@ mod tests {
     use tonic::transport::Endpoint;
 
     use super::*;
-    use crate::{metrics::Metrics, scope::ClassRule};
+    use crate::{metrics::Metrics, request::scope::ClassRule};
 
     fn cluster_sync() -> ClusterSync {
         let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();

@@ -4,22 +4,21 @@ use std::net::IpAddr;
 
 use crate::{
     decision_log::{Decision, DecisionLog},
-    events::Events,
-    key::Key,
-    kube::service::Service,
+    kube::{key::Key, service::Service},
+    reconcile::events::Events,
     status::Transition,
 };
 
 /// Tells people.
 #[derive(Clone)]
-pub struct News {
+pub struct Notifier {
     /// Who describe the Service.
     pub events: Events,
     /// Who read the log.
     pub decisions: DecisionLog,
 }
 
-impl News {
+impl Notifier {
     /// Something is new in the status of a Service that had an address before, or
     /// had none.
     pub fn transition(&self, service: &Service, transition: &Transition, had_address: bool) {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use lb_proto::v1;
 use prost::Message;
 
-use crate::wish::Family;
+use crate::request::Family;
 
 /// Of one message; the allocator takes 256 KiB.
 pub const MESSAGE_BYTES: usize = 200 * 1024;

@@ -12,16 +12,13 @@ use tracing::{info, warn};
 
 use crate::{
     admin::Health,
-    history::History,
-    key::Key,
-    kube::{service::Service, watch},
+    informer::service_store::ServiceStore,
+    kube::{api::chain, history::History, key::Key, service::Service, watch},
     ledger::Ledger,
     metrics::Metrics,
     observed::Observed,
     queue::Queue,
-    scope::Scope,
-    service_api::chain,
-    service_store::ServiceStore,
+    request::scope::Scope,
     status,
 };
 
@@ -111,16 +108,16 @@ impl ServiceWatch {
     }
 
     fn list_done(&self) {
-        let news = self.store.list_ends();
-        for service in &news.gone {
+        let diff = self.store.list_ends();
+        for service in &diff.gone {
             self.gone(service);
         }
         info!(
-            changed = news.changed.len(),
-            gone = news.gone.len(),
+            changed = diff.changed.len(),
+            gone = diff.gone.len(),
             "Services listed"
         );
-        self.queue.push_all(news.changed);
+        self.queue.push_all(diff.changed);
         self.health.services_listed();
         self.lists.update(|lists| *lists += 1);
     }

@@ -16,9 +16,13 @@ use tokio::sync::watch::Sender;
 use tracing::{error, info, warn};
 
 use crate::{
-    admin::Health, allocator::Allocator, history::History, kube::watch, ledger::Ledger,
-    metrics::Metrics, namespace_store::NamespaceStore, queue::Queue, service_api::chain,
-    service_store::ServiceStore,
+    admin::Health,
+    allocator::Allocator,
+    informer::{namespace_store::NamespaceStore, service_store::ServiceStore},
+    kube::{api::chain, history::History, watch},
+    ledger::Ledger,
+    metrics::Metrics,
+    queue::Queue,
 };
 
 type Meta = PartialObjectMeta<Namespace>;
@@ -94,7 +98,7 @@ impl NamespaceWatch {
         }
     }
 
-    /// The labels are part of the wish of every Service there.
+    /// The labels are part of the request of every Service there.
     fn push(&self, namespaces: &HashSet<String>) {
         // In their order, so that a simulated run goes the same way each time.
         let namespaces: BTreeSet<_> = namespaces.iter().collect();

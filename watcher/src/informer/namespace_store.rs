@@ -7,8 +7,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-/// Labels of one namespace.
-pub type Labels = Arc<BTreeMap<String, String>>;
+use crate::request::Labels;
 
 /// Shared by the watch, which fills it, and the workers.
 #[derive(Debug, Default)]

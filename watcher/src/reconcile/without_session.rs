@@ -6,23 +6,22 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Syncer;
+use super::Reconciler;
 use crate::{
-    grant::Grant,
-    queue::Next,
-    reason::{Refusal, Retry},
+    denial::{Denial, Retry},
+    queue::Requeue,
+    reconcile::view::View,
     session::link::{LONG_AWAY, Link},
-    status::{self, Desired},
-    view::View,
+    status::{self, Desired, grant::Grant},
 };
 
-impl Syncer {
+impl Reconciler {
     /// How long there has been no session, and what to say about that; nothing where
     /// there is one.
-    pub(super) fn away(&self) -> Option<(Duration, Refusal)> {
+    pub(super) fn away(&self) -> Option<(Duration, Denial)> {
         let link = self.link.borrow();
         match &*link {
-            Link::Down { since, .. } => Some((Instant::now() - *since, link.refusal()?)),
+            Link::Down { since, .. } => Some((Instant::now() - *since, link.denial()?)),
             Link::Connecting | Link::Up | Link::Refused(_) => None,
         }
     }
@@ -31,27 +30,27 @@ impl Syncer {
         &self,
         view: &View<'_>,
         away: Duration,
-        refusal: &Refusal,
-    ) -> Next {
+        denial: &Denial,
+    ) -> Requeue {
         self.ledger.waits(view.key, &view.uid, view.waiting());
         if let Some(grant) = granted(view) {
             if self.ledger.is_contested(view.key) {
-                return Next::Retry;
+                return Requeue::Retry;
             }
             let grant = Grant {
                 retry: Retry::Soon,
                 ..grant.clone()
             };
-            return self.give(view, &grant).await;
+            return self.apply_grant(view, &grant).await;
         }
         if view.has_address() || view.is_deleted() || status::condition(view.service).is_some() {
-            return Next::Done;
+            return Requeue::Done;
         }
         if let Some(rest) = LONG_AWAY.checked_sub(away).filter(|rest| !rest.is_zero()) {
-            return Next::After(rest);
+            return Requeue::After(rest);
         }
-        match self.writer.write(view, &Desired::refused(refusal)).await {
-            Ok(_) => Next::Done,
+        match self.writer.write(view, &Desired::refused(denial)).await {
+            Ok(_) => Requeue::Done,
             Err(next) => next,
         }
     }
@@ -61,7 +60,7 @@ impl Syncer {
 /// replica that acts by now writes it with every other address.
 fn granted<'a>(view: &'a View<'_>) -> Option<&'a Grant> {
     let grant = view.granted()?;
-    let verdict = Desired::granted(grant, view.reading.refusal.as_ref()).verdict;
+    let verdict = Desired::granted(grant, view.reading.denial.as_ref()).verdict;
     let is_ours = status::condition(view.service)
         .is_none_or(|condition| verdict.is_said_by(condition))
         && view.foreign().is_none();

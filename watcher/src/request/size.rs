@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use kube::ResourceExt;
 
 use crate::{
+    denial::{Denial, Reason},
     kube::service::Service,
-    namespace_store::Labels,
-    reason::{Reason, Refusal},
+    request::Labels,
 };
 
 /// As many ports as the contract takes.
@@ -25,7 +25,7 @@ const LABEL_BYTES: usize = 12;
 type Field = (&'static str, usize, usize, usize);
 
 /// Refuses a Service that cannot be told to the allocator as a whole, and names the field.
-pub fn check(service: &Service, namespace_labels: &Labels) -> Result<(), Refusal> {
+pub fn check(service: &Service, namespace_labels: &Labels) -> Result<(), Denial> {
     let spec = service.spec.as_ref();
     let ports = spec
         .and_then(|spec| spec.ports.as_ref())
@@ -69,8 +69,8 @@ fn measure(labels: &BTreeMap<String, String>) -> (usize, usize) {
     (labels.len(), bytes.sum())
 }
 
-fn refuse(message: String) -> Refusal {
-    Refusal::new(Reason::InvalidRequest, message)
+fn refuse(message: String) -> Denial {
+    Denial::new(Reason::InvalidRequest, message)
 }
 
 #[cfg(test)]
@@ -82,9 +82,9 @@ mod tests {
     fn refused(metadata: Value, spec: Value) -> Option<String> {
         let service = json!({"metadata": metadata, "spec": spec});
         let service = serde_json::from_value(service).unwrap();
-        let refusal = check(&service, &Labels::default()).err()?;
-        assert_eq!(refusal.reason, "INVALID_REQUEST");
-        Some(refusal.message)
+        let denial = check(&service, &Labels::default()).err()?;
+        assert_eq!(denial.reason, "INVALID_REQUEST");
+        Some(denial.message)
     }
 
     fn ports(count: usize) -> Value {

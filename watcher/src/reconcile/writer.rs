@@ -8,17 +8,18 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     admin::Health,
-    key::Key,
-    kube::service::Service,
+    denial::{Denial, Reason},
+    informer::service_store::ServiceStore,
+    kube::{
+        api::{ApiError, ServiceApi},
+        key::Key,
+        service::Service,
+    },
     ledger::{Ledger, Obstacle, Record},
-    news::News,
-    queue::Next,
-    reason::{Reason, Refusal},
-    service_api::{ApiError, ServiceApi},
-    service_store::ServiceStore,
+    queue::Requeue,
+    reconcile::{notifier::Notifier, view::View},
+    request::join,
     status::{self, Desired},
-    view::View,
-    wish::join,
 };
 
 /// How long it takes until what was refused is tried again: half a minute to a minute,
@@ -40,7 +41,7 @@ pub struct StatusWriter {
     /// What readiness looks at.
     pub health: Arc<Health>,
     /// Whom to tell.
-    pub news: News,
+    pub notifier: Notifier,
 }
 
 /// What became of a write.
@@ -54,7 +55,7 @@ pub struct Written {
 impl StatusWriter {
     /// Makes the status say what it should, and tells people what is new. On
     /// failure, or when there is more to do at once, says when to look again.
-    pub async fn write(&self, view: &View<'_>, desired: &Desired) -> Result<Written, Next> {
+    pub async fn write(&self, view: &View<'_>, desired: &Desired) -> Result<Written, Requeue> {
         let View { key, service, .. } = view;
         let Some(mut body) = status::patch(service, desired, Timestamp::now()) else {
             self.in_place(view, desired);
@@ -84,7 +85,7 @@ impl StatusWriter {
         }
         let written = self.written(view, desired, updated);
         if list_first {
-            Err(Next::Again)
+            Err(Requeue::Again)
         } else {
             Ok(written)
         }
@@ -93,7 +94,7 @@ impl StatusWriter {
     /// Whether the address list is ours to write. What somebody else wrote there is
     /// written over where the Service names our class or had its addresses from us: a
     /// few times, in case that was a person.
-    async fn may_write_list(&self, view: &View<'_>, desired: &Desired) -> Result<(), Next> {
+    async fn may_write_list(&self, view: &View<'_>, desired: &Desired) -> Result<(), Requeue> {
         let Some(addresses) = &desired.addresses else {
             return Ok(());
         };
@@ -120,8 +121,8 @@ impl StatusWriter {
             );
             let next = self.yields(view, &message).await;
             return Err(match next {
-                Next::After(_) => Next::After(rest),
-                Next::Done | Next::Again | Next::Retry | Next::RetryAfter(_) => next,
+                Requeue::After(_) => Requeue::After(rest),
+                Requeue::Done | Requeue::Again | Requeue::Retry | Requeue::RetryAfter(_) => next,
             });
         }
         info!(
@@ -132,10 +133,10 @@ impl StatusWriter {
     }
 
     /// Another controller writes the address list: it stays as it is.
-    pub async fn yields(&self, view: &View<'_>, message: &str) -> Next {
+    pub async fn yields(&self, view: &View<'_>, message: &str) -> Requeue {
         self.ledger.unpublished(view.key);
-        let refusal = Refusal::new(Reason::StatusConflict, message);
-        self.hindered(view, view.service, Obstacle::Conflict, &refusal)
+        let denial = Denial::new(Reason::StatusConflict, message);
+        self.hindered(view, view.service, Obstacle::Conflict, &denial)
             .await
     }
 
@@ -144,7 +145,7 @@ impl StatusWriter {
         let gave_up = view.shown.iter().any(|before| !shown.contains(before));
         self.store.written(updated);
         for transition in status::transitions(view.service, desired, view.published()) {
-            self.news
+            self.notifier
                 .transition(view.service, &transition, view.has_address());
         }
         self.in_place(view, desired);
@@ -161,7 +162,7 @@ impl StatusWriter {
     }
 
     /// Takes back all we ever wrote.
-    pub async fn withdraw(&self, key: &Key, service: &Service) -> Result<(), Next> {
+    pub async fn withdraw(&self, key: &Key, service: &Service) -> Result<(), Requeue> {
         let body = status::withdrawal(service);
         let result = self.api.patch_status(key, &body).await;
         let updated = result.map_err(|error| next(&error))?;
@@ -169,7 +170,7 @@ impl StatusWriter {
         Ok(())
     }
 
-    async fn failed(&self, view: &View<'_>, error: &ApiError) -> Next {
+    async fn failed(&self, view: &View<'_>, error: &ApiError) -> Requeue {
         let (by, reason) = match error {
             ApiError::Gone | ApiError::Outdated | ApiError::Unavailable { .. } => {
                 return next(error);
@@ -180,12 +181,12 @@ impl StatusWriter {
                 (Obstacle::Forbidden, Reason::StatusForbidden)
             }
         };
-        let refusal = Refusal::new(reason, format_args!("status patch failed: {error}"));
-        self.hindered(view, view.service, by, &refusal).await
+        let denial = Denial::new(reason, format_args!("status patch failed: {error}"));
+        self.hindered(view, view.service, by, &denial).await
     }
 
     /// The API server took the write, and stored something else.
-    async fn altered(&self, view: &View<'_>, updated: Service, desired: &Desired) -> Next {
+    async fn altered(&self, view: &View<'_>, updated: Service, desired: &Desired) -> Requeue {
         let what = match &desired.addresses {
             Some(addresses) if !status::shows(&updated, addresses) => {
                 let stored = match status::shown(&updated).as_slice() {
@@ -199,8 +200,8 @@ impl StatusWriter {
         };
         self.store.written(updated.clone());
         let message = format!("{what}: a mutating admission policy or webhook changes it");
-        let refusal = Refusal::new(Reason::StatusRejected, message);
-        self.hindered(view, &updated, Obstacle::Altered, &refusal)
+        let denial = Denial::new(Reason::StatusRejected, message);
+        self.hindered(view, &updated, Obstacle::Altered, &denial)
             .await
     }
 
@@ -211,25 +212,25 @@ impl StatusWriter {
         view: &View<'_>,
         service: &Service,
         by: Obstacle,
-        refusal: &Refusal,
-    ) -> Next {
-        let desired = Desired::refused(refusal);
+        denial: &Denial,
+    ) -> Requeue {
+        let desired = Desired::refused(denial);
         let now = Timestamp::now();
         let pending = status::shown(service).is_empty();
         let ledger = &self.ledger;
         if ledger.hindered(view.key, &view.uid, by, now.as_second(), pending) {
             match by {
-                Obstacle::Forbidden => error!("{}", refusal.message),
+                Obstacle::Forbidden => error!("{}", denial.message),
                 Obstacle::Conflict | Obstacle::Rejected | Obstacle::Altered => {
-                    warn!("{}", refusal.message);
+                    warn!("{}", denial.message);
                 }
             }
             for transition in status::transitions(service, &desired, &[]) {
-                self.news
+                self.notifier
                     .transition(service, &transition, view.has_address());
             }
         }
-        let rest = Next::After(rest());
+        let rest = Requeue::After(rest());
         let body = status::patch(service, &desired, now).filter(|_| by != Obstacle::Forbidden);
         let Some(body) = body else {
             return rest;
@@ -258,24 +259,24 @@ fn written_by(manager: &str) -> String {
     format!("another controller writes status.loadBalancer: {manager}")
 }
 
-fn next(error: &ApiError) -> Next {
+fn next(error: &ApiError) -> Requeue {
     match error {
         ApiError::Gone => {
             debug!("the Service changed or went meanwhile");
-            Next::Done
+            Requeue::Done
         }
         // The watch tells of the change, or is about to.
         ApiError::Outdated => {
             debug!("the Service changed meanwhile");
-            Next::Retry
+            Requeue::Retry
         }
         ApiError::Rejected(_) | ApiError::Forbidden(_) => {
             warn!("status patch failed: {error}");
-            Next::After(rest())
+            Requeue::After(rest())
         }
         ApiError::Unavailable { retry_after, .. } => {
             warn!("status patch failed: the API server does not answer: {error}");
-            retry_after.map_or(Next::Retry, Next::RetryAfter)
+            retry_after.map_or(Requeue::Retry, Requeue::RetryAfter)
         }
     }
 }

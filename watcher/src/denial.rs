@@ -102,7 +102,7 @@ impl Reason {
 
 /// Why a Service gets nothing, or not all.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct Denial {
     /// Machine readable.
     pub reason: Cow<'static, str>,
     /// For people: what happened, why, and what happens next or what to do.
@@ -115,7 +115,7 @@ pub struct Refusal {
     pub takes_off: bool,
 }
 
-impl Refusal {
+impl Denial {
     /// For a reason that was found here.
     pub fn new(reason: Reason, what: impl fmt::Display) -> Self {
         let (text, retry, advice) = reason.row();
@@ -147,10 +147,10 @@ impl Refusal {
     }
 }
 
-impl From<&Status> for Refusal {
+impl From<&Status> for Denial {
     fn from(status: &Status) -> Self {
-        if let Some(refusal) = instructions(status).and_then(Self::copied) {
-            return refusal;
+        if let Some(denial) = instructions(status).and_then(Self::copied) {
+            return denial;
         }
         // This is the transport or a proxy speaking, not the allocator.
         match status.code() {
@@ -234,15 +234,15 @@ mod tests {
     #[test]
     fn a_reason_that_only_a_newer_allocator_knows_is_copied_with_all_that_follows_from_it() {
         for code in [Code::FailedPrecondition, Code::Unavailable, Code::NotFound] {
-            let refusal = Refusal::from(&status(code, lb_proto::INSTRUCTIONS_TYPE, &invented()));
-            let expected = Refusal {
+            let denial = Denial::from(&status(code, lb_proto::INSTRUCTIONS_TYPE, &invented()));
+            let expected = Denial {
                 reason: "OF_TOMORROW".into(),
                 message: "something new; do that".into(),
                 retry: Retry::OnNotice,
                 transient: true,
                 takes_off: true,
             };
-            assert_eq!(refusal, expected, "{code:?}");
+            assert_eq!(denial, expected, "{code:?}");
         }
     }
 
@@ -264,12 +264,12 @@ mod tests {
                 &unreadable,
             ),
         ] {
-            let refusal = Refusal::from(&status);
-            assert_eq!(refusal.reason, "ALLOCATOR_UNAVAILABLE", "{status}");
-            assert_eq!((refusal.retry, refusal.takes_off), (Retry::Soon, false));
+            let denial = Denial::from(&status);
+            assert_eq!(denial.reason, "ALLOCATOR_UNAVAILABLE", "{status}");
+            assert_eq!((denial.retry, denial.takes_off), (Retry::Soon, false));
         }
-        let refusal = Refusal::from(&Status::unimplemented("no Watch"));
-        assert_eq!(refusal.reason, "PERMISSION_DENIED");
-        assert_eq!(refusal.retry, Retry::Seldom);
+        let denial = Denial::from(&Status::unimplemented("no Watch"));
+        assert_eq!(denial.reason, "PERMISSION_DENIED");
+        assert_eq!(denial.retry, Retry::Seldom);
     }
 }
