@@ -69,7 +69,7 @@ fn slow_retry() -> Duration {
 
 impl Reconciler {
     /// Looks at one Service.
-    #[instrument(skip_all, fields(namespace = job.key.namespace, service = job.key.name))]
+    #[instrument(name = "sync", skip_all, fields(namespace = job.key.namespace, service = job.key.name))]
     pub async fn reconcile(&self, job: &Job) -> Requeue {
         let next = self.reconcile_inner(job).await;
         note("cluster", || self.allocator.cluster().to_owned());
