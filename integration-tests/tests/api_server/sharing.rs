@@ -2,7 +2,6 @@
 
 use integration_tests::{
     control_plane::ControlPlane,
-    eventually::{DEADLINE, eventually},
     rpc::{Asking, acquire, held, of_cluster, refusal},
     service::ServiceBuilder,
     site::Site,
@@ -121,15 +120,7 @@ async fn two_services_share_an_address_exactly_when_every_rule_allows_it() {
         ns.gets("2", [address.as_str()]).await;
         ns.delete("2").await;
     }
-    eventually(DEADLINE, "nothing is held", async || {
-        let held = site.allocator.allocations().await;
-        if held.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("{held:?}"))
-        }
-    })
-    .await;
+    site.allocator.holds([]).await;
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use lb_tls::files::Files;
 use tonic::transport::{Channel, Endpoint};
 
 use super::Allocator;
+use crate::eventually::{DEADLINE, eventually};
 
 impl Allocator {
     /// A new connection.
@@ -121,6 +122,25 @@ impl Allocator {
             services.extend(page.services);
         }
         Ok(services)
+    }
+
+    /// Waits until Services of these names hold addresses, and no others.
+    ///
+    /// # Panics
+    /// When that does not come about in time.
+    pub async fn holds<const N: usize>(&self, names: [&str; N]) {
+        let what = format!("held by {names:?} alone");
+        eventually(DEADLINE, &what, async || {
+            let held = self.allocations().await.into_iter();
+            let mut held: Vec<_> = held.filter_map(|held| held.service).collect();
+            held.sort_by(|a, b| a.name.cmp(&b.name));
+            if held.iter().map(|service| &*service.name).eq(names) {
+                Ok(())
+            } else {
+                Err(format!("{held:?}"))
+            }
+        })
+        .await;
     }
 
     /// All allocations, in the order of addresses.
