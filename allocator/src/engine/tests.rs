@@ -180,11 +180,8 @@ impl Harness {
     }
 
     fn release(&mut self, name: &str, uid: Option<&str>) -> Vec<String> {
-        let command = Command::Release(Release {
-            current: Vec::new(),
-            key: key("default", name),
-            uid: uid.map(|uid| Uid::parse(uid).unwrap()),
-        });
+        let uid = uid.map(|uid| Uid::parse(uid).unwrap());
+        let command = gone(&key("default", name), uid);
         let Reply::Released(released) = self.run(&command).0 else {
             panic!("a Release was not answered as one");
         };
@@ -850,11 +847,7 @@ fn any_step() -> impl Strategy<Value = Step> {
             Step::Run(Command::Acquire(acquire))
         }),
         6 => any_acquire().prop_map(|acquire| Step::Run(Command::Acquire(acquire))),
-        4 => any_acquire().prop_map(|acquire| Step::Run(Command::Release(Release {
-            current: Vec::new(),
-            key: (*acquire.key).clone(),
-            uid: acquire.uid,
-        }))),
+        4 => any_acquire().prop_map(|acquire| Step::Run(gone(&acquire.key, acquire.uid))),
         1 => (0i64..150).prop_map(Step::Pass),
         1 => Just(Step::Restart),
     ]
@@ -862,10 +855,15 @@ fn any_step() -> impl Strategy<Value = Step> {
 
 /// Lets time pass in the engine, and no more.
 fn nothing() -> Command {
+    gone(&key("nowhere", "nothing"), None)
+}
+
+/// The release of a Service that shows nothing any more.
+fn gone(key: &ServiceKey, uid: Option<Uid>) -> Command {
     Command::Release(Release {
+        key: key.clone(),
+        uid,
         current: Vec::new(),
-        key: key("nowhere", "nothing"),
-        uid: None,
     })
 }
 

@@ -130,11 +130,7 @@ fn what_was_beyond_a_quota_is_claimed_when_there_is_room() {
         vec![shows("s1", "192.0.2.1"), shows("s2", "192.0.2.2")],
     );
     assert_eq!(h.holder_of("192.0.2.2"), [""; 0]);
-    h.run(&Command::Release(Release {
-        current: Vec::new(),
-        key: (*of("a", "s1").key).clone(),
-        uid: None,
-    }));
+    h.run(&gone(&of("a", "s1").key, None));
     h.sync("a", vec![shows("s2", "192.0.2.2")]);
     assert_eq!(h.holder_of("192.0.2.2"), ["a/s2"]);
     assert_eq!(kinds(&h), []);
@@ -161,11 +157,7 @@ fn conflicts_keep_no_more_from_others_than_a_quota_allows_and_bring_no_more() {
     for name in ["x1", "x2"] {
         h.get(of("a", name)).unwrap();
     }
-    h.run(&Command::Release(Release {
-        current: Vec::new(),
-        key: (*of("b", "s1").key).clone(),
-        uid: None,
-    }));
+    h.run(&gone(&of("b", "s1").key, None));
     assert_eq!(
         h.holder_of("192.0.2.1"),
         [""; 0],
@@ -182,17 +174,9 @@ fn of_two_who_claim_an_address_the_one_gets_it_that_did_so_first() {
     h.sync("b", vec![of("b", "first").showing("192.0.2.1")]);
     h.now = Timestamp(h.now.0 + 1);
     h.sync("a", vec![shows("second", "192.0.2.1")]);
-    h.run(&Command::Release(Release {
-        current: Vec::new(),
-        key: (*of("c", "holds").key).clone(),
-        uid: None,
-    }));
+    h.run(&gone(&of("c", "holds").key, None));
     assert_eq!(h.holder_of("192.0.2.1"), ["b/first"]);
-    h.run(&Command::Release(Release {
-        current: Vec::new(),
-        key: (*of("b", "first").key).clone(),
-        uid: None,
-    }));
+    h.run(&gone(&of("b", "first").key, None));
     assert_eq!(h.holder_of("192.0.2.1"), ["a/second"]);
 }
 

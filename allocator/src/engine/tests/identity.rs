@@ -64,11 +64,7 @@ impl Harness {
 
 #[test]
 fn what_comes_with_another_uid_than_the_first_is_refused_and_changes_nothing() {
-    let release = Command::Release(Release {
-        current: Vec::new(),
-        key: (*of("a", "s1").key).clone(),
-        uid: None,
-    });
+    let release = gone(&of("a", "s1").key, None);
     for first in [
         attach("a", true),
         sync("a", vec![]),
@@ -99,11 +95,7 @@ fn what_comes_with_another_uid_than_the_first_is_refused_and_changes_nothing() {
 #[test]
 fn a_release_binds_no_name() {
     let mut h = four();
-    let release = Command::Release(Release {
-        current: Vec::new(),
-        key: (*of("a", "s1").key).clone(),
-        uid: None,
-    });
+    let release = gone(&of("a", "s1").key, None);
     h.run_as("a", "green", &release);
     h.run_as("a", "blue", &attach("a", true));
     assert_eq!(

@@ -322,11 +322,7 @@ fn an_address_of_another_cluster_is_a_conflict_and_nobody_is_moved() {
     assert_eq!(h.get(of("a", "s1")), ok(&["192.0.2.1"]));
 
     // The holder goes, and nobody comes in between.
-    let (_, outcome) = h.run(&Command::Release(Release {
-        current: Vec::new(),
-        key: (*of("a", "s1").key).clone(),
-        uid: None,
-    }));
+    let (_, outcome) = h.run(&gone(&of("a", "s1").key, None));
     assert_eq!(outcome.asked_again(), [of("b", "s1").key]);
     assert_eq!(h.holder_of("192.0.2.1"), ["b/s1"]);
     assert_eq!(h.get(shows()), ok(&["192.0.2.1"]));
@@ -402,11 +398,7 @@ fn a_conflict_is_over_when_the_service_is_gone_or_shows_something_else() {
             assert_eq!(h.get(of("b", "s1")), ok(&["192.0.2.2"]));
         },
         |h| {
-            h.run(&Command::Release(Release {
-                current: Vec::new(),
-                key: (*of("b", "s1").key).clone(),
-                uid: Some(Uid::parse("u1").unwrap()),
-            }));
+            h.run(&gone(&of("b", "s1").key, Some(Uid::parse("u1").unwrap())));
         },
     ];
     for end in ends {
@@ -443,11 +435,7 @@ fn an_administrator_decides_a_conflict_either_way() {
     ));
     assert_eq!(h.get(shows()), ok(&["192.0.2.2"]));
     h.release("s1", None);
-    h.run(&Command::Release(Release {
-        current: Vec::new(),
-        key: (*of("a", "s1").key).clone(),
-        uid: None,
-    }));
+    h.run(&gone(&of("a", "s1").key, None));
     let third = h.get(of("c", "s1").asking("192.0.2.1"));
     assert!(third.is_err(), "its status shows it still");
 
@@ -779,11 +767,7 @@ impl World {
                 if let Some((uid, _)) = self.live.remove(&key)
                     && *told
                 {
-                    self.h.run(&Command::Release(Release {
-                        current: Vec::new(),
-                        key: (*key).clone(),
-                        uid: Some(Uid::parse(&uid).unwrap()),
-                    }));
+                    self.h.run(&gone(&key, Some(Uid::parse(&uid).unwrap())));
                 }
             }
             Deed::Ask(service) => {
