@@ -59,7 +59,7 @@ async fn what_the_oldest_api_server_dropped_is_not_written_again_at_rest() {
         ns.gets(&fresh, ["192.0.2.2"]).await;
         ns.delete(&fresh).await;
         // A watcher that is killed before it sees the deletion leaves the address to its grace.
-        site.allocator.holds(["a"]).await;
+        site.allocator.holds(&[("a", "192.0.2.1")]).await;
         for name in ["a", "waits"] {
             ns.was_written(name, 1).await;
         }
@@ -70,7 +70,7 @@ async fn what_the_oldest_api_server_dropped_is_not_written_again_at_rest() {
 async fn a_service_that_is_gone_from_the_oldest_api_server_gives_its_address_back() {
     let (ns, site) = served().await;
     ns.delete("a").await;
-    site.allocator.holds([]).await;
+    site.allocator.holds(&[]).await;
     ns.create(site.service("b")).await;
     ns.gets_any("b").await;
     ns.edit(

@@ -120,7 +120,7 @@ async fn two_services_share_an_address_exactly_when_every_rule_allows_it() {
         ns.gets("2", [address.as_str()]).await;
         ns.delete("2").await;
     }
-    site.allocator.holds([]).await;
+    site.allocator.holds(&[]).await;
 }
 
 #[tokio::test]

@@ -15,30 +15,6 @@ const SHORT_GRACE: &str = "pools:
 orphanGrace: 1s
 ";
 
-async fn holders(site: &Site) -> Vec<(String, String)> {
-    let allocations = site.allocator.allocations().await;
-    allocations
-        .into_iter()
-        .map(|a| (a.service.unwrap().name, a.address))
-        .collect()
-}
-
-async fn holds(site: &Site, expected: &[(&str, &str)]) {
-    eventually(DEADLINE, format!("{expected:?} are held"), async || {
-        let held = holders(site).await;
-        let same = held
-            .iter()
-            .map(|(name, address)| (name.as_str(), address.as_str()))
-            .eq(expected.iter().copied());
-        if same {
-            Ok(())
-        } else {
-            Err(format!("{held:?}"))
-        }
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn services_deleted_while_it_was_down_are_released_at_its_start() {
     let (ns, mut site) = Site::of_pools(SHORT_GRACE).await;
@@ -53,7 +29,9 @@ async fn services_deleted_while_it_was_down_are_released_at_its_start() {
     ns.delete("goes").await;
     site.watcher.start_again().await;
     ns.gets("waits", ["192.0.2.2"]).await;
-    holds(&site, &[("stays", "192.0.2.1"), ("waits", "192.0.2.2")]).await;
+    site.allocator
+        .holds(&[("stays", "192.0.2.1"), ("waits", "192.0.2.2")])
+        .await;
 }
 
 #[tokio::test]
@@ -69,7 +47,7 @@ async fn a_service_created_again_while_it_was_down_keeps_its_address() {
     let uid = ns.create(site.service("again")).await.metadata.uid.unwrap();
     site.watcher.start_again().await;
     ns.gets("again", ["192.0.2.2"]).await;
-    holds(&site, &[("again", "192.0.2.2")]).await;
+    site.allocator.holds(&[("again", "192.0.2.2")]).await;
     assert_eq!(site.allocator.allocations().await[0].uid, uid);
 }
 
@@ -81,7 +59,7 @@ async fn a_service_that_changed_its_type_while_it_was_down_is_released_at_its_st
     site.watcher.kill();
     ns.edit("a", json!({"spec": {"type": "ClusterIP"}})).await;
     site.watcher.start_again().await;
-    holds(&site, &[]).await;
+    site.allocator.holds(&[]).await;
     ns.sees("the condition is gone", "a", |service| {
         condition(service).is_none()
     })
@@ -110,7 +88,7 @@ async fn sigterm_ends_it_in_time_with_success_and_changes_nothing() {
         .terminate(std::time::Duration::from_secs(10))
         .await;
     assert!(status.success(), "{status}");
-    holds(&site, &[("a", "192.0.2.1")]).await;
+    site.allocator.holds(&[("a", "192.0.2.1")]).await;
     ns.gets("a", ["192.0.2.1"]).await;
 }
 

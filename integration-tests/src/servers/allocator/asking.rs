@@ -124,17 +124,22 @@ impl Allocator {
         Ok(services)
     }
 
-    /// Waits until Services of these names hold addresses, and no others.
+    /// Waits until these Services, each with its address, hold addresses and no others do.
+    /// They are in the order of addresses.
     ///
     /// # Panics
     /// When that does not come about in time.
-    pub async fn holds<const N: usize>(&self, names: [&str; N]) {
-        let what = format!("held by {names:?} alone");
-        eventually(DEADLINE, &what, async || {
+    pub async fn holds(&self, expected: &[(&str, &str)]) {
+        eventually(DEADLINE, format!("{expected:?} are held"), async || {
             let held = self.allocations().await.into_iter();
-            let mut held: Vec<_> = held.filter_map(|held| held.service).collect();
-            held.sort_by(|a, b| a.name.cmp(&b.name));
-            if held.iter().map(|service| &*service.name).eq(names) {
+            let held: Vec<_> = held
+                .map(|held| (held.service.unwrap_or_default().name, held.address))
+                .collect();
+            let same = held
+                .iter()
+                .map(|(name, address)| (name.as_str(), address.as_str()))
+                .eq(expected.iter().copied());
+            if same {
                 Ok(())
             } else {
                 Err(format!("{held:?}"))
