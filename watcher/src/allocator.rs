@@ -225,7 +225,8 @@ impl Allocator {
         }
     }
 
-    /// In the words of the contract; without a request for addresses it says that the Service is there.
+    /// In the form of the contract. Without a `wish` it says no more than that the Service
+    /// exists.
     pub fn acquire_request(
         &self,
         key: &Key,
@@ -248,7 +249,7 @@ impl Allocator {
         }
     }
 
-    /// Makes sure that a Service holds what it wishes for.
+    /// Makes sure that a Service holds what it asks for.
     pub async fn acquire(
         &self,
         key: &Key,

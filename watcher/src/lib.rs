@@ -18,8 +18,9 @@
 //!  reconcile::writer: one PATCH or none ──► reconcile::notifier: log line and Event
 //! ```
 //!
-//! [`session`] opens the Watch stream, learns whether this replica acts, and tells the
-//! allocator everything that the cluster has before anybody asks ([`session::cluster_sync`]).
+//! [`session`] opens the Watch stream. The allocator says on it whether this replica acts, and
+//! an acting replica sends a Sync of the whole cluster ([`session::cluster_sync`]) before its
+//! first Acquire.
 //! [`request`] and [`status`] are pure. [`ledger`] is what this process remembers between two
 //! looks at a Service; [`kube`] is how it speaks with the API server. Start reading at
 //! [`reconcile`]; [`tasks`] puts the parts together, [`run`] makes a process of them.

@@ -107,7 +107,7 @@ fn check(text: &str) {
         let message = reading.request.message(&[]);
         check_message(&message, text);
         match &reading.denial {
-            Some(denial) => check_refusal(&reading, denial, &message, text),
+            Some(denial) => check_denial(&reading, denial, &message, text),
             None => {
                 assert!(reading.askable, "{text:?}");
                 let again = self::service(&fields, &written(&message));
@@ -152,7 +152,7 @@ fn check_message(message: &v1::Wish, text: &str) {
 }
 
 /// A person can find what is meant, and nothing else is asked for in its place.
-fn check_refusal(reading: &ParsedRequest, denial: &Denial, message: &v1::Wish, text: &str) {
+fn check_denial(reading: &ParsedRequest, denial: &Denial, message: &v1::Wish, text: &str) {
     let words = &denial.message;
     assert!(
         ["INVALID_REQUEST", "CONFLICTING_REQUEST"].contains(&&*denial.reason),

@@ -34,7 +34,7 @@ const IDENTITY: &str = "kube-system";
 pub struct NamespaceWatch {
     /// Filled here.
     pub namespaces: Arc<NamespaceStore>,
-    /// Whose wishes change with the labels.
+    /// The Services whose requests change with the labels.
     pub services: Arc<ServiceStore>,
     /// To know which of them hold something.
     pub ledger: Arc<Ledger>,

@@ -200,7 +200,7 @@ pub fn read(service: &Service, peers: &[Peer], namespace_labels: &Labels) -> Par
     }
 }
 
-/// What a status shows, as the allocator is told.
+/// The addresses that a status shows, in the form of the contract.
 pub fn current_addresses(shown: &[IpAddr]) -> Vec<String> {
     /// As many as the contract takes.
     const LIMIT: usize = 16;
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_cannot_be_read_is_refused_and_left_out_of_the_wish() {
+    fn a_request_that_cannot_be_read_is_refused_and_left_out_of_the_request() {
         let both = ["IPv4", "IPv6"];
         for (families, ips, field, reason, words) in [
             (
@@ -624,7 +624,7 @@ mod tests {
     }
 
     #[test]
-    fn the_labels_of_the_namespace_are_part_of_the_wish() {
+    fn the_labels_of_the_namespace_are_part_of_the_request() {
         let service = service(json!({"ipFamilies": ["IPv4"]}), json!({}));
         let labels = BTreeMap::from([("team".to_owned(), "red".to_owned())]);
         let red = read(&service, &[], &Labels::new(labels)).request;

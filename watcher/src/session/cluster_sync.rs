@@ -59,8 +59,8 @@ impl ClusterSync {
         services.map(|service| self.present(service)).collect()
     }
 
-    /// A Service that is there, and what it has. One that has nothing wishes for nothing
-    /// here: it asks by itself.
+    /// A Service that is there, and what it has. One that has nothing asks for nothing
+    /// here: its own Acquire does.
     fn present(&self, service: &Service) -> v1::AcquireRequest {
         let key = Key::of(service);
         // Another watcher of this cluster may serve another class: that the Service is

@@ -357,13 +357,13 @@ impl Session {
         open.acting = true;
         open.accepted = false;
         open.told_lists = self.lists.get();
-        // A watch may be late, and a Service show by now what the replica before this one
-        // wrote: that is known from a list alone.
-        open.owes = !begins || past.is_listed;
+        let is_listed = std::mem::take(&mut past.is_listed);
+        open.owes = is_listed || !begins;
         if !open.owes {
+            // A watch may be late, and the status of a Service may show by now what the replica
+            // before this one wrote. Only a list tells that, and the Sync follows it.
             self.history.list_anew();
         }
-        past.is_listed = false;
         info!(replica = self.replica.name, "this replica acts");
     }
 
