@@ -31,15 +31,9 @@ struct Claim<'a> {
     pool: PoolIndex,
 }
 
-/// A claim that is not granted.
-pub(super) struct Found {
-    /// The Service as it will be known when it gets the address.
-    pub(super) holder: Holder,
-    pub(super) is_beyond_quota: bool,
-}
-
-/// Claims that are not granted, of whom and about what.
-pub(super) type AllFound = BTreeMap<(IpAddr, Arc<ServiceKey>), Found>;
+/// Claims that are not granted, of whom and about what, and each Service as it will be
+/// known when it gets the address.
+pub(super) type AllFound = BTreeMap<(IpAddr, Arc<ServiceKey>), Holder>;
 
 /// Which claims are stuck, and which wait for somebody to leave the address.
 struct Progress {
@@ -69,23 +63,17 @@ impl Engine {
         let claims = self.claims(live, missed);
         let mut progress = self.progress(&claims);
         let over_quota = self.over_quota(&claims, &progress);
-        self.get_stuck(&claims, over_quota.iter().copied().collect(), &mut progress);
+        self.get_stuck(&claims, over_quota, &mut progress);
         let mut found = AllFound::new();
-        let mut refuse = |engine: &Self, claim: &Claim<'_>, is_beyond_quota| {
+        let mut refuse = |engine: &Self, claim: &Claim<'_>| {
             let holder = engine.next_holder(claim.acquire);
             let place = (claim.address, Arc::clone(&claim.acquire.key));
-            found.insert(
-                place,
-                Found {
-                    holder,
-                    is_beyond_quota,
-                },
-            );
+            found.insert(place, holder);
         };
         let mut granted = Vec::new();
-        for (index, claim) in claims.iter().enumerate() {
-            if progress.stuck.get(index).copied().unwrap_or_default() {
-                refuse(self, claim, over_quota.contains(&index));
+        for (claim, is_stuck) in claims.iter().zip(&progress.stuck) {
+            if *is_stuck {
+                refuse(self, claim);
             } else {
                 granted.push(claim);
             }
@@ -98,9 +86,10 @@ impl Engine {
                 acquire, address, ..
             } = claim;
             let holder = self.next_holder(acquire);
-            if !self.adopt(&acquire.key, *address, holder, outcome) {
+            let shown = &acquire.wish.current;
+            if !self.adopt(&acquire.key, *address, (holder, shown), outcome) {
                 // Two Services of the set show it, and this one comes second.
-                refuse(self, claim, false);
+                refuse(self, claim);
             }
         }
         #[cfg(test)]
@@ -243,7 +232,7 @@ impl Engine {
 
     /// Claims beyond what quotas allow. In a restore nobody knows what was in force when
     /// Services got what they show.
-    fn over_quota(&self, claims: &[Claim<'_>], progress: &Progress) -> HashSet<usize> {
+    fn over_quota(&self, claims: &[Claim<'_>], progress: &Progress) -> Vec<usize> {
         let is_open = |index: &usize| progress.stuck.get(*index) == Some(&false);
         let is_limited = |claim: &Claim<'_>| {
             self.pools.spec(claim.pool).has_limits()
@@ -251,7 +240,7 @@ impl Engine {
         };
         let wanted: HashSet<IpAddr> = claims.iter().map(|claim| claim.address).collect();
         let mut budget = Budget::default();
-        let mut over = HashSet::new();
+        let mut over = Vec::new();
         for (index, claim) in claims.iter().enumerate() {
             if !is_open(&index) || !is_limited(claim) {
                 continue;
@@ -270,7 +259,7 @@ impl Engine {
             let spec = self.pools.spec(claim.pool);
             let reached = self.quotas.reached(spec, claim.pool, key, joining, beside);
             if reached.is_some() {
-                over.insert(index);
+                over.push(index);
             } else {
                 budget.spend(claim, joining, leaving);
             }
@@ -299,12 +288,12 @@ impl Engine {
         }
     }
 
-    /// Gives a Service an address that it shows; `false` if others hold it.
+    /// Gives a Service an address that it shows, beside these; `false` if others hold it.
     pub(super) fn adopt(
         &mut self,
         key: &Arc<ServiceKey>,
         address: IpAddr,
-        holder: Holder,
+        (holder, shown): (Holder, &[IpAddr]),
         outcome: &mut Outcome,
     ) -> bool {
         let Located::In(pool) = self.pools.locate(address) else {
@@ -314,7 +303,7 @@ impl Engine {
             return false;
         }
         if let Some(held) = self.held_by(key, Family::of(address)).cloned() {
-            self.commit(ChangeKind::Released(held), outcome);
+            self.give_up(held, (shown, &holder), outcome);
         }
         self.allocate(key, address, pool, holder, outcome);
         true

@@ -57,16 +57,22 @@ impl Engine {
         Reply::Decommissioned(state)
     }
 
-    /// What was taken back stays so; its Services get it again if nobody took it.
+    /// What was taken back stays so; its Services get it again if nobody took it. Where the
+    /// database may not know all that is shown, the cluster has to tell what it has first.
     pub(super) fn recommission(&mut self, cluster: &ClusterName, outcome: &mut Outcome) -> Reply {
         if self.clusters.is_decommissioned(cluster) {
             // Its cluster may have another name by now.
             let identity = self.clusters.identity(cluster).cloned();
             let identity =
                 identity.filter(|known| self.clusters.other_name(cluster, &known.uid).is_none());
+            let is_complete = !self.is_opening() && self.clusters.awaited().is_empty();
             let record = ClusterRecord {
                 name: cluster.clone(),
-                state: ClusterState::Synced,
+                state: if is_complete {
+                    ClusterState::Synced
+                } else {
+                    ClusterState::Awaited
+                },
                 identity,
             };
             self.commit_cluster(record, outcome);

@@ -181,15 +181,15 @@ impl Engine {
             }
             Winner::Shower { expires } => expires,
         };
-        let Conflict {
-            address,
-            key,
-            holder,
-            ..
-        } = &*conflict;
+        let Conflict { address, key, .. } = &*conflict;
         let holders = self.held.get(*address);
         let Some(holding) = holders.and_then(|holders| holders.iter().next()) else {
-            if self.adopt(key, *address, holder.clone(), outcome) {
+            if !self.is_restored(&key.cluster)
+                && let Err(refusal) = self.has_room(key, *address)
+            {
+                return Reply::Refused(refusal);
+            }
+            if self.adopt_for_claim(&conflict, outcome) {
                 outcome.ask_again(key);
                 return Reply::Resolved(conflict);
             }

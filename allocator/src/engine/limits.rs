@@ -39,11 +39,13 @@ impl Engine {
         }
     }
 
-    /// Whether a Service may have an address in place of the one that it holds, as far as
-    /// limits go.
-    pub(super) fn has_room(&self, key: &ServiceKey, address: IpAddr) -> bool {
+    /// Whether limits let a Service have an address in place of the one that it holds.
+    pub(super) fn has_room(&self, key: &ServiceKey, address: IpAddr) -> Result<(), Refusal> {
         let Located::In(pool) = self.pools.locate(address) else {
-            return false;
+            return Err(Refusal::AddressNotInPool {
+                address,
+                pool: None,
+            });
         };
         let joining = Weight::of_joining(key, self.held.get(address));
         let given_back = self
@@ -52,10 +54,7 @@ impl Engine {
             .and_then(|held| self.held.get(held.address))
             .map(|holders| Weight::of_leaving(key, holders))
             .unwrap_or_default();
-        let beside = (Weight::default(), given_back);
-        let spec = self.pools.spec(pool);
-        let reached = self.quotas.reached(spec, pool, key, joining, beside);
-        reached.is_none()
+        self.keeps_limits(key, pool, joining, (Weight::default(), given_back))
     }
 
     /// Whether one more address keeps the limits of its pool.
@@ -92,11 +91,18 @@ impl Engine {
             .filter(|(_, from)| *from == pool)
             .map(|(address, _)| Weight::of_joining(key, self.held.get(*address)))
             .fold(Weight::default(), Weight::plus);
+        self.keeps_limits(key, pool, joining, (taken, given_back))
+    }
+
+    fn keeps_limits(
+        &self,
+        key: &ServiceKey,
+        pool: PoolIndex,
+        joining: Weight,
+        beside: (Weight, Weight),
+    ) -> Result<(), Refusal> {
         let spec = self.pools.spec(pool);
-        match self
-            .quotas
-            .reached(spec, pool, key, joining, (taken, given_back))
-        {
+        match self.quotas.reached(spec, pool, key, joining, beside) {
             None => Ok(()),
             Some(reached) => Err(Refusal::QuotaExceeded {
                 pool: spec.name.clone(),
@@ -106,7 +112,7 @@ impl Engine {
     }
 }
 
-pub(super) fn taken(choices: &Choices) -> Vec<(IpAddr, PoolIndex)> {
+fn taken(choices: &Choices) -> Vec<(IpAddr, PoolIndex)> {
     let taken = choices.iter().filter_map(|(_, choice)| match choice {
         Choice::Take { address, pool } => Some((*address, *pool)),
         Choice::Keep(_) | Choice::Open(_) | Choice::Refused(_) => None,

@@ -433,9 +433,15 @@ impl Engine {
         self.free.cooling(pool, family)
     }
 
-    /// The pools that a wish could be served from if they had room.
+    /// The pools that a wish could be served from if they had room; of an address that is
+    /// asked for, its pool.
     pub fn pools_for(&self, acquire: &Acquire, family: Family) -> Vec<PoolName> {
-        let pools = self.candidates(acquire, family).unwrap_or_default();
+        let requested = acquire.wish.requested.get(family);
+        let pools = match requested.map(|address| self.pools.locate(address)) {
+            Some(Located::In(pool)) => vec![pool],
+            Some(Located::Excluded(_) | Located::Nowhere) => Vec::new(),
+            None => self.candidates(acquire, family).unwrap_or_default(),
+        };
         let names = pools.into_iter().map(|pool| &self.pools.spec(pool).name);
         names.cloned().collect()
     }

@@ -12,7 +12,7 @@ use super::{
     acquire::Acquire,
     address::Family,
     choose::{Choice, Choices},
-    limits::{Beside, taken},
+    limits::Beside,
     pools::{Located, PoolIndex},
     quota::Weight,
     refusal::Refusal,
@@ -42,21 +42,49 @@ impl Engine {
         }
     }
 
-    /// Refuses addresses that were asked for and break a limit.
+    /// Refuses addresses that were asked for and break a limit. Where both families keep it
+    /// only without the other one, the primary family gets its address.
     fn limit_requested(&self, acquire: &Acquire, choices: &mut Choices) {
-        for index in 0..choices.len() {
-            let (before, after) = choices.split_at(index);
-            let Some((family, Choice::Take { address, pool })) = after.first() else {
-                continue;
-            };
-            let mut beside = self.beside(acquire, choices, *family);
-            beside.taken = taken(before);
-            if let Err(refusal) = self.fits(acquire, &beside, *address, *pool)
-                && let Some((_, choice)) = choices.get_mut(index)
+        let asked = choices.to_vec();
+        let mut refusals = vec![None; asked.len()];
+        for granted in [[true, true], [true, false], [false, true], [false, false]] {
+            let mut trial = asked.clone();
+            for ((_, choice), (refusal, is_granted)) in
+                trial.iter_mut().zip(refusals.iter().zip(granted))
             {
-                *choice = Choice::Refused(refusal);
+                if let (Choice::Take { .. }, Some(refusal), false) = (&*choice, refusal, is_granted)
+                {
+                    *choice = Choice::Refused(Refusal::clone(refusal));
+                }
+            }
+            let over: Vec<_> = trial
+                .iter()
+                .map(|(family, choice)| self.over_limit(acquire, &trial, *family, choice))
+                .collect();
+            if over.iter().all(Option::is_none) {
+                choices.clone_from_slice(&trial);
+                return;
+            }
+            for (known, over) in refusals.iter_mut().zip(over) {
+                *known = over.or(known.take());
             }
         }
+    }
+
+    /// The limit that an address for a family breaks, next to what the other one gets.
+    fn over_limit(
+        &self,
+        acquire: &Acquire,
+        choices: &Choices,
+        family: Family,
+        choice: &Choice,
+    ) -> Option<Refusal> {
+        let Choice::Take { address, pool } = choice else {
+            return None;
+        };
+        let mut beside = self.beside(acquire, choices, family);
+        beside.taken.retain(|(taken, _)| taken != address);
+        self.fits(acquire, &beside, *address, *pool).err()
     }
 
     fn fill(

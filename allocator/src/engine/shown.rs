@@ -7,17 +7,17 @@
 //!
 //! | kind | the Service | others |
 //! | --- | --- | --- |
-//! | `Claimed` | shows what others hold or what is kept for others, as its cluster told by Sync; it gets the address when that is free | get it after the Service at most |
+//! | `Claimed` | shows what others hold or what is kept for others, as its cluster told by Sync; it gets the address when that is free and quotas allow it | get it after the Service at most |
 //! | `Shown` | gave the address up, or a hand wrote it into the status; it gets nothing by it | do not get it |
-//! | `BeyondQuota` | shows more than the quotas of its cluster and namespace allow; it gets the address by Sync when they do | may get it |
+//! | `BeyondQuota` | shows more than its cluster and namespace may keep from others; it gets the address by Sync when their quotas allow it | may get it |
 //!
 //! A conflict is over when the Service asks without showing the address, or its cluster
 //! syncs so; when the Service is released, or holds the address; and, where its cluster
 //! has it no more, after the grace. An administrator who knows that nobody uses the
 //! address may end it (ResolveConflict). Reservations come and go without regard to it.
 //!
-//! What a cluster shows falsely is kept for it as if it held that, and no more than its
-//! quotas allow, beside one address in exchange for each that it holds.
+//! Of a pool with quotas, a cluster and a namespace keep away what they show falsely up to
+//! their quota, and one address more in exchange for each that they hold.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -142,9 +142,19 @@ impl Engine {
         }
     }
 
-    /// Whether quotas let a Service keep others away from an address: one in exchange for
-    /// what it holds, and as many as it could hold.
+    /// Whether quotas let a Service keep others away from one more address: its namespace
+    /// and cluster keep away as many as they may hold, and one more in exchange for each
+    /// that they hold.
     pub(super) fn may_keep_away(&self, key: &ServiceKey, address: IpAddr) -> bool {
+        self.may_keep_away_beside(key, address, Weight::default())
+    }
+
+    /// The same for an address that the Service keeps away already.
+    fn may_go_on_keeping_away(&self, key: &ServiceKey, address: IpAddr) -> bool {
+        self.may_keep_away_beside(key, address, Weight::ONE)
+    }
+
+    fn may_keep_away_beside(&self, key: &ServiceKey, address: IpAddr, itself: Weight) -> bool {
         let Located::In(pool) = self.pools.locate(address) else {
             return true;
         };
@@ -152,19 +162,10 @@ impl Engine {
         if !spec.has_limits() {
             return true;
         }
-        let family = Family::of(address);
-        let holds = self.held_by(key, family);
-        let keeps_another = self.conflicts.of(key).any(|other| {
-            other.keeps_away() && other.address != address && Family::of(other.address) == family
-        });
-        let in_exchange = !keeps_another
-            && holds.is_some_and(|held| self.pools.locate(held.address) == Located::In(pool));
-        let beside = (self.kept_away.used(pool, key), Weight::default());
-        in_exchange
-            || self
-                .quotas
-                .reached(spec, pool, key, Weight::ONE, beside)
-                .is_none()
+        let in_exchange = self.quotas.used(pool, key).plus(itself);
+        let beside = (Weight::default(), in_exchange);
+        let reached = self.kept_away.reached(spec, pool, key, Weight::ONE, beside);
+        reached.is_none()
     }
 
     /// Who shows an address so that `key` does not get it. Of those who show it the first
@@ -276,7 +277,10 @@ impl Engine {
             if !self.is_open_to(key, address, holder.sharing.as_deref()) {
                 return;
             }
-            if !self.has_room(key, address) {
+            if self.has_room(key, address).is_err() {
+                if self.may_go_on_keeping_away(key, address) {
+                    return;
+                }
                 let conflict = Conflict {
                     kind: ConflictKind::BeyondQuota,
                     ..(*conflict).clone()
@@ -284,11 +288,25 @@ impl Engine {
                 self.commit(ChangeKind::Conflicted(Arc::new(conflict)), outcome);
                 continue;
             }
-            if self.adopt(key, address, holder.clone(), outcome) {
+            if self.adopt_for_claim(&conflict, outcome) {
                 outcome.ask_again(key);
             }
             return;
         }
+    }
+
+    /// Gives a Service the address that it claims. Nobody knows whether its status shows what
+    /// it holds until now, so that is kept from others until the Service tells.
+    pub(super) fn adopt_for_claim(&mut self, claim: &Conflict, outcome: &mut Outcome) -> bool {
+        let Conflict {
+            address,
+            key,
+            holder,
+            ..
+        } = claim;
+        let held = self.held_by(key, Family::of(*address));
+        let shown: Vec<_> = held.map(|held| held.address).into_iter().collect();
+        self.adopt(key, *address, (holder.clone(), &shown), outcome)
     }
 
     fn first_claim(&self, address: IpAddr) -> Option<Arc<Conflict>> {

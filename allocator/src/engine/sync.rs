@@ -26,7 +26,7 @@ use super::{
     Engine, Notice, Outcome, Reply,
     acquire::Acquire,
     change::{Allocation, ChangeKind, Conflict, ConflictKind, Holder, Revision, Timestamp},
-    claims::{AllFound, Found},
+    claims::AllFound,
     clusters::{ClusterRecord, ClusterState},
     is_same_uid,
     key::{ClusterName, ServiceKey},
@@ -94,7 +94,7 @@ impl Engine {
             });
         }
         if *proves == Some(Loss::Restored) {
-            self.await_others(cluster, outcome);
+            self.await_all(cluster, outcome);
         }
         // What this Sync changes is not news that the cluster has missed.
         let missed = seen.map(|seen| (seen, self.revision));
@@ -114,19 +114,21 @@ impl Engine {
     }
 
     /// The database is older than what a cluster was told: it was restored from a
-    /// backup, and any other cluster may hold what it does not know of.
-    fn await_others(&mut self, teller: &ClusterName, outcome: &mut Outcome) {
-        let others: Vec<_> = self
+    /// backup, and any cluster may hold what it does not know of.
+    fn await_all(&mut self, teller: &ClusterName, outcome: &mut Outcome) {
+        let all: Vec<_> = self
             .clusters
             .iter()
             .filter(|record| match record.state {
-                ClusterState::Unsynced | ClusterState::Synced => record.name != *teller,
+                ClusterState::Unsynced | ClusterState::Synced => true,
                 ClusterState::Awaited | ClusterState::Decommissioned { .. } => false,
             })
             .map(|record| record.name.clone())
             .collect();
-        for name in others {
-            outcome.notices.push(Notice::SyncAgain(name.clone()));
+        for name in all {
+            if name != *teller {
+                outcome.notices.push(Notice::SyncAgain(name.clone()));
+            }
             self.set_cluster(name, ClusterState::Awaited, outcome);
         }
         outcome.notices.push(Notice::LossProved(teller.clone()));
@@ -251,21 +253,13 @@ impl Engine {
             self.commit(ChangeKind::ConflictEnded(conflict), outcome);
         }
         let is_restored = self.is_restored(cluster);
-        for (
-            (address, key),
-            Found {
-                holder,
-                is_beyond_quota,
-            },
-        ) in found
-        {
+        for ((address, key), holder) in found {
             let known = self.conflicts.get(key, *address);
             if known.is_some_and(|known| known.kind != ConflictKind::BeyondQuota) {
                 continue;
             }
             let since = known.map_or_else(|| self.shown_since(*address), |known| known.since);
-            let is_within = !is_beyond_quota && self.may_keep_away(key, *address);
-            let kind = if is_restored || is_within {
+            let kind = if is_restored || self.may_keep_away(key, *address) {
                 ConflictKind::Claimed
             } else {
                 ConflictKind::BeyondQuota

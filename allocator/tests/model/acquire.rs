@@ -187,7 +187,7 @@ impl Book {
         !is_known && !holds && is_of_pool && self.may_keep_away(key, address)
     }
 
-    /// One in exchange for what it holds of the pool, and as many as it could hold.
+    /// As many as it could hold, and one more in exchange for each that is held.
     fn may_keep_away(&self, key: &ServiceKey, address: IpAddr) -> bool {
         let Some(pool) = self.pool_of(address) else {
             return true;
@@ -196,13 +196,6 @@ impl Book {
             let of = self.pool_of(address);
             of.is_some_and(|of| of.name == pool.name)
         };
-        let family = Family::of(address);
-        let mut others = self.shown_by(key);
-        others.retain(|other| other.address != address && Family::of(other.address) == family);
-        let holds = self.held_by(key, family);
-        if others.is_empty() && holds.is_some_and(|held| is_of_pool(held.address)) {
-            return true;
-        }
         let has_room = |limit: Option<u64>, counts: &dyn Fn(&ServiceKey) -> bool| {
             let held = self.held.iter().filter(|held| counts(&held.key));
             let mut held: Vec<_> = held.map(|held| held.address).collect();
@@ -211,7 +204,7 @@ impl Book {
             held.dedup();
             let shown = self.shown.iter().filter(|shown| counts(&shown.key));
             let shown = shown.filter(|shown| is_of_pool(shown.address)).count();
-            limit.is_none_or(|limit| ((held.len() + shown) as u64) < limit)
+            limit.is_none_or(|limit| (shown as u64) < limit + held.len() as u64)
         };
         let of_cluster = |other: &ServiceKey| other.cluster == key.cluster;
         let of_namespace =

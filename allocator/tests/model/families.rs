@@ -16,14 +16,31 @@ impl Book {
         let mut choices: Choices = families
             .map(|family| (*family, self.choose(acquire, *family)))
             .collect();
-        // What was asked for counts first.
-        for index in 0..choices.len() {
-            if let (family, Choice::Take(address)) = choices[index] {
-                let taken = taken(&choices[..index]);
-                if let Some(refusal) = self.is_over(acquire, &choices, family, &taken, address) {
-                    choices[index].1 = Choice::Refused(refusal);
+        // What was asked for counts first: both, or the first that keeps limits.
+        let asked = choices.clone();
+        let mut known: Vec<Option<Refusal>> = vec![None; asked.len()];
+        for without in [&[][..], &[1], &[0], &[0, 1]] {
+            choices = asked.clone();
+            for index in without.iter().filter(|index| **index < asked.len()) {
+                if let (Choice::Take(_), Some(refusal)) = (&asked[*index].1, &known[*index]) {
+                    choices[*index].1 = Choice::Refused(refusal.clone());
                 }
             }
+            let over: Vec<_> = choices
+                .iter()
+                .map(|(family, choice)| {
+                    let Choice::Take(address) = *choice else {
+                        return None;
+                    };
+                    let mut others = taken(&choices);
+                    others.retain(|other| *other != address);
+                    self.is_over(acquire, &choices, *family, &others, address)
+                })
+                .collect();
+            if over.iter().all(Option::is_none) {
+                break;
+            }
+            known = over.into_iter().zip(known).map(|(o, k)| o.or(k)).collect();
         }
         // Then the primary family, and the other one only if that gives both.
         let primary_first = self.fill(acquire, &choices, &[0, 1]);

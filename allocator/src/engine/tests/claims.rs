@@ -109,12 +109,12 @@ fn a_sync_claims_no_more_than_quotas_allow_unless_the_cluster_is_awaited() {
     let mut h = limited(2);
     h.sync("a", set());
     assert_eq!(h.engine.allocations().count(), 2);
-    let beyond = [("192.0.2.3".to_owned(), ConflictKind::BeyondQuota)];
-    assert_eq!(kinds(&h), beyond);
+    let claimed = [("192.0.2.3".to_owned(), ConflictKind::Claimed)];
+    assert_eq!(kinds(&h), claimed);
     let conflict = h.get(shows("s3", "192.0.2.3")).unwrap_err();
     assert_eq!(conflict.reason(), "ADDRESS_CONFLICT", "it goes on with it");
     let others = of("b", "s1").asking("192.0.2.3");
-    assert_eq!(h.get(others), ok(&["192.0.2.3"]), "it is kept from nobody");
+    assert_eq!(h.get(others).unwrap_err().reason(), "ADDRESS_IN_USE");
 
     let mut h = limited(2);
     h.begin(&["a"], &[]);
@@ -164,7 +164,103 @@ fn conflicts_keep_no_more_from_others_than_a_quota_allows_and_bring_no_more() {
         "it has as many as it may"
     );
     let waits = of("c", "s4").asking("192.0.2.1");
-    assert_eq!(h.get(waits), ok(&["192.0.2.1"]));
+    assert_eq!(h.get(waits).unwrap_err().reason(), "ADDRESS_IN_USE");
+    h.run(&gone(&of("c", "s3").key, None));
+    let waits = of("c", "s4").asking("192.0.2.3");
+    assert_eq!(h.get(waits), ok(&["192.0.2.3"]), "that is kept from nobody");
+}
+
+#[test]
+fn a_cluster_keeps_no_more_from_others_by_moving_one_service_after_the_other() {
+    let mut h = limited(1);
+    let mut kept = 0;
+    for number in 2..=9 {
+        let name = format!("s{number}");
+        h.get(of("a", &name)).unwrap();
+        let shown = format!("192.0.2.{number}");
+        let both = of("a", &name).showing(&shown);
+        let _ = h.get(both);
+        kept = h.engine.conflicts().filter(|of| of.keeps_away()).count();
+        h.run(&Command::Release(Release {
+            key: (*of("a", &name).key).clone(),
+            uid: None,
+            current: vec![shown.parse().unwrap()],
+        }));
+    }
+    assert_eq!(kept, 2, "its quota, and one in exchange for what it holds");
+}
+
+#[test]
+fn an_administrator_gives_no_more_than_quotas_allow() {
+    let mut h = limited(1);
+    h.sync(
+        "a",
+        vec![shows("s1", "192.0.2.1"), shows("s2", "192.0.2.2")],
+    );
+    let resolve = Command::Resolve(Resolve {
+        address: "192.0.2.2".parse().unwrap(),
+        key: of("a", "s2").key,
+        winner: Winner::Shower {
+            expires: Timestamp(i64::MAX),
+        },
+    });
+    let (reply, _) = h.run(&resolve);
+    let refusal = reply.refusals().next().map(Refusal::reason);
+    assert_eq!(refusal, Some("QUOTA_EXCEEDED"));
+    h.run(&gone(&of("a", "s1").key, None));
+    assert!(matches!(h.run(&resolve).0, Reply::Resolved(_)));
+    assert_eq!(h.holder_of("192.0.2.2"), ["a/s2"]);
+}
+
+#[test]
+fn a_cluster_that_proves_a_restored_backup_gets_what_it_shows_whatever_its_quota() {
+    let mut h = limited(1);
+    h.begin(&[], &[]);
+    h.sync("a", vec![shows("s1", "192.0.2.1")]);
+    let services = vec![shows("s1", "192.0.2.1"), shows("s2", "192.0.2.2")];
+    h.run(&Command::Sync(Sync {
+        cluster: cluster("a"),
+        services,
+        seen: None,
+        proves: Some(Loss::Restored),
+    }));
+    assert_eq!(h.holder_of("192.0.2.2"), ["a/s2"]);
+}
+
+#[test]
+fn of_two_addresses_that_break_a_limit_only_together_one_is_given() {
+    let pools: [(&str, &[&str], &[&str]); 1] = [(
+        "p",
+        &[],
+        &["192.0.2.1-192.0.2.9", "2001:db8::1-2001:db8::9"],
+    )];
+    let mut h = Harness::with_rules(&pools, |spec| spec.max_per_cluster = Some(2));
+    let families = vec![Family::V4, Family::V6];
+    let mut target = of("a", "target");
+    target.wish.families = vec![Family::V6];
+    h.get(target.clone()).unwrap();
+    h.get(of("a", "other")).unwrap();
+    let mut source = of("b", "source");
+    source.wish.families = families.clone();
+    for address in h.get(source.clone()).unwrap() {
+        h.run(&Command::Handover(Handover {
+            address: address.parse().unwrap(),
+            from: Arc::clone(&source.key),
+            to: Arc::clone(&target.key),
+            expires: Timestamp(i64::MAX),
+            comment: String::new(),
+        }));
+    }
+    h.run(&gone(&source.key, None));
+    target.wish.families = families;
+    target.wish.policy = Policy::Any;
+    h.get(target.clone()).unwrap();
+    let held = h.engine.allocations();
+    assert_eq!(
+        held.filter(|held| held.key.cluster == target.key.cluster)
+            .count(),
+        2
+    );
 }
 
 #[test]

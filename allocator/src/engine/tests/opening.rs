@@ -184,3 +184,20 @@ fn a_service_that_shows_an_address_of_no_pool_proves_nothing() {
     h.seconds(2);
     assert_eq!(h.get(of("a", "new")), ok(&["192.0.2.2"]));
 }
+
+#[test]
+fn a_cluster_that_is_taken_back_into_service_tells_a_new_database_what_it_has_first() {
+    let mut h = empty();
+    h.comes("a");
+    h.comes("b");
+    h.run(&Command::Decommission(Decommission {
+        cluster: cluster("b"),
+        release_at: Timestamp(i64::MAX),
+    }));
+    h.run(&Command::Recommission(cluster("b")));
+    h.seconds(60);
+    h.pass();
+    h.waits_for(&["b"], None);
+    h.run(&sync("b", vec![of("b", "old").showing("192.0.2.1")]));
+    assert_eq!(h.get(of("a", "new")), ok(&["192.0.2.2"]));
+}

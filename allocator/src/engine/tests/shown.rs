@@ -410,3 +410,22 @@ fn what_a_service_showed_is_free_after_the_grace_when_another_one_has_its_name()
     h.sync("a", vec![again]);
     assert_eq!(first(&mut h), ok(&["192.0.2.1"]));
 }
+
+#[test]
+fn what_a_service_held_is_kept_from_others_when_it_gets_what_it_claims() {
+    let mut h = four();
+    let held = h.get(of("b", "holder").asking("192.0.2.1"));
+    assert_eq!(held, ok(&["192.0.2.1"]));
+    h.sync("a", vec![of("a", "s1").showing("192.0.2.1")]);
+    h.get(of("a", "s1").asking("192.0.2.2")).unwrap();
+    h.sync("a", vec![of("a", "s1").showing("192.0.2.1")]);
+    h.run(&gone(&of("b", "holder").key, None));
+    assert_eq!(h.holder_of("192.0.2.1"), ["a/s1"]);
+    let newcomer = of("c", "s").asking("192.0.2.2");
+    assert_eq!(
+        h.get(newcomer.clone()).unwrap_err().reason(),
+        "ADDRESS_IN_USE"
+    );
+    h.get(of("a", "s1").showing("192.0.2.1")).unwrap();
+    assert_eq!(h.get(newcomer), ok(&["192.0.2.2"]));
+}
