@@ -24,8 +24,8 @@ use std::{
 use tokio::time::Instant;
 
 use crate::engine::{
-    Acquire, Acquired, Backend, ClusterName, Family, Freed, LabelMap, Permitted, PoolName, Refusal,
-    Reply, ServiceKey, SharingKey,
+    Acquire, Acquired, Backend, ClusterName, Family, Freed, LabelMap, Permitted, Policy, PoolName,
+    Refusal, Reply, ServiceKey, SharingKey,
 };
 
 /// Services that may wait in all.
@@ -118,7 +118,8 @@ pub struct Onward {
 impl Waiting {
     /// Takes note of what a Service got.
     ///
-    /// `pools_for` says which pools could serve a family of the wish.
+    /// `pools_for` says which pools could serve a family of the wish; of an address that is
+    /// asked for, its pool.
     pub fn asked(
         &mut self,
         acquire: Acquire,
@@ -128,9 +129,8 @@ impl Waiting {
     ) -> Noted {
         let key = Arc::clone(&acquire.key);
         let before = self.remove(&key);
-        let refusals: Vec<_> = reply.refusals().collect();
         let mut dropped = false;
-        if !refusals.is_empty() {
+        if reply.refusals().next().is_some() {
             let bytes = bytes(&acquire);
             dropped = !self.has_room(&key.cluster, bytes);
             if !dropped {
@@ -140,7 +140,7 @@ impl Waiting {
                     self.sequence
                 });
                 self.add(Waiter {
-                    lines: lines(&acquire, &refusals, pools_for),
+                    lines: lines(&acquire, reply, pools_for),
                     acquire,
                     since,
                     asked: now,
@@ -403,12 +403,20 @@ fn took(acquired: &Acquired, line: &Line) -> bool {
 
 fn lines(
     acquire: &Acquire,
-    refusals: &[&Refusal],
+    reply: &Reply,
     pools_for: impl Fn(&Acquire, Family) -> Vec<PoolName>,
 ) -> Vec<Line> {
+    let wish = &acquire.wish;
+    let cluster = &acquire.key.cluster;
+    let families = match reply.acquired() {
+        Some(acquired) => acquired.unmet.iter().map(|unmet| unmet.family).collect(),
+        None => wish.families.clone(),
+    };
+    // A refusal of all gives the reason of one family: the other one may wait for anything.
+    let is_any = reply.acquired().is_none() && families.len() > 1;
     let mut lines = BTreeSet::new();
-    for refusal in refusals {
-        let full = match refusal {
+    for refusal in reply.refusals() {
+        let over_quota = match refusal {
             Refusal::PoolExhausted { .. } | Refusal::PoolCoolingDown { .. } => None,
             Refusal::QuotaExceeded { pool, .. } => Some(pool),
             Refusal::AddressInUse { address, .. }
@@ -418,14 +426,19 @@ fn lines(
             | Refusal::SharingKeyMismatch { address }
             | Refusal::SharingNotPermitted { address } => {
                 lines.insert(Line::Address(*address));
-                let requested = acquire.wish.requested.get(Family::of(*address));
-                if *requested == Some(*address) {
-                    continue;
-                }
-                // Any address will do, and its pools had no other one.
                 None
             }
             // Only other pools help, an edit, or a word of an administrator.
+            Refusal::NoPool { .. }
+            | Refusal::PoolNotFound { .. }
+            | Refusal::PoolNotAllowed { .. }
+            | Refusal::PoolDisabled { .. }
+            | Refusal::AddressNotInPool { .. }
+            | Refusal::AddressExcluded { .. }
+                if is_any && wish.policy == Policy::Any =>
+            {
+                None
+            }
             Refusal::NoPool { .. }
             | Refusal::PoolNotFound { .. }
             | Refusal::PoolNotAllowed { .. }
@@ -441,18 +454,20 @@ fn lines(
             | Refusal::NoCluster { .. }
             | Refusal::ClusterDecommissioned { .. } => continue,
         };
-        let cluster = &acquire.key.cluster;
-        for family in &acquire.wish.families {
+        lines.extend(over_quota.map(|pool| Line::Quota(pool.clone(), cluster.clone())));
+        for family in &families {
+            let requested = *wish.requested.get(*family);
             for pool in pools_for(acquire, *family) {
-                if full.is_some() {
+                if over_quota.is_some() || is_any {
                     lines.insert(Line::Quota(pool.clone(), cluster.clone()));
                 }
-                if full != Some(&pool) {
+                if requested.is_none() && over_quota != Some(&pool) {
                     lines.insert(Line::Pool(pool, *family));
                 }
             }
+            lines.extend(requested.map(Line::Address));
         }
-        if let Some(terms) = &acquire.wish.sharing {
+        if let Some(terms) = &wish.sharing {
             lines.insert(Line::Group(cluster.clone(), terms.key.clone()));
         }
     }
@@ -464,7 +479,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::engine::{PerFamily, Policy, Wish};
+    use crate::engine::{PerFamily, Reached, Scope, Timestamp, Unmet, Wish};
 
     fn pool() -> PoolName {
         PoolName::parse("p").unwrap()
@@ -599,6 +614,73 @@ mod tests {
         let [onward] = onward.try_into().unwrap();
         let next = waiting.offer(onward, Instant::now(), all).unwrap();
         assert_eq!(*next.key, key("a", "live"), "what it was offered goes on");
+    }
+
+    #[tokio::test]
+    async fn a_service_is_told_of_the_address_that_it_asks_for_in_a_pool_that_gives_none_unasked() {
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let cools = Refusal::PoolCoolingDown {
+            pools: vec![pool()],
+            family: Family::V4,
+            until: Timestamp(1),
+        };
+        let is_over = Refusal::QuotaExceeded {
+            pool: pool(),
+            reached: Reached {
+                scope: Scope::Cluster,
+                limit: 1,
+                used: 1,
+            },
+        };
+        let mut waiting = Waiting::default();
+        for (name, refusal) in [("cools", cools), ("over", is_over)] {
+            let mut acquire = acquire("a", name);
+            *acquire.wish.requested.get_mut(Family::V4) = Some(address);
+            let refused = Reply::Refused(refusal);
+            waiting.asked(acquire, &refused, Instant::now(), |_, _| Vec::new());
+        }
+        let quota = Line::Quota(pool(), ClusterName::parse("a").unwrap());
+        assert_eq!(waiting.in_line(&Line::Address(address)), 2);
+        assert_eq!(waiting.in_line(&quota), 1);
+    }
+
+    #[tokio::test]
+    async fn a_service_that_has_an_address_of_a_family_waits_for_the_other_one_alone() {
+        let mut waiting = Waiting::default();
+        let mut acquire = acquire("a", "s");
+        acquire.wish.families = vec![Family::V6, Family::V4];
+        let unmet = Unmet {
+            family: Family::V4,
+            refusal: Refusal::PoolExhausted {
+                pools: vec![pool()],
+                family: Family::V4,
+            },
+        };
+        let reply = Reply::Acquired(Acquired {
+            addresses: Vec::new(),
+            unmet: vec![unmet],
+            satisfied: true,
+        });
+        waiting.asked(acquire, &reply, Instant::now(), |_, _| vec![pool()]);
+        assert_eq!(waiting.in_line(&line()), 1);
+        assert_eq!(waiting.in_line(&Line::Pool(pool(), Family::V6)), 0);
+    }
+
+    #[tokio::test]
+    async fn a_service_that_one_family_would_do_waits_for_it_whatever_is_wrong_with_the_other() {
+        let mut waiting = Waiting::default();
+        let mut acquire = acquire("a", "s");
+        acquire.wish.families = vec![Family::V6, Family::V4];
+        acquire.wish.policy = Policy::Any;
+        let refused = Reply::Refused(Refusal::NoPool {
+            namespace: acquire.key.namespace.clone(),
+            family: Family::V6,
+        });
+        waiting.asked(acquire, &refused, Instant::now(), |_, _| vec![pool()]);
+        let quota = Line::Quota(pool(), ClusterName::parse("a").unwrap());
+        for line in [line(), quota] {
+            assert_eq!(waiting.in_line(&line), 1, "{line:?}");
+        }
     }
 
     #[tokio::test]
