@@ -198,6 +198,14 @@ impl Ledger {
         }
     }
 
+    /// The Service is gone or of another type. Where it becomes ours again, the allocator
+    /// decides anew what it has.
+    pub fn serves_no_more(&self, key: &Key) {
+        if let Some(record) = self.state.lock().records.get_mut(key) {
+            record.grant = None;
+        }
+    }
+
     /// The Service waits for something from now on.
     pub fn waits(&self, key: &Key, uid: &str, waiting: Waiting) {
         let mut state = self.state.lock();
@@ -296,7 +304,7 @@ impl Ledger {
     }
 
     /// Of the Services that the allocator says to hold this, those that hold something else
-    /// than they were granted last.
+    /// than they were granted last, or wait and hold something.
     pub fn differ(&self, held: impl IntoIterator<Item = (Key, Vec<IpAddr>)>) -> Vec<Key> {
         let state = self.state.lock();
         let differs = |(key, held): &(Key, Vec<IpAddr>)| {
@@ -305,7 +313,8 @@ impl Ledger {
                 let granted = &record.held;
                 let is_same =
                     held.len() == granted.len() && held.iter().all(|a| granted.contains(a));
-                record.grant.is_some() && !is_same
+                let waits = record.waiting.is_some() && !held.is_empty();
+                !is_same && (record.grant.is_some() || waits)
             })
         };
         let differ = held.into_iter().filter(differs);
@@ -454,6 +463,29 @@ mod tests {
         assert_eq!(ledger.differ(told("192.0.2.1")), []);
         assert_eq!(ledger.differ(told("192.0.2.2")), [key()]);
         assert_eq!(ledger.differ([(key(), Vec::new())]), [key()]);
+    }
+
+    #[test]
+    fn who_waits_and_holds_something_after_a_sync_asks_again() {
+        let told = |held: &[&str]| {
+            let held = held.iter().map(|address| address.parse().unwrap());
+            [(key(), held.collect())]
+        };
+        let ledger = Ledger::default();
+        ledger.refused(&key(), "u", &denial(false));
+        waits(&ledger);
+        assert_eq!(ledger.differ(told(&["192.0.2.1"])), [key()]);
+        assert_eq!(ledger.differ(told(&[])), []);
+    }
+
+    #[test]
+    fn what_was_granted_is_not_put_back_on_a_service_that_was_of_another_type_since() {
+        let ledger = Ledger::default();
+        ledger.granted(&key(), "u", &grant());
+        ledger.serves_no_more(&key());
+        let record = ledger.get(&key()).unwrap();
+        assert!(record.grant.is_none());
+        assert_eq!(record.held, grant().addresses, "it is still to be released");
     }
 
     #[test]

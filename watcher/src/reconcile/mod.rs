@@ -276,6 +276,7 @@ impl Reconciler {
         let Some(uid) = holder else {
             return Requeue::Done;
         };
+        self.ledger.serves_no_more(key);
         match self.release(key, &uid, &[]).await {
             Ok(()) => {
                 self.ledger.forget(key);
