@@ -241,8 +241,17 @@ fn check(
         let mut candidates = allowed.iter().filter(of_family);
         !wrong && candidates.any(&free)
     };
+    // What it holds of another pool than it asks for is kept, and does not serve it.
+    let in_named_pool = |address: &IpAddr| {
+        let mut pools = world.pools.iter();
+        pool.is_none_or(|name| pools.any(|it| it.name == name && it.addresses.contains(address)))
+    };
+    let is_served = |v4: bool| {
+        let mut held = held.iter().filter(|address| address.is_ipv4() == v4);
+        held.any(in_named_pool)
+    };
     let servable = match policy {
-        "RequireDualStack" => families.iter().all(|v4| has(*v4) || could(*v4)),
+        "RequireDualStack" => families.iter().all(|v4| is_served(*v4) || could(*v4)),
         _ => true,
     } && !asks_in_vain;
     for v4 in families.iter().copied() {

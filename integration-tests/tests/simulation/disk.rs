@@ -6,7 +6,7 @@
 //! can see how long it takes.
 
 use std::{
-    io,
+    fmt, io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -16,7 +16,7 @@ use std::{
 
 use futures::executor::block_on;
 use lb_allocator::{
-    engine::{Change, Engine, Pools, Retention, Revision, Timestamp},
+    engine::{Change, ChangeKind, Engine, Pools, Retention, Revision, Timestamp},
     store::{Pruned, Store, StoreError},
     writer::Storage,
 };
@@ -81,6 +81,9 @@ impl Storage for Disk {
             self.check_room()?;
         }
         block_on(self.store.commit(changes))?;
+        for change in changes {
+            self.chaos.note(Committed(change));
+        }
         for problem in self.showing.committed(changes) {
             self.chaos.violated(problem);
         }
@@ -151,4 +154,35 @@ pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
         std::fs::copy(log, with(to, "-wal"))?;
     }
     Ok(())
+}
+
+/// A change, in a line of the record.
+struct Committed<'a>(&'a Change);
+
+impl fmt::Display for Committed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Change { revision, kind, .. } = self.0;
+        write!(f, "database: {} {} ", revision.0, kind.name())?;
+        match kind {
+            ChangeKind::Allocated(of) | ChangeKind::Released(of) | ChangeKind::Updated(of) => {
+                let end = of.holder.transition.release_at();
+                write!(f, "{} of {}, ends: {end:?}", of.address, of.key)
+            }
+            ChangeKind::Reserved(of) | ChangeKind::Unreserved(of) => {
+                write!(f, "{} for {:?}", of.address, of.key)
+            }
+            ChangeKind::Conflicted(of) | ChangeKind::ConflictEnded(of) => {
+                write!(
+                    f,
+                    "{} of {}, {:?}, ends: {:?}",
+                    of.address,
+                    of.key,
+                    of.kind,
+                    of.release_at()
+                )
+            }
+            ChangeKind::Cluster(of) => write!(f, "{} {:?}", of.name, of.state),
+            ChangeKind::Opened => Ok(()),
+        }
+    }
 }

@@ -1,10 +1,15 @@
-//! How much clusters may have of each pool, seen from outside: nothing of pools for others,
-//! no more than their quotas, and of what a liar says that it shows as much is kept from
-//! others at most, beside one address in exchange for each that it holds. Before a new database knows what is there, and for clusters
-//! that are to tell what they have first, nobody knows how much was in force: no quota
-//! counts then.
+//! What one database says, as far as that is seen from outside, and how much clusters may
+//! have of each pool by it: nothing of pools for others, no more than their quotas, and of
+//! what a liar says that it shows as much is kept from others at most, beside one address in
+//! exchange for each that it holds. Before a new database knows what is there, and for
+//! clusters that are to tell what they have first, nobody knows how much was in force: no
+//! quota counts then.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use lb_allocator::engine::{Allocation, Change, ChangeKind, ClusterState, Conflict, ServiceKey};
 use tokio::time::Instant;
@@ -18,11 +23,20 @@ pub type Addresses = BTreeSet<(IpAddr, Place)>;
 #[derive(Clone, Debug, Default)]
 pub struct Limits {
     held: Addresses,
+    /// Under which key a Service was last given an address.
+    shared: BTreeMap<(IpAddr, Place), Option<String>>,
+    /// What the last changes gave to those who were said to show it, while nothing else was
+    /// given.
+    adopted: Addresses,
+    /// What the liar has, or claims, and did so before anybody else told to show it.
+    lied_first: Addresses,
     /// What is kept from others because the liar says that it shows it.
     kept: Addresses,
     is_open: bool,
     awaited: BTreeSet<String>,
-    /// What the liar ever said that it shows.
+    /// Clusters that an administrator said are gone.
+    decommissioned: BTreeSet<String>,
+    /// What Services were ever said to show.
     said: Addresses,
     /// The pools, each until when changes may be decided by them.
     pools: Vec<(Instant, Vec<Pool>)>,
@@ -47,49 +61,121 @@ impl Limits {
         self.pools.push((now, pools.to_vec()));
     }
 
-    /// The liar says that a Service shows these addresses.
+    /// Somebody says that a Service shows these addresses.
     pub fn says(&mut self, of: &Place, addresses: &BTreeSet<IpAddr>) {
         let said = addresses.iter().map(|address| (*address, of.clone()));
         self.said.extend(said);
     }
 
-    /// A change is durable. Says what it should not have brought.
-    pub fn committed(&mut self, change: &Change) -> Option<String> {
-        match &change.kind {
-            ChangeKind::Allocated(allocation) => return self.is_given(allocation),
-            ChangeKind::Released(allocation) => {
-                self.held
-                    .remove(&(allocation.address, place(&allocation.key)));
-            }
-            ChangeKind::Conflicted(conflict) if conflict.key.cluster.as_str() == LIAR => {
-                return self.is_kept(conflict);
-            }
-            ChangeKind::ConflictEnded(conflict) => {
-                self.kept.remove(&(conflict.address, place(&conflict.key)));
-            }
-            ChangeKind::Cluster(record) => {
-                let name = record.name.to_string();
-                if record.state == ClusterState::Awaited {
-                    self.awaited.insert(name);
-                } else {
-                    self.awaited.remove(&name);
-                }
-            }
-            ChangeKind::Opened => self.is_open = true,
-            _ => {}
-        }
-        None
+    /// Whether the last changes gave a Service what it was said to show, while nothing else
+    /// was given.
+    pub fn is_adoption(&self, address: IpAddr, by: &Place) -> bool {
+        self.adopted.contains(&(address, by.clone()))
     }
 
-    fn is_given(&mut self, allocation: &Allocation) -> Option<String> {
-        let (address, by) = (allocation.address, place(&allocation.key));
-        let is_too_much = self.is_too_much((&self.held, &Addresses::new()), address, &by);
-        let is_served = self.is_served(address, &by.0);
-        self.held.insert((address, by.clone()));
-        if !is_served {
-            return Some(format!("{by:?} is given {address}, of a pool for others"));
+    /// Whether an administrator said that a cluster is gone.
+    pub fn is_decommissioned(&self, cluster: &str) -> bool {
+        self.decommissioned.contains(cluster)
+    }
+
+    /// Whether two Services were given an address under one key.
+    pub fn agreed(&self, address: IpAddr, one: &Place, other: &Place) -> bool {
+        let key = |of: &Place| self.shared.get(&(address, of.clone()))?.as_ref();
+        one.0 == other.0 && key(one).is_some() && key(one) == key(other)
+    }
+
+    /// Whether the liar had, or claimed, an address before anybody told to show it.
+    pub fn lied_first(&self, address: IpAddr) -> bool {
+        self.lied_first.iter().any(|(lied, _)| *lied == address)
+    }
+
+    /// What the liar has and claims now, where `is_shown` by somebody who told it.
+    pub fn note_lies(&mut self, changes: &[Change], is_shown: impl Fn(IpAddr) -> bool) {
+        let before = self.lied_first.clone();
+        let is_liar = |key: &ServiceKey| key.cluster.as_str() == LIAR;
+        for change in changes {
+            let (address, key, has) = match &change.kind {
+                ChangeKind::Allocated(of) => (of.address, &of.key, true),
+                ChangeKind::Conflicted(of) => (of.address, &of.key, true),
+                ChangeKind::Released(of) => (of.address, &of.key, false),
+                ChangeKind::ConflictEnded(of) => (of.address, &of.key, false),
+                _ => continue,
+            };
+            if !is_liar(key) {
+                continue;
+            }
+            let of = (address, place(key));
+            let was_first = before.iter().any(|(lied, _)| *lied == address);
+            if !has {
+                self.lied_first.remove(&of);
+            } else if was_first || self.lied_first(address) || !is_shown(address) {
+                self.lied_first.insert(of);
+            }
         }
-        is_too_much.then(|| format!("{by:?} is given {address}, which is more than its quota"))
+    }
+
+    fn take(&mut self, allocation: &Allocation) {
+        let terms = allocation.holder.sharing.as_ref();
+        let key = terms.map(|terms| terms.key.to_string());
+        let of = (allocation.address, place(&allocation.key));
+        self.shared.insert(of, key);
+    }
+
+    /// Changes are durable, all at once. Says what they should not have brought.
+    pub fn committed(&mut self, changes: &[Change]) -> Vec<String> {
+        let before = self.held.clone();
+        let mut limited = Addresses::new();
+        self.adopted.clear();
+        let mut problems = Vec::new();
+        for change in changes {
+            match &change.kind {
+                ChangeKind::Allocated(allocation) => {
+                    let (address, by) = (allocation.address, place(&allocation.key));
+                    if !self.is_served(address, &by.0) {
+                        problems.push(format!("{by:?} is given {address}, of a pool for others"));
+                    }
+                    if self.is_open && !self.awaited.contains(&by.0) {
+                        limited.insert((address, by.clone()));
+                    }
+                    let gives_new = self.is_open && self.awaited.is_empty();
+                    if !gives_new && self.said.contains(&(address, by.clone())) {
+                        self.adopted.insert((address, by.clone()));
+                    }
+                    self.held.insert((address, by));
+                    self.take(allocation);
+                }
+                ChangeKind::Updated(allocation) => self.take(allocation),
+                ChangeKind::Released(allocation) => {
+                    self.held
+                        .remove(&(allocation.address, place(&allocation.key)));
+                }
+                ChangeKind::Conflicted(conflict) if conflict.key.cluster.as_str() == LIAR => {
+                    problems.extend(self.is_kept(conflict));
+                }
+                ChangeKind::ConflictEnded(conflict) => {
+                    self.kept.remove(&(conflict.address, place(&conflict.key)));
+                }
+                ChangeKind::Cluster(record) => {
+                    let name = record.name.to_string();
+                    self.awaited.remove(&name);
+                    self.decommissioned.remove(&name);
+                    match record.state {
+                        ClusterState::Awaited => self.awaited.insert(name),
+                        ClusterState::Decommissioned { .. } => self.decommissioned.insert(name),
+                        ClusterState::Unsynced | ClusterState::Synced => false,
+                    };
+                }
+                ChangeKind::Opened => self.is_open = true,
+                _ => {}
+            }
+        }
+        let too_much = limited.iter().filter(|(address, by)| {
+            self.exceeds(|pool| exceeds_after(pool, (&before, &self.held), *address, by))
+        });
+        problems.extend(too_much.map(|(address, by)| {
+            format!("{by:?} is given {address}, which is more than its quota")
+        }));
+        problems
     }
 
     fn is_kept(&mut self, conflict: &Conflict) -> Option<String> {
@@ -101,8 +187,11 @@ impl Limits {
         }
         let by = &at.1;
         // Beside what it held until now.
-        let is_too_much =
-            !self.held.contains(&at) && self.is_too_much((&self.kept, &self.held), address, by);
+        let is_too_much = self.is_open
+            && !self.awaited.contains(&by.0)
+            && !self.held.contains(&at)
+            && self
+                .exceeds(|pool| room_in_exchange(pool, &self.kept, &self.held, address, by) == 0);
         let problem = if self.kept.contains(&at) {
             None
         } else if !self.said.contains(&at) {
@@ -124,25 +213,13 @@ impl Limits {
         pool.is_none_or(|pool| pool.clusters.is_empty() || pool.clusters.contains(&cluster))
     }
 
-    /// Whether one more is too much beside these, whichever pools were in force when it was
-    /// decided.
-    fn is_too_much(
-        &self,
-        (beside, given): (&Addresses, &Addresses),
-        address: IpAddr,
-        by: &Place,
-    ) -> bool {
-        let is_waived = !self.is_open || self.awaited.contains(&by.0);
+    /// Whether it is too much by whichever pools were in force when it was decided.
+    fn exceeds(&self, exceeds: impl Fn(&Pool) -> bool) -> bool {
         let now = Instant::now();
         let last = self.pools.len().saturating_sub(1);
         let in_force = self.pools.iter().enumerate();
         let mut in_force = in_force.filter(|(at, (until, _))| *at == last || *until > now);
-        let exceeds = |pools: &[Pool]| {
-            let mut pools = pools.iter();
-            let pool = pools.find(|pool| pool.addresses.contains(&address));
-            pool.is_some_and(|pool| room_in_exchange(pool, beside, given, address, by) == 0)
-        };
-        !is_waived && in_force.all(|(_, (_, pools))| exceeds(pools))
+        in_force.all(|(_, (_, pools))| pools.iter().any(&exceeds))
     }
 }
 
@@ -159,25 +236,56 @@ fn room_in_exchange(
     beside: &Addresses,
     given: &Addresses,
     address: IpAddr,
-    (cluster, namespace, _): &Place,
+    by: &Place,
 ) -> usize {
-    let count = |of: &Addresses, is_narrow: bool| {
-        let all = of.iter().filter(|(other, (holder, within, _))| {
-            holder == cluster
-                && (within == namespace || !is_narrow)
-                && pool.addresses.contains(other)
-                && !pool.excluded.contains(other)
-                && *other != address
-        });
-        let all = all.map(|(other, _)| *other);
-        all.collect::<BTreeSet<_>>().len()
-    };
-    let limits = [(pool.quota, false), (pool.namespace_quota, true)];
-    let left = limits.into_iter().filter_map(|(quota, is_narrow)| {
-        let quota = usize::from(quota?) + count(given, is_narrow);
-        Some(quota.saturating_sub(count(beside, is_narrow)))
+    if !pool.addresses.contains(&address) {
+        return usize::MAX;
+    }
+    let others = |(other, _): &&(IpAddr, Place)| *other != address;
+    let left = limits(pool).filter_map(|(quota, is_narrow)| {
+        let given = count(pool, given.iter(), by, is_narrow);
+        let beside = count(pool, beside.iter().filter(others), by, is_narrow);
+        Some((quota? + given).saturating_sub(beside))
     });
     left.min().unwrap_or(usize::MAX)
+}
+
+/// Whether a cluster or namespace has more of a pool than its quota, and than before.
+fn exceeds_after(
+    pool: &Pool,
+    (before, after): (&Addresses, &Addresses),
+    address: IpAddr,
+    by: &Place,
+) -> bool {
+    let has = |of: &Addresses, is_narrow| count(pool, of.iter(), by, is_narrow);
+    pool.addresses.contains(&address)
+        && limits(pool).any(|(quota, is_narrow)| {
+            quota.is_some_and(|quota| has(after, is_narrow) > quota.max(has(before, is_narrow)))
+        })
+}
+
+/// The quotas of a pool, and whether each is of a namespace.
+fn limits(pool: &Pool) -> impl Iterator<Item = (Option<usize>, bool)> {
+    let limits = [(pool.quota, false), (pool.namespace_quota, true)];
+    let limits = limits.into_iter();
+    limits.map(|(quota, is_narrow)| (quota.map(usize::from), is_narrow))
+}
+
+fn count<'a>(
+    pool: &Pool,
+    of: impl Iterator<Item = &'a (IpAddr, Place)>,
+    (cluster, namespace, _): &Place,
+    is_narrow: bool,
+) -> usize {
+    let all = of.filter(|(address, (holder, within, _))| {
+        holder == cluster
+            && (within == namespace || !is_narrow)
+            && pool.addresses.contains(address)
+            && !pool.excluded.contains(address)
+    });
+    all.map(|(address, _)| *address)
+        .collect::<BTreeSet<_>>()
+        .len()
 }
 
 fn place(key: &ServiceKey) -> Place {

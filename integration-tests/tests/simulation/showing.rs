@@ -42,8 +42,6 @@ pub struct Showing(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     services: BTreeMap<Place, Shown>,
-    /// Under which key a Service was last given an address.
-    shared: BTreeMap<(IpAddr, Place), Option<String>>,
     held: BTreeMap<IpAddr, BTreeSet<Place>>,
     released: BTreeMap<IpAddr, Released>,
     promised: BTreeMap<IpAddr, Place>,
@@ -111,7 +109,6 @@ impl Showing {
         state.held.clear();
         state.released.clear();
         state.promised.clear();
-        state.shared.clear();
         if !waits {
             state.heard = Some(BTreeSet::new());
             for shown in state.services.values_mut() {
@@ -145,9 +142,7 @@ impl Showing {
 
     /// Somebody asks, and says that a Service shows these addresses.
     pub fn is_said(&self, of: &Place, addresses: &BTreeSet<IpAddr>) {
-        if of.0 == LIAR {
-            self.0.lock().limits.says(of, addresses);
-        }
+        self.0.lock().limits.says(of, addresses);
     }
 
     pub fn is_known_cluster(&self, cluster: &str) -> bool {
@@ -171,6 +166,16 @@ impl Showing {
         shown.known.extend(told);
     }
 
+    /// Whether an administrator gave a Service one of these addresses.
+    pub fn is_handed_to<'a>(
+        &self,
+        of: &Place,
+        mut addresses: impl Iterator<Item = &'a IpAddr>,
+    ) -> bool {
+        let state = self.0.lock();
+        addresses.any(|address| state.promised.get(address) == Some(of))
+    }
+
     /// Looks at a cluster after a change. Says what two Services show since then.
     pub fn look(&self, cluster: &str, objects: &Objects) -> Vec<String> {
         let mut state = self.0.lock();
@@ -178,6 +183,7 @@ impl Showing {
             services,
             forgot,
             heard,
+            limits,
             ..
         } = &mut *state;
         let is_heard = heard.as_ref().is_none_or(|heard| heard.contains(cluster));
@@ -205,6 +211,7 @@ impl Showing {
                     shown.addresses.contains(address)
                         && shown.by_watcher
                         && !share(&stored.object, cluster, other)
+                        && !limits.agreed(*address, &key, other)
                 });
                 if let Some((other, _)) = other.filter(|_| by_watcher && !*forgot) {
                     problems.push(format!("{key:?} shows {address}, which {other:?} shows"));
@@ -226,9 +233,8 @@ impl Showing {
     /// The allocator made this durable. Says what it should not have done.
     pub fn committed(&self, changes: &[Change]) -> Vec<String> {
         let mut state = self.0.lock();
-        let mut problems = Vec::new();
+        let mut problems = state.limits.committed(changes);
         for change in changes {
-            problems.extend(state.limits.committed(change));
             match &change.kind {
                 ChangeKind::Allocated(allocation) => {
                     problems.extend(state.check(allocation));
@@ -244,6 +250,16 @@ impl Showing {
                 _ => {}
             }
         }
+        let State {
+            services,
+            told,
+            limits,
+            ..
+        } = &mut *state;
+        limits.note_lies(changes, |address| {
+            let mut services = services.iter();
+            services.any(|(of, shown)| told.contains(&of.0) && shown.known.contains(&address))
+        });
         problems
     }
 }
@@ -251,10 +267,7 @@ impl Showing {
 impl State {
     fn take(&mut self, allocation: &Allocation) {
         let (address, by) = (allocation.address, place(&allocation.key));
-        let terms = allocation.holder.sharing.as_ref();
-        let key = terms.map(|terms| terms.key.to_string());
-        self.held.entry(address).or_default().insert(by.clone());
-        self.shared.insert((address, by), key);
+        self.held.entry(address).or_default().insert(by);
     }
 
     fn leave(&mut self, allocation: &Allocation) {
@@ -287,15 +300,17 @@ impl State {
         let shows = own.is_some_and(|shown| shown.addresses.contains(&address));
         let key = allocation.holder.sharing.as_ref();
         let key = key.map(|terms| terms.key.to_string());
-        let agreed = |other: &Place| {
-            let theirs = self.shared.get(&(address, other.clone()));
-            other.0 == by.0 && key.is_some() && theirs == Some(&key)
-        };
+        let agreed = |other: &Place| self.limits.agreed(address, &by, other);
         let mut others = self.services.iter().filter(|(other, _)| **other != by);
         let other = others.find(|(other, shown)| shown.known.contains(&address) && !agreed(other));
         // Before its cluster has told it nobody can tell who lies about what is shown.
-        let is_told = |other: &Place| !lies || self.told.contains(&other.0);
-        if let Some((other, _)) = other.filter(|(other, _)| !shows && is_told(other)) {
+        let is_told = |other: &Place| {
+            let is_known = self.told.contains(&other.0) && !self.limits.lied_first(address);
+            (!lies || is_known) && !self.limits.is_decommissioned(&other.0)
+        };
+        let is_adopted = self.limits.is_adoption(address, &by);
+        if let Some((other, _)) = other.filter(|(other, _)| !shows && !is_adopted && is_told(other))
+        {
             problem(&format!("which {other:?} shows"));
         }
         let is_promised = self.promised.get(&address) == Some(&by);

@@ -7,7 +7,13 @@ pub mod objects;
 mod patch;
 mod watching;
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
@@ -277,7 +283,12 @@ impl ApiServer {
                 ));
                 let promised = before.and_then(|before| before.promised);
                 let checked = manager == WATCHER;
-                if checked && promised.is_some_and(|had| !had.is_subset(&after)) {
+                let place = (self.0.shown_as.clone(), namespace.clone(), name.clone());
+                let is_lost = |had: BTreeSet<IpAddr>| {
+                    let new = after.difference(&had);
+                    !had.is_subset(&after) && !self.0.showing.is_handed_to(&place, new)
+                };
+                if checked && promised.is_some_and(is_lost) {
                     self.chaos().violated(format_args!(
                         "{cluster}/{namespace}/{name} {uid} loses an address that it had, and \
                          nobody asked for another: it shows {after:?} now"
