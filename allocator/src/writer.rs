@@ -13,6 +13,7 @@
 
 mod backlog;
 mod census;
+mod newest;
 mod storage;
 mod telling;
 mod upkeep;
@@ -28,13 +29,17 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug_span};
 
-use self::{backlog::Backlog, upkeep::Upkeep};
+use self::{
+    backlog::Backlog,
+    newest::{Newest, Version},
+    upkeep::Upkeep,
+};
 pub use self::{storage::Storage, waiting::Waiting};
 use crate::{
     clock::Clock,
     config::Configuration,
     decision_log::DecisionLog,
-    engine::{Claim, ClusterName, Command, Engine, Reply, Revision, Timestamp},
+    engine::{Acquire, Claim, ClusterName, Command, Engine, Outcome, Reply, Revision, Timestamp},
     metrics::{Census, WriterMetrics},
     published::Published,
     store::{Store, StoreError},
@@ -70,11 +75,30 @@ struct Job {
     /// Who says that the command is its own.
     claim: Option<Claim>,
     command: Command,
+    /// Of the Service that it was made for.
+    version: Option<Version>,
     answer: oneshot::Sender<Result<Answer, WriteError>>,
     /// When the caller knew what it asks for.
     since: Instant,
     /// Of the RPC that asks for it.
     span: Span,
+}
+
+impl Job {
+    /// An Acquire that says which version of its Service it was made for.
+    const fn versioned(&self) -> Option<(&Acquire, Version)> {
+        match (&self.command, self.version) {
+            (Command::Acquire(acquire), Some(version)) => Some((acquire, version)),
+            _ => None,
+        }
+    }
+}
+
+/// What becomes of a request.
+enum Planned {
+    CarriedOut(Reply, Outcome),
+    /// A newer request for the same Service was carried out before.
+    Overtaken(Reply),
 }
 
 enum Control {
@@ -120,6 +144,21 @@ impl Writer {
         self.submit_since(claim, command, Instant::now()).await
     }
 
+    /// As [`Writer::submit_as`], for a Service as it was at this version: once a newer request
+    /// for it was carried out, nothing changes.
+    ///
+    /// # Errors
+    /// As [`Writer::submit`].
+    pub async fn acquire(
+        &self,
+        claim: Option<Claim>,
+        acquire: Acquire,
+        version: Option<Version>,
+    ) -> Result<Answer, WriteError> {
+        let command = Command::Acquire(acquire);
+        self.send(claim, command, Instant::now(), version).await
+    }
+
     /// As [`Writer::submit_as`], for a command that took its time to come: what happened
     /// after `since` is not known to whoever sent it.
     ///
@@ -131,11 +170,22 @@ impl Writer {
         command: Command,
         since: Instant,
     ) -> Result<Answer, WriteError> {
+        self.send(claim, command, since, None).await
+    }
+
+    async fn send(
+        &self,
+        claim: Option<Claim>,
+        command: Command,
+        since: Instant,
+        version: Option<Version>,
+    ) -> Result<Answer, WriteError> {
         let (answer, answered) = oneshot::channel();
         self.jobs
             .try_send(Job {
                 claim,
                 command,
+                version,
                 answer,
                 since,
                 span: lb_trace::context::current(),
@@ -204,6 +254,7 @@ pub struct WriterTask<S = Store> {
     /// meanwhile every command is refused.
     engine: Option<Engine>,
     waiting: Waiting,
+    newest: Newest,
     /// What those that wait are told next.
     words: telling::Words,
     published: Arc<Published>,
@@ -251,6 +302,7 @@ impl<S: Storage> WriterTask<S> {
             configuration,
             engine: Some(engine),
             waiting: Waiting::default(),
+            newest: Newest::default(),
             words: telling::Words::default(),
             streams: Arc::clone(published.streams()),
             published: Arc::clone(&published),
@@ -354,10 +406,25 @@ impl<S: Storage> WriterTask<S> {
         let mut all = passed.clone();
         let mut planned = Vec::with_capacity(batch.len());
         for job in batch.iter() {
+            let versioned = job.versioned();
+            if let Some((acquire, version)) = versioned
+                && self
+                    .newest
+                    .is_overtaken(&acquire.key, version, Instant::now())
+            {
+                planned.push(Planned::Overtaken(engine.unchanged(acquire)));
+                continue;
+            }
             let claim = job.claim.as_ref();
             let (reply, outcome) = engine.plan_as(claim, &job.command, now);
+            if let Some((acquire, version)) = versioned
+                && !reply.is_of_another_cluster()
+            {
+                self.newest
+                    .carried_out(&acquire.key, version, Instant::now());
+            }
             all.extend(&outcome);
-            planned.push((reply, outcome));
+            planned.push(Planned::CarriedOut(reply, outcome));
         }
         let revision = engine.revision();
         if !all.changes.is_empty() {
@@ -372,14 +439,22 @@ impl<S: Storage> WriterTask<S> {
         self.published.apply(&all.changes);
         let several_clusters = self.published.read().has_several_clusters();
         self.decisions.passed(&passed, several_clusters);
-        for (job, (reply, outcome)) in batch.drain(..).zip(planned) {
+        for (job, planned) in batch.drain(..).zip(planned) {
             let Job {
                 claim,
                 command,
+                version: _,
                 answer,
                 since,
                 span: _,
             } = job;
+            let (reply, outcome) = match planned {
+                Planned::CarriedOut(reply, outcome) => (reply, outcome),
+                Planned::Overtaken(reply) => {
+                    let _ = answer.send(Ok(Answer { reply, revision }));
+                    continue;
+                }
+            };
             self.metrics.planned(&reply, &outcome);
             self.decisions
                 .decided(&command, &reply, &outcome, several_clusters);

@@ -246,6 +246,7 @@ impl Allocator {
             was_allocated: status::says_satisfied(service),
             shown_by_others: status::other_owners(service).is_some()
                 && !status::owns_addresses(service),
+            resource_version: String::new(),
         }
     }
 
@@ -259,6 +260,7 @@ impl Allocator {
     ) -> Result<Grant, Denial> {
         let mut request = self.acquire_request(key, service, Some(asked.message(shown)));
         request.cluster_uid = self.cluster_uid();
+        request.resource_version = service.resource_version().unwrap_or_default();
         let mut client = self.allocations_client();
         let answer = self.call("Acquire", client.acquire(timed(request))).await?;
         self.saw(answer.revision);

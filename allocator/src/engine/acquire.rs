@@ -238,9 +238,9 @@ impl Engine {
         }
     }
 
-    /// The answer to a Service that is gone: what the new one of its name holds.
-    /// It cannot do harm, because whoever asks guards its writes with the old uid.
-    fn unchanged(&self, acquire: &Acquire) -> Reply {
+    /// The answer to a request that comes too late: what is held under the key. It cannot do
+    /// harm, because whoever asks guards its writes with the uid and version of the Service.
+    pub fn unchanged(&self, acquire: &Acquire) -> Reply {
         self.acquired(&acquire.key, &acquire.wish, Vec::new(), true)
     }
 

@@ -83,13 +83,11 @@ impl Allocator {
         &self,
         claim: Option<Claim>,
         acquire: Acquire,
+        version: Option<u64>,
     ) -> Result<v1::AcquireResponse, Status> {
         let key = Arc::clone(&acquire.key);
         let (families, shown) = (acquire.wish.families.clone(), acquire.wish.current.clone());
-        let answer = self
-            .writer
-            .submit_as(claim, Command::Acquire(acquire))
-            .await;
+        let answer = self.writer.acquire(claim, acquire, version).await;
         let Answer { reply, revision } = answer.map_err(fault::not_written)?;
         if let Reply::Refused(refusal) = &reply {
             let is_its_own = {
@@ -151,12 +149,13 @@ impl AllocatorService for Allocator {
     ) -> Result<Response<v1::AcquireResponse>, Status> {
         let (caller, message) = self.gate.enter(request);
         let cluster_uid = message.cluster_uid.clone();
+        let version = message.resource_version.parse().ok();
         let acquire = request::acquire(message)?;
         let cluster = &acquire.key.cluster;
         self.gate
             .admit(&caller, Rpc::Acquire, Target::Cluster(cluster))?;
         let claim = request::claim(cluster, &cluster_uid)?;
-        Ok(Response::new(self.grant(claim, acquire).await?))
+        Ok(Response::new(self.grant(claim, acquire, version).await?))
     }
 
     async fn release(

@@ -83,6 +83,7 @@ pub fn acquire(request: v1::AcquireRequest) -> Result<Acquire, Status> {
         cluster_uid: _,
         was_allocated,
         shown_by_others,
+        resource_version: _,
     } = request;
     let key = service_key("service", service)?;
     let raw = wish.ok_or_else(|| invalid("wish", "is missing"))?;

@@ -152,6 +152,7 @@ impl<S: Storage> WriterTask<S> {
         let Reply::Synced(_) = reply else {
             return Vec::new();
         };
+        self.newest.begin(&sync.cluster);
         let live: HashSet<_> = sync.services.iter().map(|service| &*service.key).collect();
         let onward = self
             .waiting

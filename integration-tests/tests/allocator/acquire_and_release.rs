@@ -2,7 +2,7 @@
 
 use integration_tests::{
     allocator::{Allocator, Options},
-    rpc::{Asking, acquire, held, key, refusal, release, release_of},
+    rpc::{Asking, acquire, held, key, refusal, release, release_of, sync_of},
 };
 use lb_proto::v1::{
     Conflict, ConflictKind, GetAllocationRequest, IpFamily, IpFamilyPolicy::RequireDualStack,
@@ -202,6 +202,35 @@ async fn a_late_release_or_acquire_of_a_replaced_service_changes_nothing() {
             .collect::<Vec<_>>(),
         ["new"]
     );
+}
+
+#[tokio::test]
+async fn a_request_for_an_older_version_of_a_service_moves_it_nowhere() {
+    let allocator = two_addresses().await;
+    let mut client = allocator.client().await;
+    let mut asks = async |address: &str, version: &str| {
+        let mut request = acquire("web", "a").addresses(&[address]);
+        version.clone_into(&mut request.resource_version);
+        let answer = client.acquire(request).await.unwrap().into_inner();
+        answer.addresses[0].address.clone()
+    };
+    let (first, second) = ("192.0.2.1", "192.0.2.2");
+    assert_eq!(asks(first, "5").await, first);
+    assert_eq!(asks(second, "7").await, second);
+    assert_eq!(asks(first, "5").await, second, "it arrives late");
+    assert_eq!(asks(second, "7").await, second, "it is repeated");
+    assert_eq!(asks(first, "").await, first, "it does not say");
+    assert_eq!(asks(second, "12").await, second);
+    let services = vec![acquire("web", "a").showing(second)];
+    let mut syncing = allocator.client().await;
+    syncing
+        .sync(futures::stream::iter(sync_of(
+            &key("web", "a").cluster,
+            services,
+        )))
+        .await
+        .unwrap();
+    assert_eq!(asks(first, "8").await, first, "an API server was restored");
 }
 
 #[tokio::test]
