@@ -194,7 +194,7 @@ impl Limits {
                 .exceeds(|pool| room_in_exchange(pool, &self.kept, &self.held, address, by) == 0);
         let problem = if self.kept.contains(&at) {
             None
-        } else if !self.said.contains(&at) {
+        } else if !self.said.contains(&at) && !self.held.contains(&at) {
             Some("which does not show it")
         } else if !self.is_served(address, LIAR) {
             Some("though it is of a pool for others")

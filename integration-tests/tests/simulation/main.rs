@@ -58,7 +58,20 @@ const FIXED: std::ops::Range<u64> = 0..40;
 /// Those of them that it goes through twice.
 const REPLAYED: [u64; 8] = [0, 1, 2, 3, 7, 15, 23, 31];
 /// Seeds that found something once.
-const FOUND: [u64; 4] = [5_446_559_812_165_097_950, 426, 503, 850];
+const FOUND: [u64; 12] = [
+    5_446_559_812_165_097_950,
+    426,
+    452,
+    503,
+    577,
+    850,
+    1_215,
+    3_474,
+    4_028,
+    5_761,
+    5_908,
+    6_819,
+];
 
 #[test]
 fn a_seed_replays_exactly() {

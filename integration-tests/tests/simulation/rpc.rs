@@ -163,7 +163,9 @@ impl Wire {
         match method {
             "Acquire" => {
                 let asked: v1::AcquireRequest = message(request);
-                let shown = asked.wish.unwrap_or_default().current_addresses;
+                let wish = asked.wish.unwrap_or_default();
+                let (shown, version) = (wish.current_addresses, asked.resource_version);
+                let asks = format!("{:?} as of {version}", wish.addresses);
                 let service = asked.service.unwrap_or_default();
                 let name = name(&service);
                 if code == "0" {
@@ -174,7 +176,8 @@ impl Wire {
                         .map(|held| held.address)
                         .collect();
                     self.chaos.note(format_args!(
-                        "allocator: {name} {} shows {shown:?} and has {addresses:?} at {}",
+                        "allocator: {name} {} shows {shown:?}, asks for {asks} and has \
+                         {addresses:?} at {}",
                         asked.uid, answer.revision
                     ));
                     self.grants.lock().push(Grant {
@@ -188,7 +191,8 @@ impl Wire {
                     let words = words.and_then(|words| words.to_str().ok());
                     let words = words.unwrap_or_default();
                     self.chaos.note(format_args!(
-                        "allocator: {name} {} shows {shown:?} and is refused: {words}",
+                        "allocator: {name} {} shows {shown:?}, asks for {asks} and is refused: \
+                         {words}",
                         asked.uid
                     ));
                 }

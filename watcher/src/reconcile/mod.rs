@@ -162,9 +162,8 @@ impl Reconciler {
             Some(denial) => Err(denial),
             None => {
                 self.told_once.forget();
-                let answer = self
-                    .allocator
-                    .acquire(key, view.service, request, &view.shown);
+                let shown = view.may_show();
+                let answer = self.allocator.acquire(key, view.service, request, &shown);
                 let answer = answer.await;
                 if let Err(denial) = &answer
                     && matches!(denial.retry, Retry::Soon | Retry::Seldom)

@@ -54,6 +54,14 @@ impl<'a> View<'a> {
         }
     }
 
+    /// What the status shows, and what was granted and may be shown in a moment: an answer
+    /// to a later request may have been lost.
+    pub fn may_show(&self) -> Vec<IpAddr> {
+        let held = self.known.map_or(&[][..], |record| &record.held);
+        let also = self.shown.iter().filter(|shown| !held.contains(shown));
+        held.iter().chain(also).copied().collect()
+    }
+
     /// It holds an address of ours, as far as can be known.
     pub fn holds(&self) -> bool {
         let marked =

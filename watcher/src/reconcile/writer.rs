@@ -47,9 +47,18 @@ pub struct StatusWriter {
 /// What became of a write.
 #[derive(Clone, Copy, Debug)]
 pub struct Written {
-    /// The status shows no more an address that it showed: the allocator, which keeps
-    /// that from others, has to be asked once more.
+    /// The status shows no more an address that it showed, or that was granted before: the
+    /// allocator, which keeps that from others, has to be asked once more.
     pub gave_up: bool,
+}
+
+/// Whether a grant leaves out what the Service may show.
+fn gives_up(view: &View<'_>, desired: &Desired) -> bool {
+    let granted = desired.addresses.as_ref();
+    granted.is_some_and(|granted| {
+        let may_show = view.may_show();
+        may_show.iter().any(|before| !granted.contains(before))
+    })
 }
 
 impl StatusWriter {
@@ -59,7 +68,8 @@ impl StatusWriter {
         let View { key, service, .. } = view;
         let Some(mut body) = status::patch(service, desired, Timestamp::now()) else {
             self.in_place(view, desired);
-            return Ok(Written { gave_up: false });
+            let gave_up = gives_up(view, desired);
+            return Ok(Written { gave_up });
         };
         let mut list_first = false;
         if status::changes_addresses(&body) {
@@ -142,7 +152,8 @@ impl StatusWriter {
 
     fn written(&self, view: &View<'_>, desired: &Desired, updated: Service) -> Written {
         let shown = status::shown(&updated);
-        let gave_up = view.shown.iter().any(|before| !shown.contains(before));
+        let gave_up =
+            gives_up(view, desired) || view.shown.iter().any(|before| !shown.contains(before));
         self.store.written(updated);
         for transition in status::transitions(view.service, desired, view.published()) {
             self.notifier

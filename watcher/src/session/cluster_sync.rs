@@ -78,7 +78,7 @@ impl ClusterSync {
         let labels = self.namespaces.labels(&key.namespace);
         let known = labels.clone().unwrap_or_default();
         let view = View::new(key, service, record.as_ref(), &self.peers, &known);
-        let has = has(&view);
+        let has = view.may_show();
         if has.is_empty() {
             return None;
         }
@@ -135,15 +135,6 @@ fn held(synced: &v1::SyncedService) -> Option<(Key, Vec<IpAddr>)> {
     let addresses = synced.addresses.iter();
     let addresses = addresses.filter_map(|held| parse_address(&held.address));
     Some((key, addresses.collect()))
-}
-
-/// What a Service has, as far as is known here: what was granted, and what its status
-/// shows, whoever wrote it there. The latter may have been given up since, or it is all
-/// that is known.
-fn has(view: &View<'_>) -> Vec<IpAddr> {
-    let held = view.known.map_or(&[][..], |record| &record.held);
-    let also = view.shown.iter().filter(|shown| !held.contains(shown));
-    held.iter().chain(also).copied().collect()
 }
 
 fn messages(
