@@ -18,29 +18,29 @@
 //!  reconcile::writer: one PATCH or none ──► reconcile::notifier: log line and Event
 //! ```
 //!
-//! [`session`] opens the Watch stream. The allocator says on it whether this replica acts, and
-//! an acting replica sends a Sync of the whole cluster ([`session::cluster_sync`]) before its
+//! `session` opens the Watch stream. The allocator says on it whether this replica acts, and
+//! an acting replica sends a Sync of the whole cluster (`session::cluster_sync`) before its
 //! first Acquire.
-//! [`request`] and [`status`] are pure. [`ledger`] is what this process remembers between two
-//! looks at a Service; [`kube`] is how it speaks with the API server. Start reading at
-//! [`reconcile`]; [`tasks`] puts the parts together, [`run`] makes a process of them.
+//! `request` and `status` are pure. `ledger` is what this process remembers between two
+//! looks at a Service; `kube` is how it speaks with the API server. Start reading at
+//! `reconcile`; `tasks` puts the parts together, `run` makes a process of them.
 
-pub mod admin;
+mod admin;
 pub mod allocator;
 pub mod args;
 pub mod decision_log;
 pub mod denial;
-pub mod excerpt;
-pub mod informer;
+mod excerpt;
+mod informer;
 pub mod kube;
-pub mod ledger;
-pub mod logging;
+mod ledger;
+mod logging;
 pub mod metrics;
-pub mod observed;
-pub mod queue;
-pub mod reconcile;
+mod observed;
+mod queue;
+mod reconcile;
 pub mod request;
 pub mod run;
-pub mod session;
-pub mod status;
+mod session;
+mod status;
 pub mod tasks;

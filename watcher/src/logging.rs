@@ -5,13 +5,20 @@ use std::io;
 
 use anyhow::Context;
 use jiff::tz::TimeZone;
-use lb_trace::export::Traces;
+use lb_trace::export::{Program, Traces};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::{
     EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
-use crate::{args::LogFormat, decision_log::DecisionLog, run::PROGRAM};
+use crate::{args::LogFormat, decision_log::DecisionLog};
+
+/// Whose spans the traces show.
+pub const PROGRAM: Program = Program {
+    name: "lb-watcher",
+    version: env!("CARGO_PKG_VERSION"),
+    target: "lb_watcher",
+};
 
 /// Logs from now on. In the classic format stdout is left to the decisions. The
 /// guard writes what is still buffered when it is dropped.

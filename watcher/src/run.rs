@@ -3,7 +3,7 @@
 use anyhow::Context;
 use lb_process::tasks::Tasks as ProcessTasks;
 use lb_tls::{files::Material, metrics::TlsMetrics, reload::Reloading};
-use lb_trace::export::{Program, Traces};
+use lb_trace::export::Traces;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -20,13 +20,6 @@ use crate::{
     metrics::Metrics,
     request::scope::ClassRule,
     tasks::{Setup, Tasks},
-};
-
-/// Whose spans the traces show.
-pub const PROGRAM: Program = Program {
-    name: "lb-watcher",
-    version: env!("CARGO_PKG_VERSION"),
-    target: "lb_watcher",
 };
 
 /// Runs until SIGTERM or SIGINT.
@@ -48,7 +41,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         traces,
     } = args;
     let files = tls.files(&allocator).map_err(anyhow::Error::msg)?;
-    let (traces, refused) = Traces::start(PROGRAM, traces.endpoint());
+    let (traces, refused) = Traces::start(logging::PROGRAM, traces.endpoint());
     let (decisions, _guard) =
         logging::start(log_format, &log_filter, time_zone(), traces.as_ref())?;
     if let Some(error) = refused {

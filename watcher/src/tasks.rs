@@ -161,7 +161,6 @@ impl Tasks {
         let namespace_watch = NamespaceWatch {
             namespaces,
             services: store.clone(),
-            ledger: ledger.clone(),
             queue: queue.clone(),
             listed: namespaces_listed,
             allocator,

@@ -28,8 +28,9 @@ pub struct Limits {
     /// What the last changes gave to those who were said to show it, while nothing else was
     /// given.
     adopted: Addresses,
-    /// What the liar has, or claims, and did so before anybody else told to show it.
-    lied_first: Addresses,
+    /// What the liar has or claims, and since which commit.
+    lied_since: BTreeMap<(IpAddr, Place), u64>,
+    commits: u64,
     /// What is kept from others because the liar says that it shows it.
     kept: Addresses,
     is_open: bool,
@@ -84,15 +85,20 @@ impl Limits {
         one.0 == other.0 && key(one).is_some() && key(one) == key(other)
     }
 
-    /// Whether the liar had, or claimed, an address before anybody told to show it.
-    pub fn lied_first(&self, address: IpAddr) -> bool {
-        self.lied_first.iter().any(|(lied, _)| *lied == address)
+    /// How many changes were durable before.
+    pub fn commits(&self) -> u64 {
+        self.commits
     }
 
-    /// What the liar has and claims now, where `is_shown` by somebody who told it.
-    pub fn note_lies(&mut self, changes: &[Change], is_shown: impl Fn(IpAddr) -> bool) {
-        let before = self.lied_first.clone();
-        let is_liar = |key: &ServiceKey| key.cluster.as_str() == LIAR;
+    /// Whether the liar had, or claimed, an address before this commit.
+    pub fn lied_before(&self, address: IpAddr, commit: u64) -> bool {
+        let since = since(&self.lied_since, address);
+        since.is_some_and(|since| since < commit)
+    }
+
+    /// What the liar has and claims now.
+    pub fn note_lies(&mut self, changes: &[Change]) {
+        let before = self.lied_since.clone();
         for change in changes {
             let (address, key, has) = match &change.kind {
                 ChangeKind::Allocated(of) => (of.address, &of.key, true),
@@ -101,17 +107,18 @@ impl Limits {
                 ChangeKind::ConflictEnded(of) => (of.address, &of.key, false),
                 _ => continue,
             };
-            if !is_liar(key) {
+            if key.cluster.as_str() != LIAR {
                 continue;
             }
             let of = (address, place(key));
-            let was_first = before.iter().any(|(lied, _)| *lied == address);
-            if !has {
-                self.lied_first.remove(&of);
-            } else if was_first || self.lied_first(address) || !is_shown(address) {
-                self.lied_first.insert(of);
+            if has {
+                let known = since(&before, address).or(since(&self.lied_since, address));
+                self.lied_since.insert(of, known.unwrap_or(self.commits));
+            } else {
+                self.lied_since.remove(&of);
             }
         }
+        self.commits += 1;
     }
 
     fn take(&mut self, allocation: &Allocation) {
@@ -221,6 +228,11 @@ impl Limits {
         let mut in_force = in_force.filter(|(at, (until, _))| *at == last || *until > now);
         in_force.all(|(_, (_, pools))| pools.iter().any(&exceeds))
     }
+}
+
+fn since(lied: &BTreeMap<(IpAddr, Place), u64>, address: IpAddr) -> Option<u64> {
+    let about = lied.iter().filter(|((lied, _), _)| *lied == address);
+    about.map(|(_, since)| *since).min()
 }
 
 /// How many more addresses of a pool a Service may have, this one among them, beside what

@@ -52,6 +52,8 @@ struct State {
     known: BTreeSet<String>,
     /// Clusters that told the allocator what they have since it forgot; `None`: all.
     heard: Option<BTreeSet<String>>,
+    /// What the allocator was told that Services show, and since which commit.
+    known_since: BTreeMap<(IpAddr, Place), u64>,
     /// Those that told this database, or the one that it is a copy of until then.
     told: BTreeSet<String>,
     limits: Limits,
@@ -105,6 +107,7 @@ impl Showing {
         let mut state = self.0.lock();
         state.forgot = true;
         state.told.clear();
+        state.known_since.clear();
         state.limits.replace(limits);
         state.held.clear();
         state.released.clear();
@@ -233,6 +236,7 @@ impl Showing {
     /// The allocator made this durable. Says what it should not have done.
     pub fn committed(&self, changes: &[Change]) -> Vec<String> {
         let mut state = self.0.lock();
+        state.note_known();
         let mut problems = state.limits.committed(changes);
         for change in changes {
             match &change.kind {
@@ -250,21 +254,25 @@ impl Showing {
                 _ => {}
             }
         }
-        let State {
-            services,
-            told,
-            limits,
-            ..
-        } = &mut *state;
-        limits.note_lies(changes, |address| {
-            let mut services = services.iter();
-            services.any(|(of, shown)| told.contains(&of.0) && shown.known.contains(&address))
-        });
+        state.limits.note_lies(changes);
         problems
     }
 }
 
 impl State {
+    /// Which addresses the allocator knows to be shown, and since which commit.
+    fn note_known(&mut self) {
+        let commit = self.limits.commits();
+        let told = self.services.iter();
+        let told = told.filter(|(of, _)| self.told.contains(&of.0));
+        let known = told.flat_map(|(of, shown)| shown.known.iter().map(|it| (*it, of.clone())));
+        let known: BTreeSet<_> = known.collect();
+        self.known_since.retain(|of, _| known.contains(of));
+        for of in known {
+            self.known_since.entry(of).or_insert(commit);
+        }
+    }
+
     fn take(&mut self, allocation: &Allocation) {
         let (address, by) = (allocation.address, place(&allocation.key));
         self.held.entry(address).or_default().insert(by);
@@ -305,7 +313,8 @@ impl State {
         let other = others.find(|(other, shown)| shown.known.contains(&address) && !agreed(other));
         // Before its cluster has told it nobody can tell who lies about what is shown.
         let is_told = |other: &Place| {
-            let is_known = self.told.contains(&other.0) && !self.limits.lied_first(address);
+            let since = self.known_since.get(&(address, other.clone()));
+            let is_known = since.is_some_and(|since| !self.limits.lied_before(address, *since));
             (!lies || is_known) && !self.limits.is_decommissioned(&other.0)
         };
         let is_adopted = self.limits.is_adoption(address, &by);

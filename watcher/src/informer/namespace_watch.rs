@@ -20,7 +20,6 @@ use crate::{
     allocator::Allocator,
     informer::{namespace_store::NamespaceStore, service_store::ServiceStore},
     kube::{api::chain, history::History, watch},
-    ledger::Ledger,
     metrics::Metrics,
     queue::Queue,
 };
@@ -36,8 +35,6 @@ pub struct NamespaceWatch {
     pub namespaces: Arc<NamespaceStore>,
     /// The Services whose requests change with the labels.
     pub services: Arc<ServiceStore>,
-    /// To know which of them hold something.
-    pub ledger: Arc<Ledger>,
     /// Filled here.
     pub queue: Arc<Queue>,
     /// Becomes true with the first complete list.

@@ -70,13 +70,6 @@ impl ServiceStore {
         }
     }
 
-    /// The Services of ours.
-    pub fn ours(&self) -> Vec<Arc<Service>> {
-        let state = self.state.lock();
-        let ours = |s: &&Arc<Service>| self.rule.scope(s) == Scope::Ours;
-        state.services.values().filter(ours).cloned().collect()
-    }
-
     /// The keys of the Services of ours in one namespace.
     pub fn ours_in(&self, namespace: &str) -> Vec<Key> {
         let first = Key {
@@ -290,7 +283,7 @@ mod tests {
         assert_eq!(changed, ["edited", "new"]);
         let gone: Vec<_> = gone.iter().map(|service| Key::of(service).name).collect();
         assert_eq!(gone, ["gone"]);
-        assert_eq!(store.ours().len(), 3);
+        assert_eq!(store.wanting().len(), 3);
     }
 
     #[test]

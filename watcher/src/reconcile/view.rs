@@ -55,11 +55,12 @@ impl<'a> View<'a> {
     }
 
     /// What the status shows, and what was granted and may be shown in a moment: an answer
-    /// to a later request may have been lost.
+    /// to a later request may have been lost. After a refusal nothing is shown that the status
+    /// does not show already.
     pub fn may_show(&self) -> Vec<IpAddr> {
-        let held = self.known.map_or(&[][..], |record| &record.held);
-        let also = self.shown.iter().filter(|shown| !held.contains(shown));
-        held.iter().chain(also).copied().collect()
+        let granted = self.granted().map_or(&[][..], |grant| &grant.addresses);
+        let also = self.shown.iter().filter(|shown| !granted.contains(shown));
+        granted.iter().chain(also).copied().collect()
     }
 
     /// It holds an address of ours, as far as can be known.
