@@ -139,8 +139,8 @@ pub enum ConflictKind {
     Claimed,
     /// The Service gave the address up, or a hand wrote it into its status.
     Shown,
-    /// As `Claimed`, but it is more than the quotas of the Service allow: it is kept from
-    /// nobody.
+    /// As `Claimed`, but its cluster or namespace keeps so many others from addresses already
+    /// that this one is kept from nobody.
     BeyondQuota,
 }
 

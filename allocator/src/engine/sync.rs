@@ -9,9 +9,9 @@
 //!    it is stranded. But what it gave up by its own wish, and shows because it was not
 //!    told, is not its own. Only while the cluster is awaited it may be more than quotas
 //!    allow. See `claims`.
-//! 3. If somebody else holds it, that is a conflict. The holder keeps the address, and
-//!    the Service that shows it keeps working on it; nobody else gets it, and it goes
-//!    over to that Service when the holder is gone. See `shown`.
+//! 3. If somebody else holds it, or quotas do not allow it, that is a conflict. A holder
+//!    keeps the address, and the Service that shows it keeps working on it; nobody else gets
+//!    it, and it goes over to that Service when the holder is gone. See `shown`.
 //!
 //! It costs O(log n) for each Service in the set and each that the cluster holds
 //! addresses for.
