@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use lb_process::settled::{Look, SETTLE, Settled};
+use lb_process::{
+    in_one_line,
+    settled::{Look, SETTLE, Settled},
+};
 use tokio::{sync::watch, time::sleep};
 
-use crate::{
-    config::{Source, one_line},
-    metrics::ConfigMetrics,
-    writer::Writer,
-};
+use crate::{config::Source, metrics::ConfigMetrics, writer::Writer};
 
 /// How often the file is read. Reading it, rather than being told of changes,
 /// works on every file system, and through the symlinks of a ConfigMap.
@@ -59,14 +58,14 @@ impl Reload {
 
     /// Returns when to look again.
     async fn look(&mut self) -> Duration {
-        let reading = self.source.read_file().map_err(|error| one_line(&error));
+        let reading = self.source.read_file().map_err(|error| in_one_line(&error));
         match self.readings.look(reading) {
             Look::InForce => self.mended(),
             Look::Rejected => {}
             Look::Unsettled => return SETTLE,
             Look::New(Err(unreadable)) => self.reject(unreadable),
             Look::New(Ok(text)) => match self.source.with_file(text.as_deref()) {
-                Err(error) => self.reject(one_line(&error)),
+                Err(error) => self.reject(in_one_line(&error)),
                 Ok(configuration) => {
                     if self.writer.configure(configuration).await.is_ok() {
                         self.readings.accept();

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use lb_process::in_one_line;
 use lb_watcher::{args::Args, run::run};
 use mimalloc::MiMalloc;
 
@@ -15,20 +16,8 @@ async fn main() -> ExitCode {
     match run(Args::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("lb-watcher: {}", in_one_line(&error));
+            eprintln!("lb-watcher: {}", in_one_line(error.as_ref()));
             ExitCode::FAILURE
         }
     }
-}
-
-/// The error and its causes; some libraries repeat a cause in their own text.
-fn in_one_line(error: &anyhow::Error) -> String {
-    let mut line = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if !line.ends_with(&cause) {
-            let separator = if line.is_empty() { "" } else { ": " };
-            line += &format!("{separator}{cause}");
-        }
-    }
-    line
 }

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::{Source, one_line};
+use lb_process::in_one_line;
+
+use super::Source;
 
 const POOL: &str = "pools:\n- name: web\n  addresses: [192.0.2.0/28]\n";
 
@@ -10,7 +12,7 @@ fn told(text: &str) -> String {
     let source = Source::new(None, Some(PathBuf::from("pools.yaml")));
     match source.with_file(Some(text)) {
         Ok(configuration) => panic!("{text:?} is taken: {}", configuration.json),
-        Err(error) => one_line(&error),
+        Err(error) => in_one_line(&error),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use lb_process::in_one_line;
 use lb_proto::v1;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -12,7 +13,7 @@ use tonic::Status;
 
 use super::{convert, fault};
 use crate::{
-    config::{Source, one_line},
+    config::Source,
     engine::{Command, Engine, Pools, Reply, Timestamp, is_stranded},
     writer::{Inspection, Waiting, Writer},
 };
@@ -71,7 +72,8 @@ async fn plan_in_turn(
     // Neither this nor a million allocations hold up other requests.
     let parsed = tokio::task::spawn_blocking(move || source.with_file(Some(&pools_file)));
     let parsed = parsed.await.map_err(|error| fault::internal(&error))?;
-    let configuration = parsed.map_err(|error| fault::invalid_configuration(one_line(&error)))?;
+    let configuration =
+        parsed.map_err(|error| fault::invalid_configuration(in_one_line(&error)))?;
     let begun = Instant::now();
     let Inspection { engine, waiting } = writer.inspect().await.map_err(fault::not_written)?;
     let rest = begun.elapsed() * (SHARE - 1);

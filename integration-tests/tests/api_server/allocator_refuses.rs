@@ -281,6 +281,9 @@ async fn a_stream_that_was_read_too_slowly_is_opened_again_at_once_and_nobody_el
     let _watcher = Watcher::start(control_plane, &url, options).await;
     ns.create(service("s").class(&class)).await;
     ns.gets("s", ["192.0.2.1"]).await;
+    // What the watcher wrote there comes back to it before it hears of this one.
+    ns.create(service("fence").class(&class)).await;
+    ns.gets("fence", ["192.0.2.1"]).await;
 
     let cut = fake.refuse(Refuses::SlowConsumer);
     let again = fake.is_called("Watch", cut).await;
@@ -292,7 +295,7 @@ async fn a_stream_that_was_read_too_slowly_is_opened_again_at_once_and_nobody_el
     let asked_for = fake.asked_for.lock();
     let since = asked_for.iter().filter(|(at, _)| *at >= cut);
     let names: Vec<_> = since.map(|(_, name)| name.as_str()).collect();
-    assert!(names.iter().all(|name| *name == "t"), "{names:?}");
+    assert!(names.contains(&"t") && !names.contains(&"s"), "{names:?}");
 }
 
 #[tokio::test]

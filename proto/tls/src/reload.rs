@@ -1,13 +1,15 @@
 //! Live reload: files that changed are put in force, bad ones are not.
 
 use std::{
-    error::Error,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use jiff::Timestamp;
-use lb_process::settled::{Look, SETTLE, Settled};
+use lb_process::{
+    in_one_line,
+    settled::{Look, SETTLE, Settled},
+};
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
@@ -95,7 +97,7 @@ impl<C> Reloading<C> {
 
     /// Returns when to look again.
     fn look(&mut self) -> Duration {
-        let reading = self.files.read().map_err(|error| one_line(&error));
+        let reading = self.files.read().map_err(|error| in_one_line(&error));
         match self.readings.look(reading) {
             Look::InForce => self.mended(),
             Look::Rejected => {}
@@ -103,7 +105,7 @@ impl<C> Reloading<C> {
             Look::New(Err(unreadable)) => self.refuse(unreadable),
             Look::New(Ok(contents)) => match self.take(&contents) {
                 Ok(()) => self.accept(),
-                Err(error) => self.refuse(one_line(&error)),
+                Err(error) => self.refuse(in_one_line(&error)),
             },
         }
         self.warn();
@@ -205,17 +207,6 @@ fn now() -> i64 {
 
 fn when(seconds: i64) -> Timestamp {
     Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX)
-}
-
-/// The error and its causes.
-fn one_line(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

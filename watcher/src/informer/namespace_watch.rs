@@ -31,11 +31,11 @@ const IDENTITY: &str = "kube-system";
 
 /// The task's parts.
 pub struct NamespaceWatch {
-    /// Filled here.
+    /// What there is, as this task was told last.
     pub namespaces: Arc<NamespaceStore>,
     /// The Services whose requests change with the labels.
     pub services: Arc<ServiceStore>,
-    /// Filled here.
+    /// The keys of what changed go there.
     pub queue: Arc<Queue>,
     /// Becomes true with the first complete list.
     pub listed: Sender<bool>,

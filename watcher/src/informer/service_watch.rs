@@ -24,11 +24,11 @@ use crate::{
 
 /// The task's parts.
 pub struct ServiceWatch {
-    /// Filled here.
+    /// What there is, as this task was told last.
     pub store: Arc<ServiceStore>,
     /// To know what a Service that is gone may hold.
     pub ledger: Arc<Ledger>,
-    /// Filled here.
+    /// The keys of what changed go there.
     pub queue: Arc<Queue>,
     /// Counts the complete lists.
     pub lists: Arc<Observed<u64>>,
