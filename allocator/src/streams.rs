@@ -30,7 +30,7 @@ pub struct TooMany;
 
 /// What a watcher should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum Event {
     /// Its replica, which stood by, acts from now on. That belongs to no revision.
     Acting,
     /// Addresses became free, and these Services should ask for them.
@@ -54,7 +54,7 @@ pub enum Told {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     pub revision: Revision,
-    pub told: Told,
+    pub event: Event,
 }
 
 /// A process that may act for its cluster.
@@ -143,7 +143,7 @@ impl Drop for Presence {
 
 impl One {
     /// Where there is no room for it the stream ends, and its reader opens another one.
-    fn tell(&self, message: Message) -> bool {
+    fn send(&self, message: Message) -> bool {
         self.sender.try_send(message).is_ok()
     }
 }
@@ -155,9 +155,9 @@ impl Open {
         while let Some(index) = self.successor() {
             let one = &mut self.0[index];
             one.session.acting = true;
-            if !one.tell(Message {
+            if !one.send(Message {
                 revision: Revision(0),
-                told: Told::Acting,
+                event: Event::Acting,
             }) {
                 self.0.remove(index);
             }
@@ -285,9 +285,9 @@ impl Streams {
         let others = state.by_cluster.get(cluster).into_iter();
         for one in others.flat_map(|open| &open.0).filter(|one| is_other(one)) {
             let Some(uid) = one.uid.clone() else { continue };
-            one.tell(Message {
+            one.send(Message {
                 revision,
-                told: Told::Ended(Box::new(Refusal::ClusterNameInUse {
+                event: Event::Ended(Box::new(Refusal::ClusterNameInUse {
                     cluster: cluster.clone(),
                     uid,
                     owner: owner.clone(),
@@ -303,16 +303,16 @@ impl Streams {
     }
 
     /// Tells all streams of a cluster. `false` if there are none.
-    pub fn tell(&self, cluster: &ClusterName, message: &Message) -> bool {
+    pub fn send(&self, cluster: &ClusterName, message: &Message) -> bool {
         let mut state = self.state.lock();
-        state.keep(cluster, |one| one.tell(message.clone()));
+        state.keep(cluster, |one| one.send(message.clone()));
         state.by_cluster.contains_key(cluster)
     }
 
     /// Tells everybody.
-    pub fn tell_all(&self, message: &Message) {
+    pub fn send_to_all(&self, message: &Message) {
         self.state.lock().by_cluster.retain(|_, open| {
-            open.keep(|one| one.tell(message.clone()));
+            open.keep(|one| one.send(message.clone()));
             !open.0.is_empty()
         });
     }
@@ -329,7 +329,7 @@ mod tests {
     fn at(revision: i64) -> Message {
         Message {
             revision: Revision(revision),
-            told: Told::PoolsChanged,
+            event: Event::PoolsChanged,
         }
     }
 
@@ -364,7 +364,7 @@ mod tests {
         let mut slow = streams.open(listens("a")).unwrap();
         let mut quick = streams.open(listens("a")).unwrap();
         for revision in 0..=BUFFER as i64 {
-            assert!(streams.tell(&cluster("a"), &at(revision)));
+            assert!(streams.send(&cluster("a"), &at(revision)));
             assert_eq!(quick.messages.try_recv(), Ok(at(revision)));
         }
         assert_eq!(streams.count(&cluster("a")), 1);
@@ -388,12 +388,12 @@ mod tests {
             [true, false, false]
         );
         drop(first);
-        assert_eq!(second.messages.try_recv().unwrap().told, Told::Acting);
+        assert_eq!(second.messages.try_recv().unwrap().event, Event::Acting);
         assert_eq!(acting(&streams), ["second"]);
         let again = open("first");
         assert!(!again.acting, "there is a newer one");
         drop(second);
-        assert_eq!(third.messages.try_recv().unwrap().told, Told::Acting);
+        assert_eq!(third.messages.try_recv().unwrap().event, Event::Acting);
         assert_eq!(acting(&streams), ["third"]);
     }
 
@@ -404,12 +404,12 @@ mod tests {
         let _slow = open("slow");
         let mut quick = open("quick");
         for revision in 0..BUFFER as i64 {
-            streams.tell_all(&at(revision));
+            streams.send_to_all(&at(revision));
             assert_eq!(quick.messages.try_recv(), Ok(at(revision)));
         }
-        streams.tell(&cluster("a"), &at(9));
+        streams.send(&cluster("a"), &at(9));
         assert_eq!(quick.messages.try_recv(), Ok(at(9)));
-        assert_eq!(quick.messages.try_recv().unwrap().told, Told::Acting);
+        assert_eq!(quick.messages.try_recv().unwrap().event, Event::Acting);
         assert_eq!(acting(&streams), ["quick"]);
     }
 
@@ -425,7 +425,7 @@ mod tests {
             Err(mpsc::error::TryRecvError::Disconnected)
         );
         // The new session of the first one was dropped at once.
-        assert_eq!(second.messages.try_recv().unwrap().told, Told::Acting);
+        assert_eq!(second.messages.try_recv().unwrap().event, Event::Acting);
         drop(first);
         assert_eq!(
             acting(&streams),

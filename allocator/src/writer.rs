@@ -14,8 +14,8 @@
 mod backlog;
 mod census;
 mod newest;
+mod notifications;
 mod storage;
-mod telling;
 mod upkeep;
 mod waiting;
 
@@ -32,6 +32,7 @@ use tracing::{Instrument, Span, debug_span};
 use self::{
     backlog::Backlog,
     newest::{Newest, Version},
+    notifications::Notifications,
     upkeep::Upkeep,
 };
 pub use self::{storage::Storage, waiting::Waiting};
@@ -43,7 +44,7 @@ use crate::{
     metrics::{Census, WriterMetrics},
     published::Published,
     store::{Store, StoreError},
-    streams::{Streams, Told},
+    streams::{Event, Streams},
 };
 
 /// Commands that may wait; one more is refused.
@@ -255,8 +256,8 @@ pub struct WriterTask<S = Store> {
     engine: Option<Engine>,
     waiting: Waiting,
     newest: Newest,
-    /// What those that wait are told next.
-    words: telling::Words,
+    /// What those that wait are notified of next.
+    notifications: Notifications,
     published: Arc<Published>,
     streams: Arc<Streams>,
     metrics: WriterMetrics,
@@ -303,7 +304,7 @@ impl<S: Storage> WriterTask<S> {
             engine: Some(engine),
             waiting: Waiting::default(),
             newest: Newest::default(),
-            words: telling::Words::default(),
+            notifications: Notifications::default(),
             streams: Arc::clone(published.streams()),
             published: Arc::clone(&published),
             metrics,
@@ -462,7 +463,7 @@ impl<S: Storage> WriterTask<S> {
             // Whoever gave up in the meantime asks again and gets the same.
             let _ = answer.send(Ok(Answer { reply, revision }));
         }
-        self.tell(&all);
+        self.notify_of(&all);
         Ok(())
     }
 
@@ -530,7 +531,7 @@ impl<S: Storage> WriterTask<S> {
                         Ok(engine) => {
                             self.published.replace(&engine);
                             self.engine = Some(engine);
-                            self.streams.tell_all(&self.message(Told::PoolsChanged));
+                            self.streams.send_to_all(&self.message(Event::PoolsChanged));
                         }
                         // The state is read again from the database.
                         Err(error) => self.fail(&error, &mut Vec::new()),
@@ -597,7 +598,7 @@ impl<S: Storage> WriterTask<S> {
             ),
             Ok(()) => {
                 self.store_available.send_replace(true);
-                self.streams.tell_all(&self.message(Told::Reloaded));
+                self.streams.send_to_all(&self.message(Event::Reloaded));
                 tracing::warn!("the database can be written again");
             }
         }

@@ -18,7 +18,7 @@ use crate::{
     engine::{Acquire, Attach, Claim, ClusterName, Command, Family, Refusal, Reply, Revision},
     mark::{Marks, Shown},
     published::Published,
-    streams::{self, Opening, Told},
+    streams::{self, Event, Opening},
     writer::{Answer, WriteError, Writer},
 };
 
@@ -258,7 +258,8 @@ impl AllocatorService for Allocator {
         let published = Arc::clone(&self.published);
         let told = ReceiverStream::new(messages).map(move |message| {
             let _open = &presence;
-            tell(&published, message).map_err(|refusal| refused(&published, &refusal, true))
+            watch_response(&published, message)
+                .map_err(|refusal| refused(&published, &refusal, true))
         });
         // The buffer ends only when it was full.
         let cut = stream::once(async { Err(fault::slow_consumer()) });
@@ -295,28 +296,31 @@ impl Allocator {
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Why the stream ends, where it does.
-fn tell(
+/// An event in the form of the contract; why the stream ends, where it does.
+fn watch_response(
     published: &Published,
     message: streams::Message,
 ) -> Result<v1::WatchResponse, Box<Refusal>> {
-    let streams::Message { mut revision, told } = message;
-    let event = match told {
-        Told::Freed { pool, family, keys } => Message::Freed(v1::watch_response::Freed {
+    let streams::Message {
+        mut revision,
+        event,
+    } = message;
+    let event = match event {
+        Event::Freed { pool, family, keys } => Message::Freed(v1::watch_response::Freed {
             pool: pool.to_string(),
             family: convert::family(family).into(),
             services: keys.iter().map(|key| convert::service_key(key)).collect(),
         }),
-        Told::AskAgain(keys) => Message::AskAgain(v1::watch_response::AskAgain {
+        Event::AskAgain(keys) => Message::AskAgain(v1::watch_response::AskAgain {
             services: keys.iter().map(|key| convert::service_key(key)).collect(),
         }),
-        Told::Acting => {
+        Event::Acting => {
             revision = published.read().revision();
             Message::Acting(v1::watch_response::Acting {})
         }
-        Told::PoolsChanged => Message::PoolsChanged(v1::watch_response::PoolsChanged {}),
-        Told::Reloaded => Message::Lagged(v1::watch_response::Lagged {}),
-        Told::Ended(refusal) => return Err(refusal),
+        Event::PoolsChanged => Message::PoolsChanged(v1::watch_response::PoolsChanged {}),
+        Event::Reloaded => Message::Lagged(v1::watch_response::Lagged {}),
+        Event::Ended(refusal) => return Err(refusal),
     };
     Ok(self::message(revision, event))
 }

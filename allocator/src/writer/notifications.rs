@@ -1,5 +1,5 @@
-//! Who is told after a commit, and what they may ask for now. What happens at once is
-//! told at once, in few messages, however many Services it concerns: a stream whose
+//! Who is notified after a commit, and what they may ask for now. What happens at once is
+//! sent at once, in few messages, however many Services it concerns: a stream whose
 //! reader is a little behind is not cut for that.
 
 use std::{
@@ -18,43 +18,46 @@ use crate::{
         Acquire, ChangeKind, Claim, ClusterName, Command, Decommission, Family, Notice, Outcome,
         PoolName, Refusal, Reply, ServiceKey, Sync,
     },
-    streams::{Message, Told},
+    streams::{Event, Message},
 };
 
 /// Services in one message: of about 200 bytes each.
 const MAX_KEYS: usize = 500;
 
-/// What a Service is told.
+/// What a Service is notified of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Word {
+enum Notification {
     Freed(PoolName, Family),
     AskAgain,
 }
 
-/// What is to be told next, put together by those whom it is told.
+/// What is to be sent next, by cluster.
 #[derive(Debug, Default)]
-pub(super) struct Words(BTreeMap<(ClusterName, Word), Vec<Arc<ServiceKey>>>);
+pub(super) struct Notifications(BTreeMap<(ClusterName, Notification), Vec<Arc<ServiceKey>>>);
 
-impl Words {
-    fn add(&mut self, key: Arc<ServiceKey>, word: Word) {
-        let all = self.0.entry((key.cluster.clone(), word)).or_default();
+impl Notifications {
+    fn add(&mut self, key: Arc<ServiceKey>, notification: Notification) {
+        let all = self
+            .0
+            .entry((key.cluster.clone(), notification))
+            .or_default();
         all.push(key);
     }
 
-    /// Each message and whom it is for.
-    fn take(&mut self) -> Vec<(ClusterName, Told)> {
+    /// Each event, and the cluster that it is for.
+    fn take(&mut self) -> Vec<(ClusterName, Event)> {
         let mut messages = Vec::new();
-        for ((cluster, word), keys) in std::mem::take(&mut self.0) {
+        for ((cluster, notification), keys) in std::mem::take(&mut self.0) {
             for keys in keys.chunks(MAX_KEYS) {
-                let told = match word.clone() {
-                    Word::Freed(pool, family) => Told::Freed {
+                let event = match notification.clone() {
+                    Notification::Freed(pool, family) => Event::Freed {
                         pool,
                         family,
                         keys: keys.into(),
                     },
-                    Word::AskAgain => Told::AskAgain(keys.into()),
+                    Notification::AskAgain => Event::AskAgain(keys.into()),
                 };
-                messages.push((cluster.clone(), told));
+                messages.push((cluster.clone(), event));
             }
         }
         messages
@@ -163,7 +166,7 @@ impl<S: Storage> WriterTask<S> {
     }
 
     /// Tells those that wait what they may get now.
-    pub(super) fn tell(&mut self, outcome: &Outcome) {
+    pub(super) fn notify_of(&mut self, outcome: &Outcome) {
         for change in &outcome.changes {
             if let ChangeKind::Cluster(record) = &change.kind
                 && let Some(owner) = &record.identity
@@ -182,7 +185,7 @@ impl<S: Storage> WriterTask<S> {
         for notice in &outcome.notices {
             self.notify(notice);
         }
-        self.send_words();
+        self.send_notifications();
     }
 
     fn notify(&mut self, notice: &Notice) {
@@ -192,11 +195,13 @@ impl<S: Storage> WriterTask<S> {
                     self.offer(onward);
                 }
             }
-            Notice::AskAgain(key) => self.words.add(Arc::clone(key), Word::AskAgain),
+            Notice::AskAgain(key) => self
+                .notifications
+                .add(Arc::clone(key), Notification::AskAgain),
             Notice::SyncAgain(cluster) => {
-                self.streams.tell(cluster, &self.message(Told::Reloaded));
+                self.streams.send(cluster, &self.message(Event::Reloaded));
             }
-            Notice::AllMayAsk => self.streams.tell_all(&self.message(Told::PoolsChanged)),
+            Notice::AllMayAsk => self.streams.send_to_all(&self.message(Event::PoolsChanged)),
             Notice::LossProved(cluster) => {
                 let contacts = self.published.contacts();
                 contacts.proved_loss(cluster, self.clock.now());
@@ -228,17 +233,17 @@ impl<S: Storage> WriterTask<S> {
         let Some(Offer { line, key }) = offer else {
             return;
         };
-        let word = match line {
-            Line::Pool(pool, family) => Word::Freed(pool, family),
-            Line::Address(_) | Line::Quota(..) | Line::Group(..) => Word::AskAgain,
+        let notification = match line {
+            Line::Pool(pool, family) => Notification::Freed(pool, family),
+            Line::Address(_) | Line::Quota(..) | Line::Group(..) => Notification::AskAgain,
         };
-        self.words.add(key, word);
+        self.notifications.add(key, notification);
     }
 
-    fn send_words(&mut self) {
-        for (cluster, told) in self.words.take() {
+    fn send_notifications(&mut self) {
+        for (cluster, event) in self.notifications.take() {
             // A stream that was cut just now: an offer goes on when its time is over.
-            self.streams.tell(&cluster, &self.message(told));
+            self.streams.send(&cluster, &self.message(event));
         }
     }
 
@@ -246,12 +251,12 @@ impl<S: Storage> WriterTask<S> {
         while let Some(onward) = self.waiting.expired(Instant::now()) {
             self.offer_on(onward);
         }
-        self.send_words();
+        self.send_notifications();
     }
 
-    pub(super) fn message(&self, told: Told) -> Message {
+    pub(super) fn message(&self, event: Event) -> Message {
         let revision = self.published.read().revision();
-        Message { revision, told }
+        Message { revision, event }
     }
 }
 
@@ -261,23 +266,23 @@ mod tests {
 
     #[test]
     fn what_happens_at_once_is_told_in_few_messages() {
-        let mut words = Words::default();
+        let mut notifications = Notifications::default();
         let pool = PoolName::parse("p").unwrap();
         for number in 0..2_000 {
             let cluster = ["a", "b"][number % 2];
             let key = ServiceKey::parse(cluster, "ns", &format!("s{number}")).unwrap();
-            words.add(Arc::new(key), Word::Freed(pool.clone(), Family::V4));
+            notifications.add(Arc::new(key), Notification::Freed(pool.clone(), Family::V4));
         }
         let key = ServiceKey::parse("b", "ns", "s0").unwrap();
-        words.add(Arc::new(key), Word::AskAgain);
-        let told = words.take().into_iter().map(|(cluster, told)| {
-            let many = match told {
-                Told::Freed { keys, .. } | Told::AskAgain(keys) => keys.len(),
-                Told::Acting | Told::PoolsChanged | Told::Reloaded | Told::Ended(_) => 0,
+        notifications.add(Arc::new(key), Notification::AskAgain);
+        let events = notifications.take().into_iter().map(|(cluster, event)| {
+            let many = match event {
+                Event::Freed { keys, .. } | Event::AskAgain(keys) => keys.len(),
+                Event::Acting | Event::PoolsChanged | Event::Reloaded | Event::Ended(_) => 0,
             };
             (cluster.to_string(), many)
         });
-        let told: Vec<_> = told.collect();
+        let sent: Vec<_> = events.collect();
         let of = |cluster: &str, many| (cluster.to_owned(), many);
         let expected = [
             of("a", 500),
@@ -286,7 +291,7 @@ mod tests {
             of("b", 500),
             of("b", 1),
         ];
-        assert_eq!(told, expected);
-        assert_eq!(words.take(), []);
+        assert_eq!(sent, expected);
+        assert_eq!(notifications.take(), []);
     }
 }
