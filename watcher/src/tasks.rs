@@ -30,7 +30,7 @@ use crate::{
     session::{
         Session,
         cluster_sync::ClusterSync,
-        link::{Link, ToldOnce},
+        link::{Link, Reported},
         role::RoleKeeper,
     },
 };
@@ -117,7 +117,7 @@ impl Tasks {
             ledger: ledger.clone(),
             allocator: allocator.clone(),
             link,
-            told_once: ToldOnce::default(),
+            reported: Reported::default(),
             writer: StatusWriter {
                 api: api.clone(),
                 store: store.clone(),

@@ -73,7 +73,7 @@ impl Events {
         let (kind, reason) = match transition {
             Transition::Assigned(_) => ("Normal", "AddressAssigned"),
             Transition::Changed { .. } => ("Normal", "AddressChanged"),
-            Transition::Lost(_) => ("Normal", "AddressReleased"),
+            Transition::Released(_) => ("Normal", "AddressReleased"),
             Transition::Failed { .. } => ("Warning", "AllocationFailed"),
         };
         let regarding = service.object_ref(&());

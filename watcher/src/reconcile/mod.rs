@@ -29,7 +29,7 @@ use crate::{
         writer::{StatusWriter, Written},
     },
     request::{AddressRequest, scope::Scope},
-    session::link::{Link, ToldOnce},
+    session::link::{Link, Reported},
     status::{self, Desired, grant::Grant},
 };
 
@@ -56,7 +56,7 @@ pub struct Reconciler {
     /// Whether the allocator is there.
     pub link: watch::Receiver<Link>,
     /// Who was told that it serves another cluster.
-    pub told_once: ToldOnce,
+    pub reported: Reported,
     /// Who writes down what it said.
     pub writer: StatusWriter,
     /// Whom to tell.
@@ -161,7 +161,7 @@ impl Reconciler {
         let answer = match gate {
             Some(denial) => Err(denial),
             None => {
-                self.told_once.forget();
+                self.reported.clear();
                 let shown = view.may_show();
                 let answer = self.allocator.acquire(key, view.service, request, &shown);
                 let answer = answer.await;
@@ -224,21 +224,21 @@ impl Reconciler {
             }
         }
         self.ledger.waits(view.key, &view.uid, waiting);
-        let is_told_once = denial.retry == Retry::Seldom;
-        if is_told_once && failures == 0 {
+        let is_reported_once = denial.retry == Retry::Seldom;
+        if is_reported_once && failures == 0 {
             // Another watcher may be about to serve it.
             return Requeue::Retry;
         }
         let connecting = matches!(*self.link.borrow(), Link::Connecting);
         let early = connecting && denial.retry == Retry::Soon;
-        let known = is_told_once && self.told_once.was(&view.uid);
+        let known = is_reported_once && self.reported.contains(&view.uid);
         if early || known || !view.is_worth_telling(denial, failures) {
             return after(denial.retry);
         }
         match self.writer.write(view, &Desired::refused(denial)).await {
             Ok(Written { gave_up }) => {
-                if is_told_once {
-                    self.told_once.is(&view.uid);
+                if is_reported_once {
+                    self.reported.insert(&view.uid);
                 }
                 if gave_up {
                     Requeue::Again

@@ -25,7 +25,7 @@ impl Notifier {
         let decision = match transition {
             Transition::Assigned(to) => Decision::Added(to),
             Transition::Changed { to, .. } => Decision::Modified(to),
-            Transition::Lost(had) => Decision::Deleted(had),
+            Transition::Released(had) => Decision::Deleted(had),
             Transition::Failed {
                 reason, holding, ..
             } => Decision::Pending {

@@ -67,25 +67,23 @@ impl Link {
     }
 }
 
-/// The Services, by their uids, that were told that the allocator does not serve this
-/// watcher. Once each: one that it does serve may look after the same Services, and the two
-/// would overwrite each other without end.
+/// The Services, by their uids, whose conditions say that the allocator does not serve this
+/// watcher. That is written once on each: another watcher, which it does serve, may look after
+/// the same Services, and the two would overwrite each other without end.
 #[derive(Debug, Default)]
-pub struct ToldOnce(Mutex<HashSet<String>>);
+pub struct Reported(Mutex<HashSet<String>>);
 
-impl ToldOnce {
-    /// Whether it was told.
-    pub fn was(&self, uid: &str) -> bool {
+impl Reported {
+    pub fn contains(&self, uid: &str) -> bool {
         self.0.lock().contains(uid)
     }
 
-    /// It was told.
-    pub fn is(&self, uid: &str) {
+    pub fn insert(&self, uid: &str) {
         self.0.lock().insert(uid.to_owned());
     }
 
     /// The allocator serves this cluster.
-    pub fn forget(&self) {
+    pub fn clear(&self) {
         self.0.lock().clear();
     }
 }

@@ -272,7 +272,7 @@ pub enum Transition {
         to: Vec<IpAddr>,
     },
     /// What it had was taken back.
-    Lost(Vec<IpAddr>),
+    Released(Vec<IpAddr>),
     /// Something it asks for is refused, for this reason and in these words.
     Failed {
         /// As in the condition.
@@ -304,7 +304,7 @@ pub fn transitions(before: &Service, desired: &Desired, published: &[IpAddr]) ->
         }
     }
     if withdraws(before, desired) {
-        transitions.push(Transition::Lost(from));
+        transitions.push(Transition::Released(from));
     }
     let verdict = &desired.verdict;
     let known = was.is_some_and(|c| c.status == "False" && c.reason == verdict.reason);
@@ -324,7 +324,7 @@ impl Transition {
         match self {
             Self::Assigned(addresses) => format!("assigned {}", join(addresses)),
             Self::Changed { from, to } => format!("changed from {} to {}", join(from), join(to)),
-            Self::Lost(addresses) => format!("released {}", join(addresses)),
+            Self::Released(addresses) => format!("released {}", join(addresses)),
             Self::Failed {
                 reason, message, ..
             } => format!("{reason}: {message}"),
@@ -538,7 +538,7 @@ mod tests {
         assert_eq!(body["status"]["conditions"][0]["status"], "False");
         let found = transitions(&holder, &lost, &["192.0.2.1".parse().unwrap()]);
         assert!(
-            matches!(&found[..], [Transition::Lost(had), Transition::Failed { holding: false, .. }] if had.len() == 1)
+            matches!(&found[..], [Transition::Released(had), Transition::Failed { holding: false, .. }] if had.len() == 1)
         );
 
         // The condition was written while the list could not be.
