@@ -58,11 +58,17 @@ impl Engine {
         &mut self,
         live: &BTreeMap<&ServiceKey, &Acquire>,
         missed: Option<(Revision, Revision)>,
+        is_restored: bool,
         outcome: &mut Outcome,
     ) -> AllFound {
         let claims = self.claims(live, missed);
         let mut progress = self.progress(&claims);
-        let over_quota = self.over_quota(&claims, &progress);
+        // In a restore nobody knows what was in force when Services got what they show.
+        let over_quota = if is_restored {
+            Vec::new()
+        } else {
+            self.over_quota(&claims, &progress)
+        };
         self.get_stuck(&claims, over_quota, &mut progress);
         let mut found = AllFound::new();
         let mut refuse = |engine: &Self, claim: &Claim<'_>| {
@@ -230,14 +236,10 @@ impl Engine {
         }
     }
 
-    /// Claims beyond what quotas allow. In a restore nobody knows what was in force when
-    /// Services got what they show.
+    /// Claims beyond what quotas allow.
     fn over_quota(&self, claims: &[Claim<'_>], progress: &Progress) -> Vec<usize> {
         let is_open = |index: &usize| progress.stuck.get(*index) == Some(&false);
-        let is_limited = |claim: &Claim<'_>| {
-            self.pools.spec(claim.pool).has_limits()
-                && !self.is_restored(&claim.acquire.key.cluster)
-        };
+        let is_limited = |claim: &Claim<'_>| self.pools.spec(claim.pool).has_limits();
         let wanted: HashSet<IpAddr> = claims.iter().map(|claim| claim.address).collect();
         let mut budget = Budget::default();
         let mut over = Vec::new();

@@ -94,6 +94,22 @@ impl Engine {
                 pool: pool(),
             });
         }
+        // A Service has one address of a family, so it waits for one.
+        let is_handover = |other: &IpAddr| {
+            let reserved = self.reservations.get(*other);
+            *other != address && reserved.is_some_and(|reserved| reserved.from.is_some())
+        };
+        let mut waits_for = self.reservations.of(to, Family::of(address));
+        if let Some(other) = waits_for.find(is_handover) {
+            let pool = match self.pools.locate(other) {
+                Located::In(pool) => self.pools.spec(pool).name.clone(),
+                Located::Excluded(_) | Located::Nowhere => pool(),
+            };
+            return Err(Refusal::AddressReserved {
+                address: other,
+                pool,
+            });
+        }
         let holders = self.held.get(address);
         let (source, others): (Vec<_>, Vec<_>) = holders
             .into_iter()

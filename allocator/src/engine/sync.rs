@@ -93,8 +93,9 @@ impl Engine {
                 cluster: cluster.clone(),
             });
         }
+        let is_restored = *proves == Some(Loss::Restored) || self.is_restored(cluster);
         if *proves == Some(Loss::Restored) {
-            self.await_all(cluster, outcome);
+            self.await_others(cluster, outcome);
         }
         // What this Sync changes is not news that the cluster has missed.
         let missed = seen.map(|seen| (seen, self.revision));
@@ -104,8 +105,8 @@ impl Engine {
             .collect();
         self.mark_absent(sync, &live, outcome);
         self.review_shown(cluster, &live, outcome);
-        let found = self.settle_claims(&live, missed, outcome);
-        self.keep_conflicts(cluster, &live, &found, outcome);
+        let found = self.settle_claims(&live, missed, is_restored, outcome);
+        self.keep_conflicts((cluster, is_restored), &live, &found, outcome);
         self.keep_shown_of_all(&live, *seen, outcome);
         // Who got what it shows shows all that it holds.
         self.review_shown(cluster, &live, outcome);
@@ -114,21 +115,19 @@ impl Engine {
     }
 
     /// The database is older than what a cluster was told: it was restored from a
-    /// backup, and any cluster may hold what it does not know of.
-    fn await_all(&mut self, teller: &ClusterName, outcome: &mut Outcome) {
-        let all: Vec<_> = self
+    /// backup, and any other cluster may hold what it does not know of.
+    fn await_others(&mut self, teller: &ClusterName, outcome: &mut Outcome) {
+        let others: Vec<_> = self
             .clusters
             .iter()
             .filter(|record| match record.state {
-                ClusterState::Unsynced | ClusterState::Synced => true,
+                ClusterState::Unsynced | ClusterState::Synced => record.name != *teller,
                 ClusterState::Awaited | ClusterState::Decommissioned { .. } => false,
             })
             .map(|record| record.name.clone())
             .collect();
-        for name in all {
-            if name != *teller {
-                outcome.notices.push(Notice::SyncAgain(name.clone()));
-            }
+        for name in others {
+            outcome.notices.push(Notice::SyncAgain(name.clone()));
             self.set_cluster(name, ClusterState::Awaited, outcome);
         }
         outcome.notices.push(Notice::LossProved(teller.clone()));
@@ -236,7 +235,7 @@ impl Engine {
     /// Notes new conflicts of a cluster, and ends those that are over.
     fn keep_conflicts(
         &mut self,
-        cluster: &ClusterName,
+        (cluster, is_restored): (&ClusterName, bool),
         live: &BTreeMap<&ServiceKey, &Acquire>,
         found: &AllFound,
         outcome: &mut Outcome,
@@ -252,7 +251,6 @@ impl Engine {
         for conflict in over {
             self.commit(ChangeKind::ConflictEnded(conflict), outcome);
         }
-        let is_restored = self.is_restored(cluster);
         for ((address, key), holder) in found {
             let known = self.conflicts.get(key, *address);
             if known.is_some_and(|known| known.kind != ConflictKind::BeyondQuota) {

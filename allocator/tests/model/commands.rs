@@ -1,8 +1,8 @@
 //! The other commands of the model.
 
 use lb_allocator::engine::{
-    Change, Command, Handover, PoolName, Refusal, Release, Reply, Reserve, Resolve, ServiceKey,
-    Timestamp, Uid, Winner,
+    Change, Command, Family, Handover, PoolName, Refusal, Release, Reply, Reserve, Resolve,
+    ServiceKey, Timestamp, Uid, Winner,
 };
 
 use crate::book::{Book, Kept, Place};
@@ -121,6 +121,18 @@ impl Book {
         }
         let reserved = self.reservation(address);
         if reserved.is_some_and(|kept| kept.key.as_ref() != Some(&**to)) {
+            return refused(Refusal::AddressReserved { address, pool });
+        }
+        let mut waits_for = self.kept.clone();
+        waits_for.retain(|kept| {
+            kept.from.is_some()
+                && kept.key.as_ref() == Some(&**to)
+                && kept.address != address
+                && Family::of(kept.address) == Family::of(address)
+        });
+        if let Some(address) = waits_for.iter().map(|kept| kept.address).min() {
+            let of_other = self.pool_of(address).map(|pool| pool.name.clone());
+            let pool = of_other.unwrap_or(pool);
             return refused(Refusal::AddressReserved { address, pool });
         }
         let holders = self.holders(address);

@@ -128,8 +128,13 @@ impl Limits {
         self.shared.insert(of, key);
     }
 
-    /// Changes are durable, all at once. Says what they should not have brought.
-    pub fn committed(&mut self, changes: &[Change]) -> Vec<String> {
+    /// Changes are durable, all at once. Says what they should not have brought. `is_waited_for`
+    /// tells of a cluster that has not told yet what it has.
+    pub fn committed(
+        &mut self,
+        changes: &[Change],
+        is_waited_for: impl Fn(&str) -> bool,
+    ) -> Vec<String> {
         let before = self.held.clone();
         let mut limited = Addresses::new();
         self.adopted.clear();
@@ -141,7 +146,8 @@ impl Limits {
                     if !self.is_served(address, &by.0) {
                         problems.push(format!("{by:?} is given {address}, of a pool for others"));
                     }
-                    if self.is_open && !self.awaited.contains(&by.0) {
+                    let is_waived = self.awaited.contains(&by.0) || is_waited_for(&by.0);
+                    if self.is_open && !is_waived {
                         limited.insert((address, by.clone()));
                     }
                     let gives_new = self.is_open && self.awaited.is_empty();

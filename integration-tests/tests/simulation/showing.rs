@@ -237,7 +237,14 @@ impl Showing {
     pub fn committed(&self, changes: &[Change]) -> Vec<String> {
         let mut state = self.0.lock();
         state.note_known();
-        let mut problems = state.limits.committed(changes);
+        let State {
+            limits,
+            told,
+            forgot,
+            ..
+        } = &mut *state;
+        let is_waited_for = |cluster: &str| *forgot && !told.contains(cluster);
+        let mut problems = limits.committed(changes, is_waited_for);
         for change in changes {
             match &change.kind {
                 ChangeKind::Allocated(allocation) => {

@@ -847,3 +847,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_service_waits_for_one_handover_of_a_family() {
+    let mut h = four();
+    for name in ["one", "two"] {
+        h.get(of("a", name)).unwrap();
+    }
+    let hand_over = |from: &str, address: &str| {
+        Command::Handover(Handover {
+            address: address.parse().unwrap(),
+            from: of("a", from).key,
+            to: of("a", "target").key,
+            expires: Timestamp(i64::MAX),
+            comment: String::new(),
+        })
+    };
+    assert!(matches!(
+        h.run(&hand_over("one", "192.0.2.1")).0,
+        Reply::Reserved(_)
+    ));
+    let Reply::Refused(refusal) = h.run(&hand_over("two", "192.0.2.2")).0 else {
+        panic!("it waits for two");
+    };
+    assert!(refusal.to_string().contains("192.0.2.1"), "{refusal}");
+    h.get(of("a", "one")).unwrap();
+    assert_eq!(h.get(of("a", "target")), ok(&["192.0.2.1"]));
+    assert!(matches!(
+        h.run(&hand_over("two", "192.0.2.2")).0,
+        Reply::Reserved(_)
+    ));
+}
