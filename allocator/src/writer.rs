@@ -406,24 +406,20 @@ impl<S: Storage> WriterTask<S> {
         let passed = engine.pass(now);
         let mut all = passed.clone();
         let mut planned = Vec::with_capacity(batch.len());
+        let instant = Instant::now();
         for job in batch.iter() {
-            let versioned = job.versioned();
-            if let Some((acquire, version)) = versioned
-                && self
-                    .newest
-                    .is_overtaken(&acquire.key, version, Instant::now())
-            {
-                planned.push(Planned::Overtaken(engine.unchanged(acquire)));
-                continue;
-            }
             let claim = job.claim.as_ref();
-            let (reply, outcome) = engine.plan_as(claim, &job.command, now);
-            if let Some((acquire, version)) = versioned
-                && !reply.is_of_another_cluster()
+            // The versions of another cluster under the same name do not compare.
+            if let Some((acquire, version)) = job.versioned()
+                && engine.is_served(&acquire.key.cluster, claim)
             {
-                self.newest
-                    .carried_out(&acquire.key, version, Instant::now());
+                if self.newest.is_overtaken(&acquire.key, version, instant) {
+                    planned.push(Planned::Overtaken(engine.unchanged(acquire)));
+                    continue;
+                }
+                self.newest.carried_out(&acquire.key, version, instant);
             }
+            let (reply, outcome) = engine.plan_as(claim, &job.command, now);
             all.extend(&outcome);
             planned.push(Planned::CarriedOut(reply, outcome));
         }

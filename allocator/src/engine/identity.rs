@@ -51,7 +51,8 @@ impl Engine {
         command: &Command,
         outcome: &mut Outcome,
     ) -> Result<(), Refusal> {
-        match self.judge(claim, command)? {
+        let is_left = self.is_left(command, &claim.cluster);
+        match self.judge(claim, is_left)? {
             Standing::Known => {}
             Standing::First if matches!(command, Command::Release(_)) => {}
             Standing::First | Standing::TakesOver => {
@@ -71,7 +72,16 @@ impl Engine {
         Reply::Attached
     }
 
-    fn judge(&self, claim: &Claim, command: &Command) -> Result<Standing, Refusal> {
+    /// Whether requests in the name of a cluster are its own, and it is in service.
+    pub fn is_served(&self, cluster: &ClusterName, claim: Option<&Claim>) -> bool {
+        match claim {
+            Some(claim) => self.judge(claim, false).is_ok(),
+            None => !self.clusters.is_decommissioned(cluster),
+        }
+    }
+
+    /// `is_left`: another cluster may take the name over.
+    fn judge(&self, claim: &Claim, is_left: bool) -> Result<Standing, Refusal> {
         let Claim { cluster, uid } = claim;
         if self.clusters.is_decommissioned(cluster) {
             return Err(Refusal::ClusterDecommissioned {
@@ -81,7 +91,7 @@ impl Engine {
         match self.clusters.identity(cluster) {
             Some(known) if known.uid == *uid => Ok(Standing::Known),
             Some(known) => {
-                if !self.is_left(command, cluster) {
+                if !is_left {
                     return Err(Refusal::ClusterNameInUse {
                         cluster: cluster.clone(),
                         uid: uid.clone(),

@@ -159,14 +159,6 @@ impl Reply {
         }
     }
 
-    /// Whether it is refused because the name belongs to another cluster.
-    pub const fn is_of_another_cluster(&self) -> bool {
-        matches!(
-            self,
-            Self::Refused(Refusal::ClusterNameInUse { .. } | Refusal::ClusterHasOtherName { .. })
-        )
-    }
-
     /// Why something that was asked for was not granted, in the order of the request.
     pub fn refusals(&self) -> impl Iterator<Item = &Refusal> {
         let whole = if let Self::Refused(refusal) = self {

@@ -31,13 +31,14 @@ impl Newest {
         newest.is_some_and(|(newest, at)| version < *newest && now - *at < ON_THE_WAY)
     }
 
+    /// The request is carried out now.
     pub fn carried_out(&mut self, key: &Arc<ServiceKey>, version: Version, now: Instant) {
         self.forget(now);
         self.versions.insert(Arc::clone(key), (version, now));
         self.noted.push_back((now, Arc::clone(key)));
     }
 
-    /// A cluster told all that it has: its requests are in a new order from now on.
+    /// The cluster sent a Sync: its requests are in a new order from now on.
     pub fn begin(&mut self, cluster: &ClusterName) {
         self.versions.retain(|key, _| key.cluster != *cluster);
         self.noted.retain(|(_, key)| key.cluster != *cluster);

@@ -94,6 +94,20 @@ async fn gets(allocator: &Allocator, request: AcquireRequest) -> Result<String, 
 }
 
 #[tokio::test]
+async fn a_second_cluster_under_one_name_is_refused_though_its_services_have_older_versions() {
+    let allocator = Allocator::start(Options::config(POOL)).await;
+    let at = |uid: &str, version: &str| AcquireRequest {
+        resource_version: version.to_owned(),
+        ..of("prod", uid, "s")
+    };
+    gets(&allocator, at("blue", "429")).await.unwrap();
+    let refused = gets(&allocator, at("green", "238")).await.unwrap_err();
+    assert_eq!(refused.reason, "CLUSTER_NAME_IN_USE");
+    let shown = cluster(&allocator, "prod").await;
+    assert_eq!(shown.refused.unwrap().count, 1);
+}
+
+#[tokio::test]
 async fn a_second_cluster_under_one_name_changes_nothing_until_it_takes_over() {
     let allocator = Allocator::start(Options::config(POOL)).await;
     let mut client = allocator.client().await;
