@@ -31,8 +31,8 @@ struct Claim<'a> {
     pool: PoolIndex,
 }
 
-/// Claims that are not granted, of whom and about what, and each Service as it will be
-/// known when it gets the address.
+/// Claims that are not granted, by address and Service, and the Service as it will be known
+/// when it gets the address.
 pub(super) type AllFound = BTreeMap<(IpAddr, Arc<ServiceKey>), Holder>;
 
 /// Which claims are stuck, and which wait for somebody to leave the address.
@@ -290,7 +290,8 @@ impl Engine {
         }
     }
 
-    /// Gives a Service an address that it shows, beside these; `false` if others hold it.
+    /// Gives a Service an address that it shows; `false` if others hold it. `shown` is all
+    /// that it may show.
     pub(super) fn adopt(
         &mut self,
         key: &Arc<ServiceKey>,

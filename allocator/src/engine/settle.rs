@@ -45,6 +45,10 @@ impl Engine {
     /// Refuses addresses that were asked for and break a limit. Where both families keep it
     /// only without the other one, the primary family gets its address.
     fn limit_requested(&self, acquire: &Acquire, choices: &mut Choices) {
+        let is_taken = |(_, choice): &(Family, Choice)| matches!(choice, Choice::Take { .. });
+        if !choices.iter().any(is_taken) {
+            return;
+        }
         let asked = choices.to_vec();
         let mut refusals = vec![None; asked.len()];
         for granted in [[true, true], [true, false], [false, true], [false, false]] {

@@ -295,8 +295,8 @@ impl Engine {
         }
     }
 
-    /// Gives a Service the address that it claims. Nobody knows whether its status shows what
-    /// it holds until now, so that is kept from others until the Service tells.
+    /// Gives a Service the address that it claims. Its status may show what it held until now,
+    /// so that is kept from others until a request of the Service shows it no more.
     pub(super) fn adopt_for_claim(&mut self, claim: &Conflict, outcome: &mut Outcome) -> bool {
         let Conflict {
             address,

@@ -428,24 +428,19 @@ fn lines(
                 lines.insert(Line::Address(*address));
                 None
             }
-            // Only other pools help, an edit, or a word of an administrator.
+            // Only other pools or an edit help here; under `Any` the other family is enough.
             Refusal::NoPool { .. }
             | Refusal::PoolNotFound { .. }
             | Refusal::PoolNotAllowed { .. }
             | Refusal::PoolDisabled { .. }
             | Refusal::AddressNotInPool { .. }
-            | Refusal::AddressExcluded { .. }
-                if is_any && wish.policy == Policy::Any =>
-            {
+            | Refusal::AddressExcluded { .. } => {
+                if !is_any || wish.policy == Policy::All {
+                    continue;
+                }
                 None
             }
-            Refusal::NoPool { .. }
-            | Refusal::PoolNotFound { .. }
-            | Refusal::PoolNotAllowed { .. }
-            | Refusal::PoolDisabled { .. }
-            | Refusal::AddressNotInPool { .. }
-            | Refusal::AddressExcluded { .. }
-            | Refusal::AddressConflict { .. }
+            Refusal::AddressConflict { .. }
             | Refusal::NotTheHolder { .. }
             | Refusal::NoConflict { .. }
             | Refusal::AwaitingSync { .. }

@@ -11,10 +11,14 @@ use std::{
     time::Duration,
 };
 
-use lb_allocator::engine::{Allocation, Change, ChangeKind, ClusterState, Conflict, ServiceKey};
+use lb_allocator::engine::{Allocation, Change, ChangeKind, ClusterState, Conflict};
 use tokio::time::Instant;
 
-use crate::{liar::LIAR, pools::Pool, showing::Place};
+use crate::{
+    liar::LIAR,
+    pools::Pool,
+    showing::{Place, place},
+};
 
 /// Addresses, and who has them.
 pub type Addresses = BTreeSet<(IpAddr, Place)>;
@@ -129,7 +133,7 @@ impl Limits {
     }
 
     /// Changes are durable, all at once. Says what they should not have brought. `is_waited_for`
-    /// tells of a cluster that has not told yet what it has.
+    /// is true of a cluster whose Sync has not been carried out since a loss.
     pub fn committed(
         &mut self,
         changes: &[Change],
@@ -304,12 +308,4 @@ fn count<'a>(
     all.map(|(address, _)| *address)
         .collect::<BTreeSet<_>>()
         .len()
-}
-
-fn place(key: &ServiceKey) -> Place {
-    (
-        key.cluster.to_string(),
-        key.namespace.to_string(),
-        key.name.to_string(),
-    )
 }

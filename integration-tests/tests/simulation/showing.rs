@@ -52,7 +52,7 @@ struct State {
     known: BTreeSet<String>,
     /// Clusters that told the allocator what they have since it forgot; `None`: all.
     heard: Option<BTreeSet<String>>,
-    /// What the allocator was told that Services show, and since which commit.
+    /// What Services show as far as the allocator knows, and since which commit.
     known_since: BTreeMap<(IpAddr, Place), u64>,
     /// Those that told this database, or the one that it is a copy of until then.
     told: BTreeSet<String>,
@@ -75,7 +75,7 @@ struct Released {
     cooldown: Duration,
 }
 
-fn place(key: &ServiceKey) -> Place {
+pub fn place(key: &ServiceKey) -> Place {
     (
         key.cluster.to_string(),
         key.namespace.to_string(),

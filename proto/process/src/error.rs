@@ -2,8 +2,8 @@
 
 use std::error::Error;
 
-/// An error and its causes in one line. Some libraries repeat a cause in their own text: it is
-/// told once.
+/// An error and its causes in one line. Where a library repeats a cause in its own text, that
+/// cause is written once.
 #[must_use]
 pub fn in_one_line(error: &dyn Error) -> String {
     let mut line = error.to_string();
@@ -35,7 +35,7 @@ mod tests {
     struct Repeating(#[source] io::Error);
 
     #[test]
-    fn each_cause_is_told_once() {
+    fn each_cause_is_written_once() {
         let cause = || io::Error::other("it is gone");
         let expected = "cannot read the file: it is gone";
         assert_eq!(in_one_line(&Plain(cause())), expected);

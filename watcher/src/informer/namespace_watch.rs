@@ -31,7 +31,7 @@ const IDENTITY: &str = "kube-system";
 
 /// The task's parts.
 pub struct NamespaceWatch {
-    /// What there is, as this task was told last.
+    /// The namespaces, as the API server listed and watched them last.
     pub namespaces: Arc<NamespaceStore>,
     /// The Services whose requests change with the labels.
     pub services: Arc<ServiceStore>,

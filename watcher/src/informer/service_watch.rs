@@ -24,7 +24,7 @@ use crate::{
 
 /// The task's parts.
 pub struct ServiceWatch {
-    /// What there is, as this task was told last.
+    /// The Services, as the API server listed and watched them last.
     pub store: Arc<ServiceStore>,
     /// To know what a Service that is gone may hold.
     pub ledger: Arc<Ledger>,

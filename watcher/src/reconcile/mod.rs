@@ -55,7 +55,7 @@ pub struct Reconciler {
     pub allocator: Allocator,
     /// Whether the allocator is there.
     pub link: watch::Receiver<Link>,
-    /// Who was told that it serves another cluster.
+    /// The Services whose conditions say that the allocator does not serve this watcher.
     pub reported: Reported,
     /// Who writes down what it said.
     pub writer: StatusWriter,
